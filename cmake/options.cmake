@@ -1,0 +1,26 @@
+# Compile options shared by every target, carried by the interface library sluice_options.
+enable_testing()
+find_package(Threads REQUIRED)
+
+add_library(sluice_options INTERFACE)
+target_compile_options(sluice_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wno-missing-field-initializers
+  # Paths in messages start at the repository's root, whoever builds.
+  -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=
+  # a*b+c is fused only where a kernel says so: the order and rounding of sums is part of the contract.
+  -ffp-contract=off)
+target_link_libraries(sluice_options INTERFACE Threads::Threads)
+
+if(SLUICE_SANITIZE)
+  target_compile_options(sluice_options INTERFACE -fsanitize=${SLUICE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(sluice_options INTERFACE -fsanitize=${SLUICE_SANITIZE})
+endif()
+
+find_program(SLUICE_CCACHE ccache)
+if(SLUICE_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${SLUICE_CCACHE})
+endif()
+find_program(SLUICE_MOLD mold)
+if(SLUICE_MOLD)
+  target_link_options(sluice_options INTERFACE -fuse-ld=mold)
+endif()

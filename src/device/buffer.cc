@@ -1,0 +1,73 @@
+#include "device/buffer.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "base/error.h"
+#include "base/machine.h"
+
+namespace sluice {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = 2u << 20;
+// Small enough not to matter, large enough that one step of a small model fits in one block.
+constexpr size_t kMinArenaBlock = 1u << 20;
+
+constexpr size_t RoundUp(size_t value, size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+Buffer::Buffer(size_t bytes) : size_(bytes) {
+  if (bytes == 0) return;
+  const size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+  data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, RoundUp(bytes, alignment)));
+  if (data_ == nullptr) {
+    throw Error(ErrorCode::kResourceExhausted,
+                "could not allocate " + FormatBytes(bytes) + " of host memory, " +
+                    FormatBytes(QueryMemory().available_bytes) + " available");
+  }
+  // Weight and KV reads walk gigabytes: without huge pages, TLB misses cost a measurable share.
+  if (alignment == kHugePage) madvise(data_, RoundUp(bytes, alignment), MADV_HUGEPAGE);
+}
+
+Buffer::~Buffer() { std::free(data_); }
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+TensorView Arena::Allocate(DType dtype, const Shape& shape) {
+  const size_t bytes =
+      RoundUp(std::max<size_t>(1, shape.NumElements() * SizeOf(dtype)), kAlignment);
+  while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size()) {
+    ++block_;
+    used_ = 0;
+  }
+  if (block_ == blocks_.size()) {
+    const size_t previous = blocks_.empty() ? 0 : blocks_.back().size();
+    blocks_.emplace_back(std::max({bytes, kMinArenaBlock, previous * 2}));
+    used_ = 0;
+  }
+  std::byte* data = blocks_[block_].data() + used_;
+  used_ += bytes;
+  return TensorView(data, dtype, shape);
+}
+
+size_t Arena::CapacityBytes() const {
+  size_t total = 0;
+  for (const Buffer& block : blocks_) total += block.size();
+  return total;
+}
+
+}  // namespace sluice

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "device/tensor.h"
+
+namespace sluice {
+
+// Owned host memory, aligned for any vector load (64 bytes). Large buffers ask for huge pages.
+// Contents are undefined until written. Throws Error(kResourceExhausted) when there is no memory.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t bytes);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// A buffer with a dtype and shape: for code that owns one tensor.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(DType dtype, const Shape& shape)
+      : buffer_(static_cast<size_t>(shape.NumElements()) * SizeOf(dtype)),
+        view_(buffer_.data(), dtype, shape) {}
+
+  const TensorView& view() const { return view_; }
+  operator TensorView() const { return view_; }            // NOLINT(google-explicit-constructor)
+  operator ConstTensorView() const { return view_; }       // NOLINT(google-explicit-constructor)
+  template <class T>
+  T* data() const {
+    return view_.data<T>();
+  }
+  const Shape& shape() const { return view_.shape(); }
+
+ private:
+  Buffer buffer_;
+  TensorView view_;
+};
+
+// A bump allocator for the scratch tensors of a step. Memory comes in blocks that are kept and used
+// again; an Arena::Scope gives back what was taken inside it. Not thread-safe: one thread allocates.
+class Arena {
+ public:
+  Arena() = default;
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  // An uninitialised tensor, aligned to 64 bytes, that lives until the enclosing Scope ends.
+  TensorView Allocate(DType dtype, const Shape& shape);
+
+  // Bytes held in blocks, used or not.
+  size_t CapacityBytes() const;
+
+  class Scope {
+   public:
+    explicit Scope(Arena& arena) : arena_(arena), block_(arena.block_), used_(arena.used_) {}
+    ~Scope() {
+      arena_.block_ = block_;
+      arena_.used_ = used_;
+    }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Arena& arena_;
+    size_t block_;
+    size_t used_;
+  };
+
+ private:
+  std::vector<Buffer> blocks_;
+  size_t block_ = 0;  // index of the block being filled
+  size_t used_ = 0;   // bytes used of it
+};
+
+}  // namespace sluice

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "device/dtype.h"
+#include "device/tensor.h"
+
+namespace sluice {
+
+// bf16 is the upper half of f32 (exact).
+inline float ToFloat(Bf16 value) {
+  return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline Bf16 ToBf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+// IEEE binary16 (exact, subnormals included).
+float ToFloat(F16 value);
+
+// Rounds to nearest, ties to even; past 65504 it becomes infinity.
+F16 ToF16(float value);
+
+inline float ToFloat(float value) { return value; }
+
+// Copies `source` to `target`, converting between f32, bf16 and f16. Both are contiguous and of the
+// same shape.
+void ConvertFloats(ConstTensorView source, TensorView target);
+
+}  // namespace sluice
