@@ -24,19 +24,19 @@ template <class A, class B>
 
 // Checks for programmers' errors, on in every build. The cost of a comparison is below what any
 // caller can measure; do not put one in a kernel's inner loop.
-#define SLUICE_CHECK(condition)                                                          \
-  do {                                                                                   \
-    if (!(condition)) [[unlikely]]                                                       \
-      ::sluice::FailCheck(#condition, std::string(), std::source_location::current());   \
+#define SLUICE_CHECK(condition)                                                        \
+  do {                                                                                 \
+    if (!(condition)) [[unlikely]]                                                     \
+      ::sluice::FailCheck(#condition, std::string(), std::source_location::current()); \
   } while (false)
 
-#define SLUICE_CHECK_OP_(a, op, b)                                                        \
-  do {                                                                                    \
-    const auto& sluice_check_a = (a);                                                     \
-    const auto& sluice_check_b = (b);                                                     \
-    if (!(sluice_check_a op sluice_check_b)) [[unlikely]]                                 \
-      ::sluice::FailCheckPair(#a " " #op " " #b, sluice_check_a, sluice_check_b,          \
-                              std::source_location::current());                           \
+#define SLUICE_CHECK_OP_(a, op, b)                                               \
+  do {                                                                           \
+    const auto& sluice_check_a = (a);                                            \
+    const auto& sluice_check_b = (b);                                            \
+    if (!(sluice_check_a op sluice_check_b)) [[unlikely]]                        \
+      ::sluice::FailCheckPair(#a " " #op " " #b, sluice_check_a, sluice_check_b, \
+                              std::source_location::current());                  \
   } while (false)
 
 #define SLUICE_CHECK_EQ(a, b) SLUICE_CHECK_OP_(a, ==, b)

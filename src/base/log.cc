@@ -10,9 +10,9 @@ namespace sluice {
 void InitLogging(std::string_view level) {
   const spdlog::level::level_enum parsed = spdlog::level::from_str(std::string(level));
   if (parsed == spdlog::level::off && level != "off") {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("log level '{}' is not one of trace, debug, info, warning, error, off",
-                            level));
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("log level '{}' is not one of trace, debug, info, warning, error, off", level));
   }
   auto logger = spdlog::stderr_color_mt("sluice");
   logger->set_pattern("%H:%M:%S.%e %^%l%$ %v");

@@ -103,7 +103,9 @@ MemoryInfo QueryMemory() {
   return info;
 }
 
-uint64_t ResidentBytes() { return ReadKilobyteLine("/proc/self/status", "VmRSS"); }
+uint64_t ResidentBytes() {
+  return ReadKilobyteLine("/proc/self/status", "VmRSS");
+}
 
 std::string CpuModelName() {
   std::ifstream file("/proc/cpuinfo");

@@ -12,9 +12,9 @@
 
 namespace sluice {
 
-// The process's metrics. Made once at the top and passed by reference; rooms ask it for the counters
-// they own and keep the reference, which stays valid as long as the registry. Counting is lock-free;
-// server/ serialises `collectable()` at /metrics.
+// The process's metrics. Made once at the top and passed by reference; rooms ask it for the
+// counters they own and keep the reference, which stays valid as long as the registry. Counting is
+// lock-free; server/ serialises `collectable()` at /metrics.
 class Metrics {
  public:
   using Labels = std::map<std::string, std::string>;

@@ -27,10 +27,10 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
-  // Calls body(begin, end, thread) over disjoint pieces that cover [0, count). A piece holds `grain`
-  // indices (the last one fewer); threads take the next piece when they finish one, so uneven
-  // pieces balance. `thread` is in [0, num_threads()). Returns when all pieces are done. The first
-  // exception thrown by a body is rethrown here; the remaining pieces are dropped.
+  // Calls body(begin, end, thread) over disjoint pieces that cover [0, count). A piece holds
+  // `grain` indices (the last one fewer); threads take the next piece when they finish one, so
+  // uneven pieces balance. `thread` is in [0, num_threads()). Returns when all pieces are done. The
+  // first exception thrown by a body is rethrown here; the remaining pieces are dropped.
   void ParallelFor(int64_t count, int64_t grain,
                    const std::function<void(int64_t begin, int64_t end, int thread)>& body);
 

@@ -28,9 +28,9 @@ TEST(ThreadPool, VisitsEveryIndexOnce) {
 
 TEST(ThreadPool, RethrowsTheFirstErrorAndStaysUsable) {
   ThreadPool pool(3);
-  EXPECT_THROW(pool.ParallelFor(
-                   100, 1, [](int64_t, int64_t, int) { throw std::runtime_error("no"); }),
-               std::runtime_error);
+  EXPECT_THROW(
+      pool.ParallelFor(100, 1, [](int64_t, int64_t, int) { throw std::runtime_error("no"); }),
+      std::runtime_error);
   std::atomic<int64_t> sum{0};
   pool.ParallelFor(10, 1, [&](int64_t begin, int64_t, int) { sum += begin; });
   EXPECT_EQ(sum.load(), 45);

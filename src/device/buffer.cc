@@ -36,7 +36,9 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
   if (alignment == kHugePage) madvise(data_, RoundUp(bytes, alignment), MADV_HUGEPAGE);
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  std::free(data_);
+}
 
 Buffer::Buffer(Buffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}

@@ -37,8 +37,8 @@ class Tensor {
         view_(buffer_.data(), dtype, shape) {}
 
   const TensorView& view() const { return view_; }
-  operator TensorView() const { return view_; }            // NOLINT(google-explicit-constructor)
-  operator ConstTensorView() const { return view_; }       // NOLINT(google-explicit-constructor)
+  operator TensorView() const { return view_; }       // NOLINT(google-explicit-constructor)
+  operator ConstTensorView() const { return view_; }  // NOLINT(google-explicit-constructor)
   template <class T>
   T* data() const {
     return view_.data<T>();
@@ -51,7 +51,8 @@ class Tensor {
 };
 
 // A bump allocator for the scratch tensors of a step. Memory comes in blocks that are kept and used
-// again; an Arena::Scope gives back what was taken inside it. Not thread-safe: one thread allocates.
+// again; an Arena::Scope gives back what was taken inside it. Not thread-safe: one thread
+// allocates.
 class Arena {
  public:
   Arena() = default;

@@ -57,7 +57,9 @@ constexpr std::string_view DTypeName(DType dtype) {
   return "unknown";
 }
 
-inline std::ostream& operator<<(std::ostream& out, DType dtype) { return out << DTypeName(dtype); }
+inline std::ostream& operator<<(std::ostream& out, DType dtype) {
+  return out << DTypeName(dtype);
+}
 
 // 16-bit floats as they lie in memory. Arithmetic is done in f32: see quant/float_formats.h.
 struct Bf16 {

@@ -34,7 +34,9 @@ bool Shape::operator==(const Shape& other) const {
          std::equal(dims_.begin(), dims_.begin() + rank_, other.dims_.begin());
 }
 
-std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.ToString(); }
+std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+  return out << shape.ToString();
+}
 
 template <class Void>
 bool BasicTensorView<Void>::IsContiguous() const {
@@ -57,8 +59,8 @@ BasicTensorView<Void> BasicTensorView<Void>::operator[](int64_t i) const {
     dims.push_back(shape_[d]);
     strides.push_back(strides_[d]);
   }
-  auto* base = static_cast<Element<char>*>(data_) +
-               i * strides_[0] * static_cast<int64_t>(SizeOf(dtype_));
+  auto* base =
+      static_cast<Element<char>*>(data_) + i * strides_[0] * static_cast<int64_t>(SizeOf(dtype_));
   return BasicTensorView(base, dtype_, Shape(dims), strides);
 }
 

@@ -27,7 +27,9 @@ float ToFloat(F16 value);
 // Rounds to nearest, ties to even; past 65504 it becomes infinity.
 F16 ToF16(float value);
 
-inline float ToFloat(float value) { return value; }
+inline float ToFloat(float value) {
+  return value;
+}
 
 // Copies `source` to `target`, converting between f32, bf16 and f16. Both are contiguous and of the
 // same shape.

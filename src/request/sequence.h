@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "kv/page_allocator.h"
+#include "request/request.h"
+
+namespace sluice {
+
+// One stream of tokens being made: prompt + committed output, and how much of it has keys and
+// values in its pages. What a decode strategy drafts beyond the committed tokens lives in its
+// StepDemand and is gone when the step is over. Owned by the scheduler, used by its thread only.
+struct Sequence {
+  SequenceId id = 0;
+  RequestId request = 0;
+  int index = 0;  // which of the request's n sequences
+  SamplingParams params;
+  uint64_t seed = 0;
+
+  std::vector<TokenId> tokens;  // prompt, then committed output
+  int prompt_length = 0;
+  int kv_length = 0;                        // positions [0, kv_length) have valid keys and values
+  std::vector<PageHandle> pages;            // covers at least kv_length positions
+  std::vector<SampledToken> prompt_scores;  // gathered while the prompt runs, if asked for
+  std::optional<FinishReason> finish;
+
+  int length() const { return static_cast<int>(tokens.size()); }
+  int num_generated() const { return length() - prompt_length; }
+};
+
+}  // namespace sluice

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "request/request.h"
+
+namespace sluice {
+
+// Which KV positions a query row sees: its own and all before, or those and what `ancestors` says.
+enum class StepMask { kCausal, kTree };
+
+// What a sampler needs beside the logits. Penalties look at `history`; it is empty when no
+// parameter needs it.
+struct SampleContext {
+  SamplingParams params;
+  uint64_t seed = 0;             // resolved: never absent here
+  int prompt_length = 0;         // history[0, prompt_length) is the prompt
+  std::vector<TokenId> history;  // prompt and committed tokens up to and including tokens[0] of the
+                                 // slice's first sample row; later rows add the slice's own tokens
+  int generated = 0;             // committed output tokens before the first sample row's token
+};
+
+// One sequence's share of a step: which tokens run, where their keys and values go, which rows are
+// sampled. Plain data.
+struct SequenceSlice {
+  SequenceId sequence = 0;
+  std::vector<TokenId> tokens;        // [q]
+  std::vector<int32_t> positions;     // [q] absolute
+  std::vector<int32_t> kv_positions;  // [q] where K/V are written; equals positions but for trees
+  std::vector<int32_t> pages;         // block table: covers every kv position below kv_length
+  int kv_length = 0;                  // after this step
+  StepMask mask = StepMask::kCausal;
+  std::vector<uint64_t> ancestors;   // [q] for kTree: bit i = query row i is visible
+  std::vector<int32_t> sample_rows;  // ascending rows of `tokens` to sample after
+  SampleContext sample;
+  // Rows whose next token is known and scored: the prompt's, when prompt_logprobs is asked for.
+  struct ScoreRow {
+    int32_t row = 0;
+    TokenId target = 0;
+  };
+  std::vector<ScoreRow> score_rows;
+};
+
+// One step of the model for a batch. Made by sched/, run by an engine::Worker. Plain data, complete
+// in itself: a worker keeps nothing about sequences between steps but the pages' contents.
+struct StepPlan {
+  uint64_t step = 0;
+  std::vector<SequenceSlice> slices;
+};
+
+struct SliceResult {
+  SequenceId sequence = 0;
+  std::vector<SampledToken> samples;  // one for each sample row
+  std::vector<SampledToken> scores;   // one for each score row
+};
+
+struct StepResult {
+  uint64_t step = 0;
+  std::vector<SliceResult> slices;  // in the plan's order; empty when `error` is set
+  std::string error;                // not empty: the whole step failed, nothing was committed
+};
+
+}  // namespace sluice

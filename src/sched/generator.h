@@ -1,0 +1,43 @@
+#pragma once
+
+#include <functional>
+
+#include "request/request.h"
+
+namespace sluice {
+
+// Called on the engine's thread, once for each report; must not block. After a report with `finish`
+// for each of the request's n sequences there are no more.
+using OutputCallback = std::function<void(Output)>;
+
+struct EngineStats {
+  int running = 0;  // sequences in the batch
+  int waiting = 0;  // sequences not yet admitted
+  int pages_total = 0;
+  int pages_used = 0;
+  uint64_t steps = 0;
+  uint64_t prompt_tokens = 0;
+  uint64_t generation_tokens = 0;
+  uint64_t preemptions = 0;
+};
+
+// The engine as doors see it: requests go in, reports come out. Thread-safe.
+class Generator {
+ public:
+  virtual ~Generator() = default;
+
+  // Queues a request. Throws Error(kInvalidArgument) for what can never run (prompt longer than the
+  // context, parameters out of range, token ids outside the vocabulary), kUnavailable when stopped.
+  virtual RequestId Submit(Request request, OutputCallback callback) = 0;
+
+  // Ends a request's sequences and frees their pages; each still running is reported with kAbort.
+  // Unknown or finished ids are ignored.
+  virtual void Abort(RequestId request) = 0;
+
+  // Ends one of a request's n sequences, as when a stop string was found in its text.
+  virtual void AbortSequence(RequestId request, int index) = 0;
+
+  virtual EngineStats Stats() const = 0;
+};
+
+}  // namespace sluice
