@@ -1,0 +1,113 @@
+#include "moe/moe_layer.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "ops/activation/gated_add.h"
+#include "ops/activation/silu_mul.h"
+#include "ops/gemm/gemm.h"
+#include "ops/grouped_gemm/grouped_gemm.h"
+#include "ops/router/router.h"
+
+namespace sluice {
+namespace {
+
+struct Routing {
+  TensorView weights;  // [T, top_k] f32
+  TensorView ids;      // [T, top_k] i32
+};
+
+Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
+              MoeContext& moe, ops::OpContext& ctx) {
+  const int64_t tokens = x.dim(0);
+  const TensorView logits = ctx.arena.Allocate(DType::kF32, {tokens, spec.num_experts});
+  const TensorView counts = ctx.arena.Allocate(DType::kI32, {spec.num_experts});
+  Routing routing{.weights = ctx.arena.Allocate(DType::kF32, {tokens, spec.top_k}),
+                  .ids = ctx.arena.Allocate(DType::kI32, {tokens, spec.top_k})};
+  const ops::RouterDesc desc{.num_experts = spec.num_experts,
+                             .top_k = spec.top_k,
+                             .score = spec.score,
+                             .renormalize_topk = spec.renormalize_topk,
+                             .scale = spec.scale};
+  ops::Gemm({}, x, weights.router, {}, logits, ctx);
+  ops::Router(desc, logits, routing.weights, routing.ids, counts, ctx);
+  moe.routing.Apply(layer, moe.tokens, routing.weights, routing.ids);
+  if (moe.observer != nullptr) {
+    moe.observer->Observe(moe.step, layer, moe.tokens, routing.weights, routing.ids);
+  }
+  return routing;
+}
+
+// Runs the experts [first, last) of `active` over their rows. The others' rows are left alone.
+void RunWave(int layer, const ExpertRows& rows, std::span<const int32_t> wave, TensorView inner,
+             MoeContext& moe, ops::OpContext& ctx) {
+  const ExpertLease lease = moe.experts.Acquire(layer, wave);
+  std::vector<int32_t> slots(rows.offsets.size() - 1, -1);  // [local experts], -1 = not in the wave
+  for (size_t i = 0; i < wave.size(); ++i) slots[wave[i]] = lease.slots()[i];
+
+  const ExpertLayout& layout = moe.experts.layout();
+  const ops::ExpertMatrix gate_up{.slab = moe.experts.slab(),
+                                  .slot_stride = layout.SlotBytes(),
+                                  .offset = 0,
+                                  .dtype = layout.dtype,
+                                  .rows = 2 * layout.ffn,
+                                  .cols = layout.hidden};
+  const ops::ExpertMatrix down{.slab = moe.experts.slab(),
+                               .slot_stride = layout.SlotBytes(),
+                               .offset = layout.DownOffset(),
+                               .dtype = layout.dtype,
+                               .rows = layout.hidden,
+                               .cols = layout.ffn};
+  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, rows.x, rows.gather, rows.offsets,
+                   slots, gate_up, {}, inner, ctx);
+  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, rows.offsets, slots, down,
+                   {}, rows.y, ctx);
+  lease.CheckUnchanged();
+}
+
+// All active experts, in as few waves as the store's slots allow.
+void RunExperts(int layer, const ExpertRows& rows, MoeContext& moe, ops::OpContext& ctx) {
+  std::vector<int32_t> active;
+  for (size_t e = 0; e + 1 < rows.offsets.size(); ++e) {
+    if (rows.offsets[e + 1] > rows.offsets[e]) active.push_back(static_cast<int32_t>(e));
+  }
+  const TensorView inner =
+      ctx.arena.Allocate(DType::kF32, {rows.y.dim(0), moe.experts.layout().ffn});
+  const size_t wave_size = moe.experts.num_slots();
+  for (size_t begin = 0; begin < active.size(); begin += wave_size) {
+    const size_t count = std::min(wave_size, active.size() - begin);
+    RunWave(layer, rows, std::span(active).subspan(begin, count), inner, moe, ctx);
+  }
+}
+
+void SharedExpert(const MoeSpec& spec, const MoeWeights& weights, ConstTensorView x,
+                  TensorView out, ops::OpContext& ctx) {
+  const int64_t tokens = x.dim(0);
+  const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * spec.shared_ffn});
+  const TensorView inner = ctx.arena.Allocate(DType::kF32, {tokens, spec.shared_ffn});
+  ops::Gemm({}, x, weights.shared_gate_up, {}, gate_up, ctx);
+  ops::SiluMul(gate_up, inner, ctx);
+  if (weights.shared_expert_gate.empty()) {
+    ops::Gemm({.accumulate = true}, inner, weights.shared_down, {}, out, ctx);
+    return;
+  }
+  const TensorView y = ctx.arena.Allocate(DType::kF32, {tokens, out.dim(1)});
+  const TensorView gate = ctx.arena.Allocate(DType::kF32, {tokens, 1});
+  ops::Gemm({}, inner, weights.shared_down, {}, y, ctx);
+  ops::Gemm({}, x, weights.shared_expert_gate, {}, gate, ctx);
+  ops::SigmoidGatedAdd(gate, y, out, ctx);
+}
+
+}  // namespace
+
+void MoeLayer(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
+              TensorView out, MoeContext& moe, ops::OpContext& ctx) {
+  Arena::Scope scope(ctx.arena);
+  const Routing routing = Route(spec, layer, weights, x, moe, ctx);
+  const ExpertRows rows = moe.dispatcher.Dispatch(x, routing.ids, ctx);
+  RunExperts(layer, rows, moe, ctx);
+  moe.dispatcher.Combine(routing.weights, out, ctx);
+  if (spec.shared_ffn > 0) SharedExpert(spec, weights, x, out, ctx);
+}
+
+}  // namespace sluice

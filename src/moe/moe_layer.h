@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "arch/model_spec.h"
+#include "device/tensor.h"
+#include "moe/token_dispatcher.h"
+#include "offload/expert_store.h"
+#include "ops/common/op_context.h"
+#include "trace/routing_source.h"
+
+namespace sluice {
+
+// A MoE layer's weights beside its routed experts, which are ExpertStore's.
+struct MoeWeights {
+  ConstTensorView router;              // [experts, hidden]
+  ConstTensorView shared_gate_up;      // [2 * shared_ffn, hidden]; empty without a shared expert
+  ConstTensorView shared_down;         // [hidden, shared_ffn]
+  ConstTensorView shared_expert_gate;  // [1, hidden]; empty when the shared expert is not gated
+};
+
+// What the MoE layers of one model work with. All references outlive the step.
+struct MoeContext {
+  ExpertStore& experts;
+  TokenDispatcher& dispatcher;
+  RoutingSource& routing;
+  RouterObserver* observer = nullptr;      // sees what was routed in the end; may be null
+  uint64_t step = 0;
+  std::span<const RoutingKey> tokens = {};  // [T] who the rows are
+};
+
+// out += experts(x) + shared expert(x). x [T, hidden] f32, out [T, hidden] f32, not aliased.
+void MoeLayer(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
+              TensorView out, MoeContext& moe, ops::OpContext& ctx);
+
+}  // namespace sluice
