@@ -1,0 +1,163 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/weight_source.h"
+#include "device/tensor.h"
+#include "ops/attention/attention.h"
+#include "ops/router/router.h"
+
+namespace sluice {
+
+enum class QkNorm {
+  kNone,
+  kPerHead,    // RMS norm over each head's head_dim, after the projection and before rope
+  kFullWidth,  // RMS norm over all heads together
+};
+
+enum class RopeScaling { kNone };
+
+struct RopeSpec {
+  double theta = 10000.0;
+  int rotary_dim = 0;  // leading dimensions of a head that rotate
+  RopeScaling scaling = RopeScaling::kNone;
+};
+
+struct AttentionSpec {
+  int num_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  bool qkv_bias = false;
+  bool output_bias = false;
+  QkNorm qk_norm = QkNorm::kNone;
+  std::optional<float> clip_qkv;  // q, k and v are clamped to [-clip_qkv, clip_qkv]
+  ops::AttentionMask mask = ops::AttentionMask::kCausal;
+  int window = 0;  // positions, for AttentionMask::kWindow
+  RopeSpec rope;
+  float scale = 0.0f;  // of the scores
+};
+
+enum class FfnKind { kDense, kMoe };
+
+struct DenseFfnSpec {
+  int intermediate = 0;
+  bool bias = false;
+};
+
+struct MoeSpec {
+  int num_experts = 0;  // 0: no layer is kMoe
+  int top_k = 0;
+  int expert_ffn = 0;  // width of one expert
+  ops::RouterScore score = ops::RouterScore::kSoftmax;
+  bool renormalize_topk = false;
+  float scale = 1.0f;        // multiplies the routing weights
+  int shared_ffn = 0;        // width of the expert that every token takes; 0 for none
+  bool shared_gate = false;  // its output is multiplied by sigmoid(x . w)
+};
+
+// What a tensor is to the decoder. Projections are stored [out, in] as in the checkpoint.
+enum class TensorRole {
+  kEmbedding,  // [vocab, hidden]
+  kFinalNorm,  // [hidden]
+  kLmHead,     // [vocab, hidden]; not listed when tied to kEmbedding
+  kInputNorm,  // [hidden]
+  kQ,          // [num_heads * head_dim, hidden]
+  kK,          // [num_kv_heads * head_dim, hidden]
+  kV,          // as kK
+  kO,          // [hidden, num_heads * head_dim]
+  kQBias,
+  kKBias,
+  kVBias,
+  kOBias,
+  kQNorm,              // [head_dim] per head, [num_heads * head_dim] full width
+  kKNorm,              // [head_dim] per head, [num_kv_heads * head_dim] full width
+  kPostAttentionNorm,  // [hidden]; before the feed-forward block
+  kGate,               // [intermediate, hidden], dense
+  kUp,                 // as kGate
+  kDown,               // [hidden, intermediate]
+  kGateBias,           // [intermediate]
+  kUpBias,             // [intermediate]
+  kDownBias,           // [hidden]
+  kRouter,             // [num_experts, hidden]
+  kExpertGate,         // [expert_ffn, hidden], one for each expert
+  kExpertUp,           // as kExpertGate
+  kExpertDown,         // [hidden, expert_ffn]
+  kSharedGate,         // [shared_ffn, hidden]
+  kSharedUp,           // as kSharedGate
+  kSharedDown,         // [hidden, shared_ffn]
+  kSharedExpertGate,   // [1, hidden]
+};
+
+// How tensor parallelism cuts a tensor of [rows, columns]; vectors have rows only.
+enum class ShardAxis { kReplicate, kRows, kColumns };
+
+// Which layers have the tensor; kNone for one that stands outside the layers.
+enum class LayerSet { kNone, kAll, kDense, kMoe };
+
+// One line of a family's tensor table.
+struct TensorRule {
+  std::string name;  // the checkpoint's, with {layer} and {expert} where it has them
+  TensorRole role = TensorRole::kEmbedding;
+  Shape shape;
+  LayerSet layers = LayerSet::kNone;
+  ShardAxis shard = ShardAxis::kReplicate;
+  bool quantizable = false;  // whether weight quantisation may apply
+
+  bool PerExpert() const { return name.find("{expert}") != std::string::npos; }
+};
+
+// All that the decoder knows about a model. Plain data.
+struct ModelSpec {
+  std::string family;  // config.json's model_type
+  int vocab_size = 0;
+  int hidden_size = 0;
+  int num_layers = 0;
+  int max_positions = 0;
+  float rms_norm_eps = 0.0f;
+  bool tie_embeddings = false;
+  AttentionSpec attention;
+  std::vector<FfnKind> ffn;  // [num_layers]
+  DenseFfnSpec dense;
+  MoeSpec moe;
+  std::vector<TensorRule> tensors;
+  // Names that a checkpoint may have and that nothing reads; `*` matches any run of characters.
+  std::vector<std::string> ignored_tensors;
+  std::vector<int> eos_token_ids;
+  DType checkpoint_dtype = DType::kF32;
+
+  int NumMoeLayers() const;
+  bool HasLayer(LayerSet set, int layer) const;
+};
+
+// The checkpoint's name of `rule`; `layer` and `expert` are read only where the name has them.
+std::string TensorName(const TensorRule& rule, int layer, int expert);
+
+// The rule of `role`, or nullptr when the model has no such tensor.
+const TensorRule* FindRule(const ModelSpec& spec, TensorRole role);
+
+// "expert_gate", for messages.
+const char* TensorRoleName(TensorRole role);
+
+// Every tensor of the model, by the checkpoint's names, in the order of the table.
+std::vector<DummySource::Listed> ListTensors(const ModelSpec& spec);
+
+// Counts over the table; the embedding and a head tied to it count once.
+uint64_t ParameterCount(const ModelSpec& spec);
+// Bytes of all weights with every tensor stored as `dtype`.
+uint64_t WeightBytes(const ModelSpec& spec, DType dtype);
+// Bytes of weights that one decoded token reads: everything but the embedding table, of which it
+// reads one row (a tied table is read whole, as the head), with top_k of the experts.
+uint64_t ActiveBytesPerToken(const ModelSpec& spec, DType dtype);
+
+// Refuses a spec whose fields contradict each other or that no code here runs. Throws
+// Error(kUnsupported) naming the field and its value.
+void Validate(const ModelSpec& spec);
+
+// Compares the table with what `source` has. Throws Error(kDataLoss) naming tensors that are
+// missing, of another shape, or neither listed nor ignored.
+void CheckTensors(const ModelSpec& spec, const WeightSource& source);
+
+}  // namespace sluice

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace sluice {
+
+// What a router trace says about the run that it was recorded from.
+struct RouterTraceHeader {
+  std::string model;
+  int num_layers = 0;  // decoder layers; records name those that route
+  int num_experts = 0;
+  int top_k = 0;       // 1 to 64
+  uint64_t seed = 0;   // of the run's sampling or synthetic routing
+  std::string source;  // RoutingSource::Name()
+};
+
+// The experts of one token in one layer.
+struct RouterRecord {
+  uint64_t step = 0;
+  uint64_t sequence = 0;  // key that the run gave the sequence
+  int32_t position = 0;
+  int32_t layer = 0;
+  std::vector<uint16_t> experts;  // [top_k], highest weight first
+  std::vector<float> weights;     // [top_k]
+};
+
+// A router trace on disk, little-endian:
+//   8 bytes "SLUICERT", u32 version (1), u32 header bytes, JSON header
+//   {"model", "layers", "experts", "top_k", "seed", "source"}, then records of 24 + 6 * top_k
+//   bytes: u64 step, u64 sequence, i32 position, i32 layer, u16 experts[top_k], f32 weights[top_k].
+//
+// Writes to a temporary name beside `path`, which becomes `path` at Close: a reader never sees half
+// a trace. Any thread may append.
+class RouterTraceWriter {
+ public:
+  // Throws Error when the file cannot be made or the header is out of range.
+  RouterTraceWriter(const std::filesystem::path& path, const RouterTraceHeader& header);
+  // Without Close, what was written is removed.
+  ~RouterTraceWriter();
+  RouterTraceWriter(const RouterTraceWriter&) = delete;
+  RouterTraceWriter& operator=(const RouterTraceWriter&) = delete;
+
+  // Appends records in order, all in one piece. Each has top_k experts and weights.
+  void Append(std::span<const RouterRecord> records);
+
+  // Flushes and puts the file under its name. Throws Error(kResourceExhausted) when the disk is
+  // full.
+  void Close();
+
+  const RouterTraceHeader& header() const { return header_; }
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  RouterTraceHeader header_;
+  std::mutex mutex_;
+  std::ofstream file_;  // guarded by mutex_
+  bool closed_ = false;
+};
+
+// Reads a trace record by record in bounded memory. Throws Error: kNotFound, or kDataLoss for a
+// file that is foreign, truncated or holds ids out of range.
+class RouterTraceReader {
+ public:
+  explicit RouterTraceReader(const std::filesystem::path& path);
+
+  const RouterTraceHeader& header() const { return header_; }
+  uint64_t num_records() const { return num_records_; }
+
+  // Reads the next record into `record`; false at the end.
+  bool Next(RouterRecord& record);
+
+ private:
+  void ReadHeader();
+
+  std::string name_;
+  std::ifstream file_;
+  RouterTraceHeader header_;
+  uint64_t num_records_ = 0;
+  uint64_t next_ = 0;
+  std::vector<char> buffer_;  // one record
+};
+
+}  // namespace sluice

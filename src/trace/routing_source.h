@@ -1,0 +1,99 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "device/tensor.h"
+#include "trace/router_observer.h"
+
+namespace sluice {
+
+// Where the experts of a token come from. Called after the router op of each MoE layer, on every
+// backend, so that all of them can run with the same experts.
+class RoutingSource {
+ public:
+  virtual ~RoutingSource() = default;
+
+  // May overwrite what the router chose. One thread at a time.
+  virtual void Apply(int layer, std::span<const RoutingKey> tokens,
+                     TensorView weights,   // [T, top_k] f32, contiguous
+                     TensorView ids) = 0;  // [T, top_k] i32, contiguous
+  // "model", "replay", "uniform:7": written into every result.
+  virtual std::string Name() const = 0;
+  // Whether Apply never changes anything, so that callers may skip it.
+  virtual bool IsModel() const { return false; }
+};
+
+// What the model's own router chose.
+class ModelRouting : public RoutingSource {
+ public:
+  void Apply(int, std::span<const RoutingKey>, TensorView, TensorView) override {}
+  std::string Name() const override { return "model"; }
+  bool IsModel() const override { return true; }
+};
+
+// What a replay does with the weights.
+enum class ReplayWeights {
+  kRecorded,   // experts and weights as recorded
+  kFromModel,  // recorded experts; an expert that the model chose too keeps the model's weight, any
+               // other has its recorded one
+};
+
+// Experts from a recorded trace, looked up by (layer, sequence, position). Shares the trace. Throws
+// Error(kNotFound) for a token that the trace does not have and Error(kInvalidArgument) for another
+// top_k.
+class ReplayRouting : public RoutingSource {
+ public:
+  explicit ReplayRouting(std::shared_ptr<const InMemoryTrace> trace,
+                         ReplayWeights weights = ReplayWeights::kRecorded);
+  void Apply(int layer, std::span<const RoutingKey> tokens, TensorView weights,
+             TensorView ids) override;
+  std::string Name() const override { return "replay"; }
+
+ private:
+  std::shared_ptr<const InMemoryTrace> trace_;
+  ReplayWeights weights_;
+};
+
+enum class SyntheticKind {
+  kUniform,  // every expert alike
+  kZipf,     // expert of rank r with probability proportional to 1 / (r + 1)^exponent
+  kSkewed,  // one token in `hot_fraction` takes its experts from the hot ones: the first max(top_k,
+            // experts / 16) of the layer's order; the others from all alike
+};
+
+struct SyntheticDesc {
+  SyntheticKind kind = SyntheticKind::kUniform;
+  double parameter = 0.0;  // zipf's exponent > 0; skewed's hot fraction in [0, 1]
+  uint64_t seed = 0;
+};
+
+// Experts drawn without replacement, with weights 1 / top_k. A token's experts depend only on the
+// seed, layer, sequence and position. Which experts are popular differs from layer to layer.
+class SyntheticRouting : public RoutingSource {
+ public:
+  SyntheticRouting(const SyntheticDesc& desc, int num_experts);
+  void Apply(int layer, std::span<const RoutingKey> tokens, TensorView weights,
+             TensorView ids) override;
+  std::string Name() const override;
+
+ private:
+  void Draw(int layer, const RoutingKey& key, std::span<int32_t> experts);
+  const std::vector<int32_t>& LayerOrder(int layer);
+
+  SyntheticDesc desc_;
+  int num_experts_;
+  std::vector<double> popularity_;                // [num_experts] of rank r, for kZipf
+  std::vector<std::vector<int32_t>> order_;       // [layer][rank] expert; made when first asked for
+  std::vector<std::pair<double, int32_t>> keys_;  // scratch of one draw
+};
+
+// Reads "model", "replay:FILE", "uniform[:seed]", "zipf:EXPONENT[:seed]" or
+// "skewed:FRACTION[:seed]". Throws Error(kInvalidArgument) for anything else, and what reading FILE
+// throws.
+std::unique_ptr<RoutingSource> ParseRoutingSource(std::string_view text, int num_experts);
+
+}  // namespace sluice
