@@ -1,0 +1,26 @@
+#pragma once
+
+#include "base/machine.h"
+#include "base/thread_pool.h"
+#include "device/buffer.h"
+
+namespace sluice::ops {
+
+// What an op runs with, handed down from the top by reference. Ops are called from one thread at a
+// time per context; they spread their own work over `pool` and take scratch from `arena`, giving it
+// back before they return unless the op says that its results live there.
+//
+// With `reference` set, every op runs its plain maths in double precision on the calling thread.
+// Otherwise it runs the vectorised code of `tier`, which the machine must be able to run.
+//
+// Every op keeps to one rule about sums: the bits of an output row depend on that row's inputs, the
+// layer's shape and the tier; never on the other rows of the call, on the number of threads or on
+// how the work was cut.
+struct OpContext {
+  ThreadPool& pool;
+  Arena& arena;
+  CpuTier tier = CpuTier::kPortable;
+  bool reference = false;
+};
+
+}  // namespace sluice::ops

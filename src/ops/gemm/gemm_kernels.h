@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "device/dtype.h"
+#include "ops/common/cpu/tiers.h"
+
+namespace sluice::ops {
+
+// Rows that one call of a block kernel takes at most: 128 rows of one 2 KB chunk of K stay in the
+// second-level cache while the block's weights pass over them.
+inline constexpr int64_t kGemmBlockRows = 128;
+
+// A block of Gemm: `rows` rows of x against `columns` rows of w.
+struct GemmBlockParams {
+  const float* const* x_rows;  // [rows] pointers to K values
+  int64_t rows;                // at most kGemmBlockRows
+  const std::byte* w;          // [columns, depth], dense
+  DType dtype;
+  int64_t columns;
+  int64_t depth;      // K
+  const float* bias;  // [columns], or null
+  bool accumulate;
+  float* out;  // [rows, columns]
+  int64_t out_stride;
+};
+
+namespace reference {
+void GemmBlock(const GemmBlockParams& params);
+}
+SLUICE_DECLARE_IN_TIERS(void GemmBlock(const GemmBlockParams& params))
+
+}  // namespace sluice::ops

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "device/tensor.h"
+#include "ops/common/op_context.h"
+
+namespace sluice::ops {
+
+enum class GroupedEpilogue {
+  kNone,
+  kSwiGlu,  // silu(gate) * up, halving the width
+};
+
+// One matrix of every expert of a layer, as it lies in the slots of a slab. Slot s holds its
+// [rows, cols] matrix, dense, at slab + s * slot_stride + offset.
+struct ExpertMatrix {
+  const std::byte* slab;
+  int64_t slot_stride;  // bytes
+  int64_t offset;       // bytes within the slot
+  DType dtype;          // f32, bf16 or f16; the address of a matrix is a multiple of its size
+  int64_t rows;         // N; for kSwiGlu 2F: F gate rows, then F up rows
+  int64_t cols;         // K
+};
+
+struct GroupedGemmDesc {
+  GroupedEpilogue epilogue;
+};
+
+// out[r] = epilogue(matrix(slot of r's group) x[gather[r]] + addend[r]) for the rows of each group.
+// Sums run as in Gemm. Each active group's weights are read from memory once a call.
+void GroupedGemm(const GroupedGemmDesc& desc,
+                 ConstTensorView x,                 // [*, K] f32, row stride free
+                 std::span<const int32_t> gather,   // [R] row of x, or empty: row r itself
+                 std::span<const int32_t> offsets,  // [G + 1] ascending; rows of each group
+                 std::span<const int32_t> slots,    // [G] slot, or -1: the group's rows are skipped
+                 const ExpertMatrix& matrix,
+                 ConstTensorView addend,  // [R, N] f32, added before the epilogue; or empty()
+                 TensorView out,          // [R, N] f32, for kSwiGlu [R, N / 2]; row stride free
+                 OpContext& context);
+
+}  // namespace sluice::ops

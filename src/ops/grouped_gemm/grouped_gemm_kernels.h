@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "device/dtype.h"
+#include "ops/common/cpu/tiers.h"
+
+namespace sluice::ops {
+
+// Bounds of one call of a block kernel. Rows as in gemm_kernels.h; with the columns they keep the
+// sums of a SwiGLU block (gate and up) at 32 KB, in the first-level cache.
+inline constexpr int64_t kGroupedBlockRows = 128;
+inline constexpr int64_t kGroupedBlockColumns = 32;
+
+// A block of one group: `rows` rows of x against `columns` rows of the group's matrix and, for
+// SwiGLU, the `columns` rows of its upper half beside them.
+struct GroupedBlockParams {
+  const float* const* x_rows;  // [rows] pointers to K values
+  int64_t rows;                // at most kGroupedBlockRows
+  const std::byte* w;          // [columns, depth], dense
+  DType dtype;
+  int64_t columns;  // at most kGroupedBlockColumns
+  int64_t depth;    // K
+  bool swiglu;
+  int64_t up_distance;  // for SwiGLU: rows of w, columns of addend, from a gate to its up
+  const float* addend;  // [rows, columns], or null
+  int64_t addend_stride;
+  float* out;  // [rows, columns]
+  int64_t out_stride;
+};
+
+namespace reference {
+void GroupedBlock(const GroupedBlockParams& params);
+}
+SLUICE_DECLARE_IN_TIERS(void GroupedBlock(const GroupedBlockParams& params))
+
+}  // namespace sluice::ops

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ops/common/cpu/tiers.h"
+
+namespace sluice::ops {
+
+// One token of Rope: x is [heads, head_dim], the stride in elements.
+struct RopeParams {
+  const float* cosines;  // [half]
+  const float* sines;    // [half]
+  float* x;
+  int64_t head_stride;
+  int64_t heads;
+  int64_t half;  // rotary_dim / 2
+};
+
+namespace reference {
+void RopeToken(const RopeParams& params);
+}
+SLUICE_DECLARE_IN_TIERS(void RopeToken(const RopeParams& params))
+
+}  // namespace sluice::ops

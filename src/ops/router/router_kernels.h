@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ops/common/cpu/tiers.h"
+
+namespace sluice::ops {
+
+inline constexpr int kMaxRouterExperts = 1024;
+inline constexpr int kMaxRouterTopK = 64;
+
+// Scores of the experts already chosen for one token.
+struct RouterRowParams {
+  const float* logits;  // [num_experts]
+  int64_t num_experts;
+  const int32_t* ids;  // [top_k], highest logit first
+  float* weights;      // [top_k], written
+  int top_k;
+  bool softmax;  // else sigmoid
+  bool renormalize_topk;
+  float scale;
+};
+
+namespace reference {
+void RouterWeights(const RouterRowParams& params);
+}
+SLUICE_DECLARE_IN_TIERS(void RouterWeights(const RouterRowParams& params))
+
+}  // namespace sluice::ops
