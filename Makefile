@@ -1,0 +1,35 @@
+# The front door: each target is a line or two over CMake's presets. ARGS goes to `sluice serve`.
+JOBS ?= $(shell sh tools/setup/jobs.sh)
+ARGS ?=
+.NOTPARALLEL:
+.PHONY: run build test asan tsan bench lint format setup
+
+run: build  ## serve the embedded model on 127.0.0.1:8000
+	exec build/release/bin/sluice serve $(ARGS)
+
+build: setup  ## build/release/bin/sluice
+	cmake --preset release && cmake --build --preset release -j $(JOBS) --target sluice
+
+test:  ## build and run every test
+	bash tools/setup/install_packages.sh test
+	cmake --preset release && cmake --build --preset release -j $(JOBS)
+	bash tools/test/run_tests.sh
+
+asan tsan: setup  ## the unit tests under address + undefined, or thread, sanitizer
+	cmake --preset $@ && cmake --build --preset $@ -j $(JOBS) && ctest --preset $@
+
+bench: setup  ## the benchmarks of every op
+	cmake --preset release && cmake --build --preset release -j $(JOBS)
+	for b in build/release/bin/*_bench; do [ ! -x $$b ] || $$b || exit 1; done
+
+lint:  ## format, clang-tidy, floors, headers, names, paths
+	bash tools/setup/install_packages.sh lint
+	cmake --preset release --log-level=WARNING
+	bash tools/lint/run.sh
+
+format:  ## rewrite changed files with clang-format
+	bash tools/setup/install_packages.sh lint
+	python3 tools/lint/changed_files.py --suffix .h .cc | xargs -r clang-format-16 -i
+
+setup:  ## install the packages that the build needs
+	bash tools/setup/install_packages.sh build
