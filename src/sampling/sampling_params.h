@@ -23,8 +23,8 @@ struct SamplingParams {
   std::vector<std::pair<TokenId, float>> logit_bias;
   std::optional<uint64_t> seed;  // none: the engine draws one for the request
   int n = 1;                     // sequences to make from one prompt
-  int max_tokens = 16;
-  int min_tokens = 0;  // no end-of-sequence or stop before so many
+  int max_tokens = 16;           // at least 1
+  int min_tokens = 0;            // no end-of-sequence or stop before so many
   bool ignore_eos = false;
   std::vector<TokenId> stop_token_ids;
   std::vector<std::string> stop;  // matched on text, by whoever turns tokens into text
@@ -35,8 +35,13 @@ struct SamplingParams {
 
 // The most alternatives that logprobs and prompt_logprobs may ask for.
 inline constexpr int kMaxLogprobs = 20;
+// The most sequences that one request may ask for.
+inline constexpr int kMaxSequences = 128;
 
 // Throws Error(kInvalidArgument) that names the first field out of its range.
 void Validate(const SamplingParams& params, int vocab_size);
+
+// Whether the next token's choice depends on the tokens before it by more than the logits.
+bool NeedsHistory(const SamplingParams& params);
 
 }  // namespace sluice
