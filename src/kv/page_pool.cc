@@ -1,0 +1,58 @@
+#include "kv/page_pool.h"
+
+#include "base/check.h"
+
+namespace sluice {
+
+namespace {
+
+constexpr int64_t kAlignment = 64;  // a cache line, and any vector load
+
+int64_t RoundUp(int64_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+Shape TensorShape(const KvLayout& layout, const KvGroup& group, int64_t num_pages) {
+  return {num_pages, group.num_kv_heads, layout.page_size, group.head_dim};
+}
+
+int64_t TensorBytes(const KvLayout& layout, const KvGroup& group, int64_t num_pages) {
+  return TensorShape(layout, group, num_pages).NumElements() *
+         static_cast<int64_t>(SizeOf(group.dtype));
+}
+
+}  // namespace
+
+int KvLayout::num_layers() const {
+  int layers = 0;
+  for (const KvGroup& group : groups) layers += group.num_layers;
+  return layers;
+}
+
+int64_t KvLayout::BytesPerPage() const {
+  int64_t bytes = 0;
+  for (const KvGroup& group : groups) bytes += 2 * group.num_layers * TensorBytes(*this, group, 1);
+  return bytes;
+}
+
+PagePool::PagePool(const KvLayout& layout, int num_pages) : layout_(layout), num_pages_(num_pages) {
+  SLUICE_CHECK_GT(layout.page_size, 0);
+  SLUICE_CHECK_GT(num_pages, 0);
+  int64_t total = 0;
+  for (const KvGroup& group : layout.groups) {
+    total += 2 * group.num_layers * RoundUp(TensorBytes(layout, group, num_pages));
+  }
+  memory_ = Buffer(static_cast<size_t>(total));
+  std::byte* next = memory_.data();
+  for (const KvGroup& group : layout.groups) {
+    const Shape shape = TensorShape(layout, group, num_pages);
+    const int64_t bytes = RoundUp(TensorBytes(layout, group, num_pages));
+    for (int layer = 0; layer < group.num_layers; ++layer) {
+      keys_.emplace_back(next, group.dtype, shape);
+      values_.emplace_back(next + bytes, group.dtype, shape);
+      next += 2 * bytes;
+    }
+  }
+}
+
+}  // namespace sluice

@@ -1,0 +1,52 @@
+#include "kv/page_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "base/error.h"
+
+namespace sluice {
+namespace {
+
+KvLayout TwoGroups() {
+  return {.page_size = 4,
+          .groups = {{.num_layers = 2, .num_kv_heads = 3, .head_dim = 5, .dtype = DType::kF32},
+                     {.num_layers = 1, .num_kv_heads = 1, .head_dim = 7, .dtype = DType::kBF16}}};
+}
+
+TEST(KvLayout, CountsLayersAndBytes) {
+  EXPECT_EQ(TwoGroups().num_layers(), 3);
+  EXPECT_EQ(TwoGroups().BytesPerPage(), 2 * 2 * (3 * 4 * 5 * 4) + 2 * (1 * 4 * 7 * 2));
+}
+
+TEST(PagePool, GivesEachLayerItsOwnAlignedTensors) {
+  const PagePool pool(TwoGroups(), 3);
+  std::vector<TensorView> tensors;
+  for (int layer = 0; layer < 3; ++layer) {
+    tensors.push_back(pool.Keys(layer));
+    tensors.push_back(pool.Values(layer));
+  }
+  EXPECT_EQ(tensors[0].shape(), (Shape{3, 3, 4, 5}));
+  EXPECT_EQ(tensors[5].shape(), (Shape{3, 1, 4, 7}));
+  EXPECT_EQ(tensors[5].dtype(), DType::kBF16);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(tensors[i].raw()) % 64, 0u);
+    std::memset(tensors[i].raw(), static_cast<int>(i + 1), tensors[i].NumBytes());
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const auto* bytes = static_cast<const uint8_t*>(tensors[i].raw());
+    EXPECT_TRUE(std::all_of(bytes, bytes + tensors[i].NumBytes(),
+                            [i](uint8_t byte) { return byte == i + 1; }))
+        << "tensor " << i << " overlaps another";
+  }
+}
+
+TEST(PagePool, RefusesNoPages) {
+  EXPECT_THROW(PagePool(TwoGroups(), 0), InternalError);
+}
+
+}  // namespace
+}  // namespace sluice
