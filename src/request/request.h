@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "sampling/sample_types.h"
 #include "sampling/sampling_params.h"
 #include "tokenizer/token_id.h"
 
@@ -28,20 +29,6 @@ enum class FinishReason {
 
 // "stop", "length", "abort", "error".
 const char* FinishReasonName(FinishReason reason);
-
-struct TokenLogprob {
-  TokenId token = 0;
-  float logprob = 0;
-};
-
-// A chosen (or, for a prompt, given) token. `logprob` is the natural logarithm of its probability
-// under the model before temperature, penalties and truncation.
-struct SampledToken {
-  TokenId token = 0;
-  float logprob = 0;
-  int rank = 0;                   // 1 = the most likely token; 0 where logprobs were not asked for
-  std::vector<TokenLogprob> top;  // most likely first, as many as were asked for
-};
 
 // One report on one sequence of a request. Reports of a sequence come in order, from the engine's
 // thread; the last one carries `finish`.

@@ -12,17 +12,6 @@ namespace sluice {
 // Which KV positions a query row sees: its own and all before, or those and what `ancestors` says.
 enum class StepMask { kCausal, kTree };
 
-// What a sampler needs beside the logits. Penalties look at `history`; it is empty when no
-// parameter needs it.
-struct SampleContext {
-  SamplingParams params;
-  uint64_t seed = 0;             // resolved: never absent here
-  int prompt_length = 0;         // history[0, prompt_length) is the prompt
-  std::vector<TokenId> history;  // prompt and committed tokens up to and including tokens[0] of the
-                                 // slice's first sample row; later rows add the slice's own tokens
-  int generated = 0;             // committed output tokens before the first sample row's token
-};
-
 // One sequence's share of a step: which tokens run, where their keys and values go, which rows are
 // sampled. Plain data.
 struct SequenceSlice {
@@ -35,13 +24,17 @@ struct SequenceSlice {
   StepMask mask = StepMask::kCausal;
   std::vector<uint64_t> ancestors;   // [q] for kTree: bit i = query row i is visible
   std::vector<int32_t> sample_rows;  // ascending rows of `tokens` to sample after
-  SampleContext sample;
+  SampleContext sample;              // of the first sample row; params also where rows are scored
   // Rows whose next token is known and scored: the prompt's, when prompt_logprobs is asked for.
   struct ScoreRow {
     int32_t row = 0;
     TokenId target = 0;
   };
   std::vector<ScoreRow> score_rows;
+
+  // The context of sample row `i` (an index into sample_rows): `sample` moved on over the rows in
+  // between.
+  SampleContext ContextOfSample(int i) const;
 };
 
 // One step of the model for a batch. Made by sched/, run by an engine::Worker. Plain data, complete

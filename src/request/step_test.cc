@@ -1,0 +1,44 @@
+#include "request/step.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace sluice {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+SequenceSlice SliceWithDrafts() {
+  SequenceSlice slice;
+  slice.tokens = {10, 11, 12};
+  slice.sample_rows = {0, 1, 2};
+  slice.sample.prompt_length = 2;
+  slice.sample.generated = 1;
+  slice.sample.history = {8, 9, 10};
+  return slice;
+}
+
+TEST(ContextOfSample, LaterRowsSeeTheDraftsBeforeThem) {
+  const SequenceSlice slice = SliceWithDrafts();
+  EXPECT_THAT(slice.ContextOfSample(0).history, ElementsAre(8, 9, 10));
+  EXPECT_EQ(slice.ContextOfSample(0).generated, 1);
+  EXPECT_THAT(slice.ContextOfSample(2).history, ElementsAre(8, 9, 10, 11, 12));
+  EXPECT_EQ(slice.ContextOfSample(2).generated, 3);
+}
+
+TEST(ContextOfSample, KeepsAnEmptyHistoryEmpty) {
+  SequenceSlice slice = SliceWithDrafts();
+  slice.sample.history.clear();
+  EXPECT_THAT(slice.ContextOfSample(1).history, IsEmpty());
+  EXPECT_EQ(slice.ContextOfSample(1).generated, 2);
+}
+
+TEST(ContextOfSample, RefusesARowThatIsNotSampled) {
+  EXPECT_THROW(SliceWithDrafts().ContextOfSample(3), InternalError);
+}
+
+}  // namespace
+}  // namespace sluice
