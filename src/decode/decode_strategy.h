@@ -34,7 +34,9 @@ class DecodeStrategy {
  public:
   virtual ~DecodeStrategy() = default;
 
-  // The rows to run for `sequence`, at most `max_rows` (at least 1). Prefill is cut to max_rows.
+  // The rows to run for `sequence`, at most `max_rows` (at least 1). Prefill is cut to max_rows,
+  // and so are drafts: the scheduler counts the context, max_tokens, pages and the step's budget
+  // into it.
   virtual StepDemand Demand(const Sequence& sequence, int max_rows) = 0;
 
   // Digests the sampled rows of a step that ran `demand`. Does not change the sequence.

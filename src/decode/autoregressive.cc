@@ -1,0 +1,27 @@
+#include "decode/chain.h"
+
+namespace sluice {
+
+namespace {
+
+class Autoregressive : public DecodeStrategy {
+ public:
+  StepDemand Demand(const Sequence& sequence, int max_rows) override {
+    return NextTokens(sequence, max_rows);
+  }
+
+  StepOutcome Accept(const Sequence& /*sequence*/, const StepDemand& demand,
+                     const SliceResult& result) override {
+    return AcceptChain(demand, result);
+  }
+
+  std::string Name() const override { return "autoregressive"; }
+};
+
+}  // namespace
+
+std::unique_ptr<DecodeStrategy> MakeAutoregressive() {
+  return std::make_unique<Autoregressive>();
+}
+
+}  // namespace sluice
