@@ -4,7 +4,7 @@
 
 namespace sluice {
 
-// Index into a vocabulary.
+// A token's row in the embedding table. Never negative in a prompt or an output.
 using TokenId = int32_t;
 
 }  // namespace sluice
