@@ -16,7 +16,7 @@ test:  ## build and run every test
 	bash tools/test/run_tests.sh
 
 asan tsan: setup  ## the unit tests under address + undefined, or thread, sanitizer
-	cmake --preset $@ && cmake --build --preset $@ -j $(JOBS) && ctest --preset $@
+	cmake --preset $@ -DSLUICE_BUILD_BENCHMARKS=OFF && cmake --build --preset $@ -j $(JOBS) && ctest --preset $@
 
 bench: setup  ## the benchmarks of every op
 	cmake --preset release && cmake --build --preset release -j $(JOBS)
