@@ -26,4 +26,11 @@
   }
 
 // The pointer to `function` of a tier. Use inside namespace sluice::ops.
-#define SLUICE_TIER_FUNCTION(tier, function) (static_cast<void>(tier), &reference::function)
+#if SLUICE_X86_TIERS
+#define SLUICE_TIER_FUNCTION(tier, function)                \
+  ((tier) == ::sluice::CpuTier::kAvx512 ? &avx512::function \
+   : (tier) == ::sluice::CpuTier::kAvx2 ? &avx2::function   \
+                                        : &portable::function)
+#else
+#define SLUICE_TIER_FUNCTION(tier, function) (static_cast<void>(tier), &portable::function)
+#endif

@@ -1,0 +1,281 @@
+#include "ops/attention/attention_kernels.h"
+#include "ops/common/cpu/dot_tile.h"
+#include "ops/common/cpu/vec_math.h"
+
+namespace sluice::ops::SLUICE_TIER {
+namespace {
+
+constexpr float kNegativeInfinity = -__builtin_inff();
+
+// What a row sees of the current tile, as offsets into it. With `holes`, some positions between
+// are hidden.
+struct TileRow {
+  int64_t row;
+  int64_t begin;
+  int64_t end;
+  bool holes;
+};
+
+// The block's working set: the current tile of KV widened to f32, and the state of each row's
+// online softmax.
+struct State {
+  int64_t tile_stride;  // floats of a row of scores
+  int64_t width;        // floats of a row of v and of sums, head_dim rounded up to 16
+  float* k;             // [page_size, head_dim]
+  float* v;             // [page_size, width], zeros behind head_dim
+  float* scores;        // [rows, tile_stride]
+  float* sums;          // [rows, width]
+  float largest[kAttentionBlockRows];
+  float total[kAttentionBlockRows];
+  float correction[kAttentionBlockRows];
+  TileRow active[kAttentionBlockRows];
+  int64_t active_count;
+};
+
+bool Sees(const VisibleRange& range, int64_t position) {
+  if (position < range.tree_begin) return true;
+  const int64_t bit = position - range.tree_begin;
+  return bit < 64 && ((range.tree_bits >> bit) & 1u) != 0;
+}
+
+// Trims [begin, end) of the tile at `first` to the positions that the row sees.
+TileRow Trim(const VisibleRange& range, int64_t row, int64_t first, int64_t page_size) {
+  TileRow part{row, range.begin - first, range.end - first, false};
+  if (part.begin < 0) part.begin = 0;
+  if (part.end > page_size) part.end = page_size;
+  if (first + part.end <= range.tree_begin) return part;
+  while (part.begin < part.end && !Sees(range, first + part.begin)) ++part.begin;
+  while (part.begin < part.end && !Sees(range, first + part.end - 1)) --part.end;
+  for (int64_t p = part.begin; p < part.end; ++p) {
+    part.holes = part.holes || !Sees(range, first + p);
+  }
+  return part;
+}
+
+template <class T>
+void WidenRows(const T* from, int64_t begin, int64_t end, int64_t head_dim, float* to,
+               int64_t stride) {
+  for (int64_t p = begin; p < end; ++p) {
+    int64_t d = 0;
+    for (; d + Vec::kLanes <= head_dim; d += Vec::kLanes) {
+      Vec::Store(to + p * stride + d, Vec::Load(from + p * head_dim + d));
+    }
+    for (; d < stride; d += Vec::kLanes) {
+      const int64_t rest = head_dim > d ? head_dim - d : 0;
+      const int64_t room = stride - d < Vec::kLanes ? stride - d : Vec::kLanes;
+      const Vec value = Vec::LoadN(from + p * head_dim + d, rest);
+      if (room == Vec::kLanes) {
+        Vec::Store(to + p * stride + d, value);
+      } else {
+        Vec::StoreN(to + p * stride + d, value, room);
+      }
+    }
+  }
+}
+
+void LoadTile(const AttentionBlockParams& params, int64_t tile, int64_t begin, int64_t end,
+              State& state) {
+  const std::byte* k = params.k + params.pages[tile] * params.page_stride;
+  const std::byte* v = params.v + params.pages[tile] * params.page_stride;
+  if (params.dtype == DType::kBF16) {
+    WidenRows(reinterpret_cast<const Bf16*>(k), begin, end, params.head_dim, state.k,
+              params.head_dim);
+    WidenRows(reinterpret_cast<const Bf16*>(v), begin, end, params.head_dim, state.v, state.width);
+  } else {
+    WidenRows(reinterpret_cast<const float*>(k), begin, end, params.head_dim, state.k,
+              params.head_dim);
+    WidenRows(reinterpret_cast<const float*>(v), begin, end, params.head_dim, state.v, state.width);
+  }
+}
+
+// Scores of the active rows against positions [begin, end) of the tile.
+void ScoreTile(const AttentionBlockParams& params, int64_t begin, int64_t end, State& state) {
+  const float* q[kAttentionBlockRows];
+  for (int64_t i = 0; i < state.active_count; ++i) {
+    q[i] = params.q[state.active[i].row];
+    for (int64_t p = begin; p < end; ++p) state.scores[i * state.tile_stride + p] = 0.0f;
+  }
+  DotChunk(q, state.active_count, 0, state.k + begin * params.head_dim, params.head_dim,
+           end - begin, params.head_dim, state.scores + begin, state.tile_stride);
+}
+
+// Turns one row's scores into weights, hidden positions into 0, and moves its softmax on.
+void WeighRow(const AttentionBlockParams& params, int64_t first, int64_t i, State& state) {
+  const TileRow& part = state.active[i];
+  float* scores = state.scores + i * state.tile_stride;
+  for (int64_t p = 0; p < state.tile_stride; ++p) {
+    const bool inside = p >= part.begin && p < part.end;
+    scores[p] = inside ? scores[p] * params.scale : kNegativeInfinity;
+  }
+  for (int64_t p = part.begin; part.holes && p < part.end; ++p) {
+    if (!Sees(params.sees[part.row], first + p)) scores[p] = kNegativeInfinity;
+  }
+  Vec tile_largest = Vec::Set1(kNegativeInfinity);
+  for (int64_t p = 0; p < state.tile_stride; p += Vec::kLanes) {
+    tile_largest = Vec::Max(tile_largest, Vec::Load(scores + p));
+  }
+  const float before = state.largest[part.row];
+  const float now = Vec::ReduceMax(tile_largest);
+  const float largest = now > before ? now : before;
+  Vec total = Vec::Zero();
+  for (int64_t p = 0; p < state.tile_stride; p += Vec::kLanes) {
+    const Vec weight = Exp(Vec::Sub(Vec::Load(scores + p), Vec::Set1(largest)));
+    Vec::Store(scores + p, weight);
+    total = Vec::Add(total, weight);
+  }
+  const float correction = ExpOne(before - largest);
+  state.largest[part.row] = largest;
+  state.correction[i] = correction;
+  state.total[part.row] = state.total[part.row] * correction + Vec::ReduceAdd(total);
+}
+
+// sums = sums * correction + weights v for kRows active rows from `i` on that see the same
+// positions without holes, over kVecs vectors of the width.
+template <int kRows, int kVecs>
+void AddValues(int64_t i, int64_t d, State& state) {
+  const TileRow& part = state.active[i];
+  Vec sums[kRows][kVecs];
+#pragma GCC unroll 4
+  for (int m = 0; m < kRows; ++m) {
+    const float* row = state.sums + state.active[i + m].row * state.width + d;
+    const Vec correction = Vec::Set1(state.correction[i + m]);
+#pragma GCC unroll 4
+    for (int c = 0; c < kVecs; ++c) {
+      sums[m][c] = Vec::Mul(Vec::Load(row + c * Vec::kLanes), correction);
+    }
+  }
+  const float* weights = state.scores + i * state.tile_stride;
+  for (int64_t p = part.begin; p < part.end; ++p) {
+    Vec value[kVecs];
+#pragma GCC unroll 4
+    for (int c = 0; c < kVecs; ++c) {
+      value[c] = Vec::Load(state.v + p * state.width + d + c * Vec::kLanes);
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+      const Vec weight = Vec::Set1(weights[m * state.tile_stride + p]);
+#pragma GCC unroll 4
+      for (int c = 0; c < kVecs; ++c) sums[m][c] = Vec::Fma(weight, value[c], sums[m][c]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int m = 0; m < kRows; ++m) {
+    float* row = state.sums + state.active[i + m].row * state.width + d;
+#pragma GCC unroll 4
+    for (int c = 0; c < kVecs; ++c) Vec::Store(row + c * Vec::kLanes, sums[m][c]);
+  }
+}
+
+template <int kRows>
+void AddValuesOfRows(int64_t i, State& state) {
+  constexpr int kVecs = 4;
+  int64_t d = 0;
+  for (; d + kVecs * Vec::kLanes <= state.width; d += kVecs * Vec::kLanes) {
+    AddValues<kRows, kVecs>(i, d, state);
+  }
+  for (; d < state.width; d += Vec::kLanes) AddValues<kRows, 1>(i, d, state);
+}
+
+// As AddValues for one row with holes: hidden positions are passed over, not multiplied by 0, since
+// their values may be anything.
+void AddValuesWithHoles(const AttentionBlockParams& params, int64_t first, int64_t i,
+                        State& state) {
+  const TileRow& part = state.active[i];
+  float* sums = state.sums + part.row * state.width;
+  const Vec correction = Vec::Set1(state.correction[i]);
+  for (int64_t d = 0; d < state.width; d += Vec::kLanes) {
+    Vec sum = Vec::Mul(Vec::Load(sums + d), correction);
+    for (int64_t p = part.begin; p < part.end; ++p) {
+      if (!Sees(params.sees[part.row], first + p)) continue;
+      const Vec weight = Vec::Set1(state.scores[i * state.tile_stride + p]);
+      sum = Vec::Fma(weight, Vec::Load(state.v + p * state.width + d), sum);
+    }
+    Vec::Store(sums + d, sum);
+  }
+}
+
+// How many active rows from `i` on, at most 4, see the same positions without holes.
+int64_t SameRange(const State& state, int64_t i) {
+  const TileRow& part = state.active[i];
+  int64_t count = 1;
+  while (count < 4 && i + count < state.active_count) {
+    const TileRow& next = state.active[i + count];
+    if (next.holes || next.begin != part.begin || next.end != part.end) break;
+    ++count;
+  }
+  return count;
+}
+
+void AddTile(const AttentionBlockParams& params, int64_t first, State& state) {
+  int64_t i = 0;
+  while (i < state.active_count) {
+    const int64_t count = state.active[i].holes ? 1 : SameRange(state, i);
+    if (state.active[i].holes) {
+      AddValuesWithHoles(params, first, i, state);
+      i += 1;
+    } else if (count == 4) {
+      AddValuesOfRows<4>(i, state);
+      i += 4;
+    } else if (count >= 2) {
+      AddValuesOfRows<2>(i, state);
+      i += 2;
+    } else {
+      AddValuesOfRows<1>(i, state);
+      i += 1;
+    }
+  }
+}
+
+void RunTile(const AttentionBlockParams& params, int64_t tile, State& state) {
+  const int64_t first = tile * params.page_size;
+  int64_t begin = params.page_size;
+  int64_t end = 0;
+  state.active_count = 0;
+  for (int64_t row = 0; row < params.rows; ++row) {
+    const TileRow part = Trim(params.sees[row], row, first, params.page_size);
+    if (part.begin >= part.end) continue;
+    state.active[state.active_count++] = part;
+    begin = part.begin < begin ? part.begin : begin;
+    end = part.end > end ? part.end : end;
+  }
+  if (state.active_count == 0) return;
+  LoadTile(params, tile, begin, end, state);
+  ScoreTile(params, begin, end, state);
+  for (int64_t i = 0; i < state.active_count; ++i) WeighRow(params, first, i, state);
+  AddTile(params, first, state);
+}
+
+void StoreRow(const AttentionBlockParams& params, int64_t row, const State& state) {
+  const float* sums = state.sums + row * state.width;
+  const float total = state.total[row];
+  for (int64_t d = 0; d < params.head_dim; ++d) {
+    params.out[row][d] = total > 0.0f ? sums[d] / total : 0.0f;
+  }
+}
+
+}  // namespace
+
+void AttentionBlock(const AttentionBlockParams& params) {
+  State state;
+  state.tile_stride = (params.page_size + 15) / 16 * 16;
+  state.width = (params.head_dim + 15) / 16 * 16;
+  state.k = params.scratch;
+  state.v = state.k + state.tile_stride * state.width;
+  state.scores = state.v + state.tile_stride * state.width;
+  state.sums = state.scores + kAttentionBlockRows * state.tile_stride;
+  int64_t begin = params.sees[0].begin;
+  int64_t end = 0;
+  for (int64_t row = 0; row < params.rows; ++row) {
+    state.largest[row] = kNegativeInfinity;
+    state.total[row] = 0.0f;
+    for (int64_t d = 0; d < state.width; ++d) state.sums[row * state.width + d] = 0.0f;
+    begin = params.sees[row].begin < begin ? params.sees[row].begin : begin;
+    end = params.sees[row].end > end ? params.sees[row].end : end;
+  }
+  for (int64_t tile = begin / params.page_size; tile * params.page_size < end; ++tile) {
+    RunTile(params, tile, state);
+  }
+  for (int64_t row = 0; row < params.rows; ++row) StoreRow(params, row, state);
+}
+
+}  // namespace sluice::ops::SLUICE_TIER

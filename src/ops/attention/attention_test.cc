@@ -1,0 +1,341 @@
+#include "ops/attention/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "ops/common/load_float.h"
+#include "ops/common/test_support.h"
+
+namespace sluice::ops {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// KV of one sequence, scattered over pages of a pool in random order. What no row may see is NaN.
+class Cache {
+ public:
+  Cache(const AttentionDesc& desc, DType dtype, int page_size, int kv_length, std::mt19937& random)
+      : page_size_(page_size), kv_length_(kv_length) {
+    const int count = (kv_length + page_size - 1) / page_size;
+    const Shape pool = {count + 3, desc.num_kv_heads, page_size, desc.head_dim};
+    k_pages_ = Tensor(dtype, pool);
+    v_pages_ = Tensor(dtype, pool);
+    Tensor empty(DType::kF32, pool);
+    std::fill_n(empty.data<float>(), pool.NumElements(), kNan);
+    ConvertFloats(empty, k_pages_);
+    ConvertFloats(empty, v_pages_);
+    pages_.resize(count + 3);
+    std::iota(pages_.begin(), pages_.end(), 0);
+    std::shuffle(pages_.begin(), pages_.end(), random);
+    pages_.resize(count);
+    k_ = RandomTensor({kv_length, desc.num_kv_heads, desc.head_dim}, random, 2.0f);
+    v_ = RandomTensor({kv_length, desc.num_kv_heads, desc.head_dim}, random, 2.0f);
+  }
+
+  // Writes positions [0, end).
+  void Fill(int end, OpContext& context) {
+    Tensor slots(DType::kI64, {end});
+    for (int p = 0; p < end; ++p) {
+      slots.data<int64_t>()[p] = int64_t{pages_[p / page_size_]} * page_size_ + p % page_size_;
+    }
+    KvWrite(k_.view().Slice(0, end), v_.view().Slice(0, end), slots, pages(), context);
+    // What the cache holds is what attention reads: rounded where the pages are bf16.
+    Tensor rounded = Convert(k_, k_pages_.view().dtype());
+    k_values_ = ToDoubles(rounded);
+    v_values_ = ToDoubles(Convert(v_, k_pages_.view().dtype()));
+  }
+
+  KvPages pages() const { return {k_pages_, v_pages_}; }
+  std::vector<int32_t>& table() { return pages_; }
+  int kv_length() const { return kv_length_; }
+  double k(int64_t i) const { return k_values_[i]; }
+  double v(int64_t i) const { return v_values_[i]; }
+
+ private:
+  int page_size_;
+  int kv_length_;
+  Tensor k_pages_, v_pages_, k_, v_;
+  std::vector<int32_t> pages_;
+  std::vector<double> k_values_, v_values_;
+};
+
+// Softmax attention in double precision of row `row` of q over the positions that `sees` allows.
+template <class Sees>
+void AppendExpected(const AttentionDesc& desc, const Tensor& q, int64_t row, const Cache& cache,
+                    const Sees& sees, std::vector<double>& want) {
+  const int64_t dim = desc.head_dim;
+  for (int64_t h = 0; h < desc.num_heads; ++h) {
+    const int64_t kv_head = h * desc.num_kv_heads / desc.num_heads;
+    std::vector<double> sums(dim, 0.0);
+    double total = 0.0;
+    for (int p = 0; p < cache.kv_length(); ++p) {
+      if (!sees(p)) continue;
+      const int64_t at = (p * desc.num_kv_heads + kv_head) * dim;
+      double score = 0.0;
+      for (int64_t d = 0; d < dim; ++d) {
+        score += q.data<float>()[(row * desc.num_heads + h) * dim + d] * cache.k(at + d);
+      }
+      const double weight = std::exp(score * desc.scale);
+      total += weight;
+      for (int64_t d = 0; d < dim; ++d) sums[d] += weight * cache.v(at + d);
+    }
+    for (const double sum : sums) want.push_back(total > 0.0 ? sum / total : 0.0);
+  }
+}
+
+std::vector<int32_t> Range(int begin, int end) {
+  std::vector<int32_t> values(end - begin);
+  std::iota(values.begin(), values.end(), begin);
+  return values;
+}
+
+AttentionDesc Desc(int heads, int kv_heads, int head_dim, int window = 0) {
+  return {.num_heads = heads,
+          .num_kv_heads = kv_heads,
+          .head_dim = head_dim,
+          .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+          .window = window};
+}
+
+class AttentionTest : public OpTest {
+ protected:
+  Guarded Run(const AttentionDesc& desc, ConstTensorView q, const AttentionSequence& sequence,
+              const Cache& cache, OpContext& run_context) {
+    Guarded out(DType::kF32, {q.dim(0), q.dim(1), q.dim(2)});
+    Attention(desc, q, std::span(&sequence, 1), cache.pages(), out, run_context);
+    return out;
+  }
+};
+
+struct Form {
+  int heads, kv_heads, head_dim, page_size, kv_length, queries;
+};
+
+constexpr Form kForms[] = {{1, 1, 16, 4, 1, 1},     {4, 4, 64, 16, 37, 1}, {8, 2, 128, 16, 100, 5},
+                           {6, 1, 24, 5, 23, 23},   {3, 3, 80, 8, 64, 3},  {70, 1, 32, 16, 20, 2},
+                           {2, 1, 256, 32, 70, 40}, {12, 4, 40, 1, 9, 4}};
+
+TEST_P(AttentionTest, MatchesDoublePrecisionUnderEachMask) {
+  std::mt19937 random(1);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const Form& form : kForms) {
+      for (const AttentionMask mask :
+           {AttentionMask::kCausal, AttentionMask::kWindow, AttentionMask::kFull}) {
+        SCOPED_TRACE(::testing::Message() << dtype << " heads " << form.heads << " dim "
+                                          << form.head_dim << " mask " << static_cast<int>(mask));
+        const AttentionDesc desc = Desc(form.heads, form.kv_heads, form.head_dim, 7);
+        Cache cache(desc, dtype, form.page_size, form.kv_length, random);
+        cache.Fill(form.kv_length, context());
+        const Tensor q = RandomTensor({form.queries, form.heads, form.head_dim}, random, 2.0f);
+        const std::vector<int32_t> positions = Range(form.kv_length - form.queries, form.kv_length);
+        const AttentionSequence sequence{.query_begin = 0,
+                                         .query_count = form.queries,
+                                         .positions = positions,
+                                         .pages = cache.table(),
+                                         .kv_length = form.kv_length,
+                                         .mask = mask};
+        const Guarded out = Run(desc, q, sequence, cache, context());
+        std::vector<double> want;
+        for (int i = 0; i < form.queries; ++i) {
+          const int position = positions[i];
+          AppendExpected(
+              desc, q, i, cache,
+              [&](int p) {
+                if (mask == AttentionMask::kFull) return true;
+                return p <= position &&
+                       (mask == AttentionMask::kCausal || p > position - desc.window);
+              },
+              want);
+        }
+        const std::vector<double> scale(want.size(), 2.0);
+        ExpectClose(out, want, scale, 2e-6);
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, TreeRowsSeeTheirAncestors) {
+  std::mt19937 random(2);
+  const AttentionDesc desc = Desc(4, 2, 32);
+  for (const int rows : {1, 7, 64}) {
+    const int before = 21;
+    Cache cache(desc, DType::kF32, 8, before + rows, random);
+    cache.Fill(before + rows, context());
+    const Tensor q = RandomTensor({rows, 4, 32}, random);
+    std::vector<uint64_t> ancestors(rows);
+    std::vector<int32_t> positions(rows);
+    for (int i = 0; i < rows; ++i) {  // row i hangs below a random earlier row, or the root
+      const int parent = static_cast<int>(random() % (i + 1)) - 1;
+      ancestors[i] = (uint64_t{1} << i) | (parent < 0 ? 0 : ancestors[parent]);
+      positions[i] = parent < 0 ? before : positions[parent] + 1;
+    }
+    const std::vector<int32_t> slots = Range(before, before + rows);
+    const AttentionSequence sequence{.query_begin = 0,
+                                     .query_count = rows,
+                                     .positions = positions,
+                                     .pages = cache.table(),
+                                     .kv_length = before + rows,
+                                     .mask = AttentionMask::kTree,
+                                     .ancestors = ancestors,
+                                     .slots_of_queries = slots};
+    const Guarded out = Run(desc, q, sequence, cache, context());
+    std::vector<double> want;
+    for (int i = 0; i < rows; ++i) {
+      AppendExpected(
+          desc, q, i, cache,
+          [&](int p) { return p < before || ((ancestors[i] >> (p - before)) & 1u) != 0; }, want);
+    }
+    const std::vector<double> scale(want.size(), 2.0);
+    ExpectClose(out, want, scale, 1e-6);
+  }
+}
+
+// Positions are written only as a chunk needs them, so later ones are NaN while earlier rows run.
+TEST_P(AttentionTest, ChunksGiveTheSameBits) {
+  std::mt19937 random(3);
+  OpRunner five_threads(GetParam(), 5);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const AttentionMask mask : {AttentionMask::kCausal, AttentionMask::kWindow}) {
+      const AttentionDesc desc = Desc(8, 2, 72, 19);
+      constexpr int kLength = 53;
+      Cache cache(desc, dtype, 16, kLength, random);
+      const Tensor q = RandomTensor({kLength, 8, 72}, random);
+      const std::vector<int32_t> positions = Range(0, kLength);
+      const auto run = [&](int begin, int end, OpContext& run_context) {
+        cache.Fill(end, run_context);
+        const std::span<const int32_t> all(positions);
+        const AttentionSequence sequence{.query_begin = 0,
+                                         .query_count = end - begin,
+                                         .positions = all.subspan(begin, end - begin),
+                                         .pages = cache.table(),
+                                         .kv_length = end,
+                                         .mask = mask};
+        return Run(desc, q.view().Slice(begin, end), sequence, cache, run_context);
+      };
+      std::vector<Guarded> chunks;
+      for (int begin = 0; begin < kLength; begin += 7) {
+        chunks.push_back(run(begin, std::min(begin + 7, kLength), context()));
+      }
+      const Guarded whole = run(0, kLength, five_threads.context());
+      for (size_t i = 0; i < chunks.size(); ++i) {
+        ExpectSameBits(chunks[i].data<float>(), whole.data<float>() + i * 7 * 8 * 72,
+                       chunks[i].view().NumElements());
+      }
+      for (int row = 0; row < kLength; ++row) {
+        const Guarded alone = run(row, row + 1, context());
+        ExpectSameBits(alone.data<float>(), whole.data<float>() + row * 8 * 72, 8 * 72);
+      }
+    }
+  }
+}
+
+// A straight chain of drafts computes exactly what a causal chunk computes, bit for bit; siblings
+// that a row does not see may hold anything.
+TEST_P(AttentionTest, TreeChainsHaveTheBitsOfCausalRows) {
+  std::mt19937 random(4);
+  const AttentionDesc desc = Desc(4, 4, 64);
+  constexpr int kBefore = 13;
+  constexpr int kRows = 9;
+  Cache cache(desc, DType::kBF16, 8, kBefore + kRows, random);
+  cache.Fill(kBefore + kRows, context());
+  const Tensor q = RandomTensor({kRows, 4, 64}, random);
+  const std::vector<int32_t> positions = Range(kBefore, kBefore + kRows);
+  std::vector<uint64_t> ancestors(kRows);
+  for (int i = 0; i < kRows; ++i) ancestors[i] = (uint64_t{2} << i) - 1;
+  AttentionSequence sequence{.query_begin = 0,
+                             .query_count = kRows,
+                             .positions = positions,
+                             .pages = cache.table(),
+                             .kv_length = kBefore + kRows,
+                             .mask = AttentionMask::kTree,
+                             .ancestors = ancestors,
+                             .slots_of_queries = positions};
+  const Guarded tree = Run(desc, q, sequence, cache, context());
+  sequence.mask = AttentionMask::kCausal;
+  const Guarded causal = Run(desc, q, sequence, cache, context());
+  ExpectSameBits(tree.data<float>(), causal.data<float>(), kRows * 4 * 64);
+
+  // Row 0's KV becomes NaN and every other row stops seeing it.
+  std::vector<uint64_t> without(ancestors);
+  for (int i = 1; i < kRows; ++i) without[i] &= ~uint64_t{1};
+  sequence.mask = AttentionMask::kTree;
+  sequence.ancestors = without;
+  const Guarded expected = Run(desc, q, sequence, cache, context());
+  const int64_t page = cache.table()[kBefore / 8];
+  for (const TensorView& pages : {cache.pages().k, cache.pages().v}) {
+    for (int64_t h = 0; h < 4; ++h) {
+      const TensorView hidden = pages[page][h][kBefore % 8];
+      for (int d = 0; d < 64; ++d) hidden.data<Bf16>()[d] = ToBf16(kNan);
+    }
+  }
+  const Guarded out = Run(desc, q, sequence, cache, context());
+  ExpectSameBits(out.data<float>() + 4 * 64, expected.data<float>() + 4 * 64, (kRows - 1) * 4 * 64);
+}
+
+TEST_P(AttentionTest, SequencesOfAStepDoNotMeet) {
+  std::mt19937 random(5);
+  const AttentionDesc desc = Desc(4, 2, 32);
+  Cache cache(desc, DType::kF32, 8, 40, random);
+  cache.Fill(40, context());
+  const Tensor q = RandomTensor({6, 4, 32}, random);
+  const std::vector<int32_t> positions = {3, 4, 39, 17, 18, 19};
+  const auto sequence = [&](int begin, int count, int kv_length) {
+    return AttentionSequence{.query_begin = begin,
+                             .query_count = count,
+                             .positions = std::span(positions).subspan(begin, count),
+                             .pages = cache.table(),
+                             .kv_length = kv_length,
+                             .mask = AttentionMask::kCausal};
+  };
+  const AttentionSequence sequences[] = {sequence(0, 2, 5), sequence(2, 1, 40), sequence(3, 0, 0),
+                                         sequence(3, 3, 20)};
+  Guarded together(DType::kF32, {6, 4, 32});
+  Attention(desc, q, sequences, cache.pages(), together, context());
+  together.ExpectGuardsIntact();
+  for (const AttentionSequence& one : sequences) {
+    Guarded alone(DType::kF32, {6, 4, 32});
+    Attention(desc, q, std::span(&one, 1), cache.pages(), alone, context());
+    const int64_t first = one.query_begin * 4 * 32;
+    ExpectSameBits(alone.data<float>() + first, together.data<float>() + first,
+                   one.query_count * 4 * 32);
+  }
+}
+
+TEST_P(AttentionTest, PagesOutsideTheWindowAreNotRead) {
+  std::mt19937 random(6);
+  const AttentionDesc desc = Desc(2, 2, 16, 6);
+  Cache cache(desc, DType::kF32, 4, 30, random);
+  cache.Fill(30, context());
+  const Tensor q = RandomTensor({1, 2, 16}, random);
+  const std::vector<int32_t> positions = {29};
+  const auto run = [&] {
+    const AttentionSequence sequence{.query_begin = 0,
+                                     .query_count = 1,
+                                     .positions = positions,
+                                     .pages = cache.table(),
+                                     .kv_length = 30,
+                                     .mask = AttentionMask::kWindow};
+    return Run(desc, q, sequence, cache, context());
+  };
+  const Guarded before = run();
+  for (int i = 0; i < 6; ++i) cache.table()[i] = -1;  // positions below 24
+  const Guarded after = run();
+  ExpectSameBits(before.data<float>(), after.data<float>(), 2 * 16);
+  cache.table()[6] = -1;
+  EXPECT_THROW(run(), InternalError);
+}
+
+TEST_P(AttentionTest, SaysWhatItSupports) {
+  EXPECT_TRUE(AttentionSupports(Desc(32, 4, 128)));
+  EXPECT_FALSE(AttentionSupports(Desc(32, 5, 128)));
+  EXPECT_FALSE(AttentionSupports(Desc(32, 4, 8)));
+  EXPECT_FALSE(AttentionSupports(Desc(32, 4, 100)));
+  EXPECT_FALSE(AttentionSupports(Desc(32, 4, 264)));
+}
+
+SLUICE_INSTANTIATE_OP_TEST(AttentionTest);
+
+}  // namespace
+}  // namespace sluice::ops

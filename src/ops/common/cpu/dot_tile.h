@@ -1,0 +1,164 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "device/dtype.h"
+#include "ops/common/cpu/vec.h"
+
+// Products of rows of x with rows of w, the arithmetic that Gemm, GroupedGemm and Attention share.
+//
+// The sum of one element: K is cut into chunks of kDepthChunk; within a chunk lane l of one vector
+// sums the elements k = l modulo the lanes, in order; ReduceAdd joins the lanes; the chunks' sums
+// are added to the output in order. Every tile does it like this, whatever its height and width,
+// so that the bits of an element do not depend on the tile it falls into.
+namespace sluice::ops::SLUICE_TIER {
+
+// 8 columns of one chunk, widened to f32, are 16 KB: they stay in the first-level cache with the
+// rows that pass over them.
+inline constexpr int64_t kDepthChunk = 512;
+
+// From this many rows on, columns are widened once into scratch. Below, widening in registers is
+// cheaper than the round trip.
+inline constexpr int64_t kPackRows = 8;
+
+// Sums of kRows x kColumns over one chunk: out[m][n] += x[m] . w[n]. `depth` <= kDepthChunk.
+template <int kRows, int kColumns, class T>
+inline void DotTile(const float* const* x, int64_t x_offset, const T* w, int64_t w_stride,
+                    int64_t depth, float* out, int64_t out_stride) {
+  Vec sums[kRows][kColumns];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kColumns; ++n) sums[m][n] = Vec::Zero();
+  }
+  const float* rows[kRows];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) rows[m] = x[m] + x_offset;
+  int64_t k = 0;
+  for (; k + Vec::kLanes <= depth; k += Vec::kLanes) {
+    Vec left[kRows];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) left[m] = Vec::Load(rows[m] + k);
+#pragma GCC unroll 8
+    for (int n = 0; n < kColumns; ++n) {
+      const Vec right = Vec::Load(w + n * w_stride + k);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) sums[m][n] = Vec::Fma(left[m], right, sums[m][n]);
+    }
+  }
+  if (k < depth) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kColumns; ++n) {
+      const Vec right = Vec::LoadN(w + n * w_stride + k, depth - k);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        sums[m][n] = Vec::Fma(Vec::LoadN(rows[m] + k, depth - k), right, sums[m][n]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kColumns; ++n) out[m * out_stride + n] += Vec::ReduceAdd(sums[m][n]);
+  }
+}
+
+// All rows against kColumns columns over one chunk.
+template <int kColumns, class T>
+inline void DotColumns(const float* const* x, int64_t rows, int64_t x_offset, const T* w,
+                       int64_t w_stride, int64_t depth, float* out, int64_t out_stride) {
+  static_assert(Vec::kTileRows == 3);
+  int64_t m = 0;
+  for (; m + 3 <= rows; m += 3) {
+    DotTile<3, kColumns>(x + m, x_offset, w, w_stride, depth, out + m * out_stride, out_stride);
+  }
+  if (rows - m == 2) {
+    DotTile<2, kColumns>(x + m, x_offset, w, w_stride, depth, out + m * out_stride, out_stride);
+  } else if (rows - m == 1) {
+    DotTile<1, kColumns>(x + m, x_offset, w, w_stride, depth, out + m * out_stride, out_stride);
+  }
+}
+
+// Widens `columns` x `depth` elements to f32, kDepthChunk floats a column.
+template <class T>
+inline void PackColumns(const T* w, int64_t w_stride, int64_t columns, int64_t depth,
+                        float* packed) {
+  for (int64_t n = 0; n < columns; ++n) {
+    int64_t k = 0;
+    for (; k + Vec::kLanes <= depth; k += Vec::kLanes) {
+      Vec::Store(packed + n * kDepthChunk + k, Vec::Load(w + n * w_stride + k));
+    }
+    if (k < depth) {
+      Vec::StoreN(packed + n * kDepthChunk + k, Vec::LoadN(w + n * w_stride + k, depth - k),
+                  depth - k);
+    }
+  }
+}
+
+// out[m][n] += x[m] . w[n] over one chunk, for any number of rows and columns, w as it lies.
+template <class T>
+inline void DotChunk(const float* const* x, int64_t rows, int64_t x_offset, const T* w,
+                     int64_t w_stride, int64_t columns, int64_t depth, float* out,
+                     int64_t out_stride) {
+  constexpr int kTile = Vec::kTileColumns;
+  int64_t n = 0;
+  for (; n + kTile <= columns; n += kTile) {
+    DotColumns<kTile>(x, rows, x_offset, w + n * w_stride, w_stride, depth, out + n, out_stride);
+  }
+  for (; n < columns; ++n) {
+    DotColumns<1>(x, rows, x_offset, w + n * w_stride, w_stride, depth, out + n, out_stride);
+  }
+}
+
+// As DotChunk, tile by tile through the widened copy.
+template <class T>
+inline void DotChunkPacked(const float* const* x, int64_t rows, int64_t x_offset, const T* w,
+                           int64_t w_stride, int64_t columns, int64_t depth, float* out,
+                           int64_t out_stride) {
+  constexpr int kTile = Vec::kTileColumns;
+  alignas(64) float packed[kTile * kDepthChunk];
+  for (int64_t n = 0; n < columns; n += kTile) {
+    const int64_t count = columns - n < kTile ? columns - n : kTile;
+    PackColumns(w + n * w_stride, w_stride, count, depth, packed);
+    DotChunk(x, rows, x_offset, packed, kDepthChunk, count, depth, out + n, out_stride);
+  }
+}
+
+// out[m][n] += x[m] . w[n] for w [columns, depth], dense.
+template <class T>
+inline void DotBlock(const float* const* x, int64_t rows, const T* w, int64_t columns,
+                     int64_t depth, float* out, int64_t out_stride) {
+  const auto chunk = [depth](int64_t k) {
+    return depth - k < kDepthChunk ? depth - k : kDepthChunk;
+  };
+  if (rows >= kPackRows) {
+    for (int64_t k = 0; k < depth; k += kDepthChunk) {
+      DotChunkPacked(x, rows, k, w + k, depth, columns, chunk(k), out, out_stride);
+    }
+    return;
+  }
+  // Few rows: weights come from memory, so take them in the order in which they lie there.
+  for (int64_t n = 0; n < columns; n += Vec::kTileColumns) {
+    const int64_t count = columns - n < Vec::kTileColumns ? columns - n : Vec::kTileColumns;
+    for (int64_t k = 0; k < depth; k += kDepthChunk) {
+      DotChunk(x, rows, k, w + n * depth + k, depth, count, chunk(k), out + n, out_stride);
+    }
+  }
+}
+
+inline void DotBlock(const float* const* x, int64_t rows, const std::byte* w, DType dtype,
+                     int64_t columns, int64_t depth, float* out, int64_t out_stride) {
+  if (dtype == DType::kBF16) {
+    const Bf16* typed = reinterpret_cast<const Bf16*>(w);
+    DotBlock(x, rows, typed, columns, depth, out, out_stride);
+  } else if (dtype == DType::kF16) {
+    const F16* typed = reinterpret_cast<const F16*>(w);
+    DotBlock(x, rows, typed, columns, depth, out, out_stride);
+  } else {
+    const float* typed = reinterpret_cast<const float*>(w);
+    DotBlock(x, rows, typed, columns, depth, out, out_stride);
+  }
+}
+
+}  // namespace sluice::ops::SLUICE_TIER

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "device/buffer.h"
+#include "ops/common/op_context.h"
+
+namespace sluice::ops {
+
+// One implementation of every op: the reference, or a tier that this machine runs.
+struct Backend {
+  std::string name;
+  CpuTier tier;
+  bool reference;
+};
+
+// The reference and every tier up to the machine's own.
+std::vector<Backend> Backends();
+
+// A pool, an arena and a context for one backend.
+class OpRunner {
+ public:
+  explicit OpRunner(const Backend& backend, int threads = 2)
+      : pool_(threads), context_{pool_, arena_, backend.tier, backend.reference} {}
+  OpContext& context() { return context_; }
+  Arena& arena() { return arena_; }
+
+ private:
+  ThreadPool pool_;
+  Arena arena_;
+  OpContext context_;
+};
+
+// A fixture instantiated over Backends().
+class OpTest : public ::testing::TestWithParam<Backend> {
+ protected:
+  OpRunner& runner() { return runner_; }
+  OpContext& context() { return runner_.context(); }
+
+ private:
+  OpRunner runner_{GetParam()};
+};
+
+// An output tensor between guard zones, filled with NaN (or -1 for integers) until it is written.
+class Guarded {
+ public:
+  Guarded(DType dtype, const Shape& shape);
+  const TensorView& view() const { return view_; }
+  operator TensorView() const { return view_; }  // NOLINT(google-explicit-constructor)
+  template <class T>
+  const T* data() const {
+    return view_.data<T>();
+  }
+  // Fails the test where a guard zone was written.
+  void ExpectGuardsIntact() const;
+
+ private:
+  Tensor storage_;
+  TensorView view_;
+};
+
+// Uniform values in [-range, range).
+Tensor RandomTensor(const Shape& shape, std::mt19937& random, float range = 1.0f);
+
+// The same values in another float format.
+Tensor Convert(const Tensor& values, DType dtype);
+
+// Every element as a double.
+std::vector<double> ToDoubles(const Tensor& tensor);
+
+// |got - want| <= tolerance * scale for each element; `scale` has one entry an element, as the
+// sum of the magnitudes that were added up.
+void ExpectClose(const Guarded& got, std::span<const double> want, std::span<const double> scale,
+                 double tolerance);
+
+// Relative to max(|want|, floor).
+void ExpectRelative(const Guarded& got, std::span<const double> want, double tolerance,
+                    double floor = 1e-30);
+
+// The same bits in `count` f32 or i32 elements.
+void ExpectSameBits(const void* a, const void* b, int64_t count);
+
+}  // namespace sluice::ops
+
+#define SLUICE_INSTANTIATE_OP_TEST(Fixture)                                   \
+  INSTANTIATE_TEST_SUITE_P(Backend, Fixture, ::testing::ValuesIn(Backends()), \
+                           [](const auto& test) { return test.param.name; })

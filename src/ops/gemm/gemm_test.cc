@@ -1,0 +1,141 @@
+#include "ops/gemm/gemm.h"
+
+#include <cmath>
+#include <tuple>
+
+#include "ops/common/test_support.h"
+
+namespace sluice::ops {
+namespace {
+
+struct GemmShape {
+  int64_t rows, columns, depth;
+};
+
+// Whole and broken tiles of every tier in each dimension, one and several chunks of K, and the
+// widths of routers and gates.
+constexpr GemmShape kShapes[] = {{0, 8, 64},   {1, 1, 2048},  {1, 60, 1408}, {1, 129, 515},
+                                 {2, 64, 512}, {3, 24, 520},  {7, 60, 64},   {7, 16, 7},
+                                 {8, 8, 1024}, {8, 256, 96},  {17, 33, 65},  {64, 128, 257},
+                                 {130, 9, 40}, {1000, 16, 64}};
+
+class GemmTest : public OpTest {};
+
+struct Expected {
+  std::vector<double> values;
+  std::vector<double> scale;
+};
+
+Expected Multiply(const Tensor& x, const Tensor& w, const Tensor& start) {
+  const GemmShape shape{x.shape()[0], w.shape()[0], w.shape()[1]};
+  const std::vector<double> left = ToDoubles(x);
+  const std::vector<double> right = ToDoubles(w);
+  Expected expected{ToDoubles(start), std::vector<double>(start.shape().NumElements(), 1.0)};
+  for (int64_t m = 0; m < shape.rows; ++m) {
+    for (int64_t n = 0; n < shape.columns; ++n) {
+      for (int64_t k = 0; k < shape.depth; ++k) {
+        const double term = left[m * shape.depth + k] * right[n * shape.depth + k];
+        expected.values[m * shape.columns + n] += term;
+        expected.scale[m * shape.columns + n] += std::abs(term);
+      }
+    }
+  }
+  return expected;
+}
+
+Tensor Zeros(const Shape& shape) {
+  Tensor zeros(DType::kF32, shape);
+  for (int64_t i = 0; i < shape.NumElements(); ++i) zeros.data<float>()[i] = 0.0f;
+  return zeros;
+}
+
+TEST_P(GemmTest, MatchesDoublePrecision) {
+  std::mt19937 random(1);
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const GemmShape& shape : kShapes) {
+      SCOPED_TRACE(::testing::Message()
+                   << dtype << " " << shape.rows << " " << shape.columns << " " << shape.depth);
+      const Tensor x = RandomTensor({shape.rows, shape.depth}, random);
+      const Tensor w = Convert(RandomTensor({shape.columns, shape.depth}, random), dtype);
+      Guarded out(DType::kF32, {shape.rows, shape.columns});
+      Gemm({}, x, w, {}, out, context());
+      const Expected expected = Multiply(x, w, Zeros({shape.rows, shape.columns}));
+      ExpectClose(out, expected.values, expected.scale, 3e-7);
+    }
+  }
+}
+
+TEST_P(GemmTest, AddsBiasAndAccumulates) {
+  std::mt19937 random(2);
+  const Tensor x = RandomTensor({9, 100}, random);
+  const Tensor w = RandomTensor({21, 100}, random);
+  const Tensor bias = RandomTensor({21}, random);
+  const Tensor before = RandomTensor({9, 21}, random);
+  Tensor start(DType::kF32, {9, 21});
+  Guarded out(DType::kF32, {9, 21});
+  for (int i = 0; i < 9 * 21; ++i) {
+    out.view().data<float>()[i] = before.data<float>()[i];
+    start.data<float>()[i] = before.data<float>()[i] + bias.data<float>()[i % 21];
+  }
+  Gemm({.accumulate = true}, x, w, bias, out, context());
+  const Expected expected = Multiply(x, w, start);
+  ExpectClose(out, expected.values, expected.scale, 3e-7);
+}
+
+TEST_P(GemmTest, StridedRowsLeaveTheGapsAlone) {
+  std::mt19937 random(3);
+  const Tensor wide = RandomTensor({5, 70}, random);
+  const Tensor w = RandomTensor({10, 33}, random);
+  const int64_t x_strides[] = {70, 1};
+  const ConstTensorView x(wide.data<float>() + 7, DType::kF32, {5, 33}, x_strides);
+  Guarded out(DType::kF32, {5, 16});
+  const int64_t out_strides[] = {16, 1};
+  Gemm({}, x, w, {}, TensorView(out.view().raw(), DType::kF32, {5, 10}, out_strides), context());
+  for (int64_t m = 0; m < 5; ++m) {
+    Guarded row(DType::kF32, {1, 10});
+    Gemm({}, x.Slice(m, m + 1), w, {}, row, context());
+    ExpectSameBits(row.data<float>(), out.data<float>() + m * 16, 10);
+    for (int64_t n = 10; n < 16; ++n) EXPECT_TRUE(std::isnan(out.data<float>()[m * 16 + n]));
+  }
+  out.ExpectGuardsIntact();
+}
+
+TEST_P(GemmTest, ARowHasTheSameBitsAloneAndInCompany) {
+  std::mt19937 random(4);
+  OpRunner one_thread(GetParam(), 1);
+  OpRunner five_threads(GetParam(), 5);
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int64_t columns : {1, 60, 200}) {
+      const int64_t depth = 1101;
+      const Tensor x = RandomTensor({17, depth}, random);
+      const Tensor w = Convert(RandomTensor({columns, depth}, random), dtype);
+      Guarded together(DType::kF32, {17, columns});
+      Guarded threads(DType::kF32, {17, columns});
+      Gemm({}, x, w, {}, together, one_thread.context());
+      Gemm({}, x, w, {}, threads, five_threads.context());
+      ExpectSameBits(together.data<float>(), threads.data<float>(), 17 * columns);
+      for (int64_t begin = 0; begin < 17; ++begin) {
+        for (const int64_t count : {1, 2, 5}) {
+          if (begin + count > 17) continue;
+          Guarded part(DType::kF32, {count, columns});
+          Gemm({}, x.view().Slice(begin, begin + count), w, {}, part, context());
+          ExpectSameBits(part.data<float>(), together.data<float>() + begin * columns,
+                         count * columns);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(GemmTest, RefusesShapesThatDoNotFit) {
+  std::mt19937 random(5);
+  const Tensor x = RandomTensor({2, 8}, random);
+  const Tensor w = RandomTensor({4, 9}, random);
+  Guarded out(DType::kF32, {2, 4});
+  EXPECT_THROW(Gemm({}, x, w, {}, out, context()), InternalError);
+}
+
+SLUICE_INSTANTIATE_OP_TEST(GemmTest);
+
+}  // namespace
+}  // namespace sluice::ops

@@ -1,0 +1,179 @@
+#include "ops/grouped_gemm/grouped_gemm.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "ops/common/test_support.h"
+
+namespace sluice::ops {
+namespace {
+
+// A slab whose slots hold random [rows, cols] matrices behind a header, in shuffled order.
+class Slab {
+ public:
+  Slab(int64_t slots, int64_t rows, int64_t cols, DType dtype, std::mt19937& random)
+      : values_(Convert(RandomTensor({slots, rows, cols}, random), dtype)),
+        bytes_(static_cast<size_t>(slots * Stride(rows, cols, dtype))) {
+    const int64_t matrix_bytes = rows * cols * static_cast<int64_t>(SizeOf(dtype));
+    for (int64_t s = 0; s < slots; ++s) {
+      std::memcpy(bytes_.data() + s * Stride(rows, cols, dtype) + kHeader,
+                  static_cast<const std::byte*>(values_.view().raw()) + s * matrix_bytes,
+                  matrix_bytes);
+    }
+    matrix_ = {.slab = bytes_.data(),
+               .slot_stride = Stride(rows, cols, dtype),
+               .offset = kHeader,
+               .dtype = dtype,
+               .rows = rows,
+               .cols = cols};
+    doubles_ = ToDoubles(values_);
+  }
+  const ExpertMatrix& matrix() const { return matrix_; }
+  double At(int64_t slot, int64_t row, int64_t col) const {
+    return doubles_[(slot * matrix_.rows + row) * matrix_.cols + col];
+  }
+
+ private:
+  static constexpr int64_t kHeader = 64;
+  static int64_t Stride(int64_t rows, int64_t cols, DType dtype) {
+    return kHeader + (rows * cols * static_cast<int64_t>(SizeOf(dtype)) + 63) / 64 * 64;
+  }
+  Tensor values_;
+  Buffer bytes_;
+  ExpertMatrix matrix_;
+  std::vector<double> doubles_;
+};
+
+struct Case {
+  int64_t experts;
+  int64_t tokens;
+  int64_t top_k;
+  int64_t rows;  // N
+  int64_t cols;  // K
+  GroupedEpilogue epilogue;
+  bool addend;
+};
+
+constexpr Case kCases[] = {
+    {8, 0, 2, 16, 32, GroupedEpilogue::kSwiGlu, false},
+    {8, 1, 2, 96, 64, GroupedEpilogue::kSwiGlu, false},
+    {16, 2, 4, 40, 520, GroupedEpilogue::kSwiGlu, true},
+    {60, 7, 4, 70, 33, GroupedEpilogue::kSwiGlu, false},
+    {64, 8, 8, 34, 64, GroupedEpilogue::kNone, true},
+    {128, 64, 8, 24, 48, GroupedEpilogue::kNone, false},
+    {256, 64, 8, 16, 16, GroupedEpilogue::kSwiGlu, true},
+    {8, 1000, 2, 20, 24, GroupedEpilogue::kSwiGlu, false},
+};
+
+// Random routing: rows sorted by expert, their tokens, and a slot for each expert.
+struct Routing {
+  std::vector<int32_t> gather;
+  std::vector<int32_t> offsets = {0};
+  std::vector<int32_t> slots;
+
+  Routing(const Case& c, std::mt19937& random) {
+    std::vector<std::vector<int32_t>> of_expert(c.experts);
+    for (int32_t t = 0; t < c.tokens; ++t) {
+      for (int j = 0; j < c.top_k; ++j) of_expert[random() % c.experts].push_back(t);
+    }
+    for (int32_t e = 0; e < c.experts; ++e) {
+      gather.insert(gather.end(), of_expert[e].begin(), of_expert[e].end());
+      offsets.push_back(static_cast<int32_t>(gather.size()));
+      slots.push_back(static_cast<int32_t>(c.experts) - 1 - e);
+    }
+  }
+};
+
+class GroupedGemmTest : public OpTest {
+ protected:
+  void Check(const Case& c, DType dtype) {
+    std::mt19937 random(static_cast<uint32_t>(c.experts + c.tokens));
+    const Slab slab(c.experts, c.rows, c.cols, dtype, random);
+    const Routing routing(c, random);
+    const int64_t rows = c.tokens * c.top_k;
+    const bool swiglu = c.epilogue == GroupedEpilogue::kSwiGlu;
+    const int64_t columns = swiglu ? c.rows / 2 : c.rows;
+    const Tensor x = RandomTensor({c.tokens, c.cols}, random);
+    const Tensor addend = RandomTensor({rows, c.rows}, random);
+    Guarded out(DType::kF32, {rows, columns});
+    GroupedGemm({c.epilogue}, x, routing.gather, routing.offsets, routing.slots, slab.matrix(),
+                c.addend ? ConstTensorView(addend) : ConstTensorView(), out, context());
+
+    const std::vector<double> left = ToDoubles(x);
+    const auto product = [&](int64_t expert, int64_t r, int64_t n) {
+      double sum = c.addend ? addend.data<float>()[r * c.rows + n] : 0.0;
+      for (int64_t k = 0; k < c.cols; ++k) {
+        sum += left[routing.gather[r] * c.cols + k] * slab.At(routing.slots[expert], n, k);
+      }
+      return sum;
+    };
+    std::vector<double> want;
+    for (int64_t e = 0; e < c.experts; ++e) {
+      for (int64_t r = routing.offsets[e]; r < routing.offsets[e + 1]; ++r) {
+        for (int64_t n = 0; n < columns; ++n) {
+          double value = product(e, r, n);
+          if (swiglu) value = value / (1 + std::exp(-value)) * product(e, r, n + columns);
+          want.push_back(value);
+        }
+      }
+    }
+    // A SwiGLU element multiplies two sums, each with an error in proportion to its terms.
+    const double magnitude = static_cast<double>(c.cols) / 3.0 + 1.0;
+    const std::vector<double> scale(want.size(), swiglu ? magnitude * magnitude : magnitude);
+    ExpectClose(out, want, scale, 5e-7);
+  }
+};
+
+TEST_P(GroupedGemmTest, MatchesDoublePrecision) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const Case& c : kCases) {
+      SCOPED_TRACE(::testing::Message() << dtype << " " << c.experts << " " << c.tokens);
+      Check(c, dtype);
+    }
+  }
+}
+
+TEST_P(GroupedGemmTest, SkippedGroupsStayUntouched) {
+  std::mt19937 random(7);
+  const Slab slab(2, 6, 8, DType::kBF16, random);
+  const Tensor x = RandomTensor({5, 8}, random);
+  Guarded out(DType::kF32, {5, 6});
+  const std::vector<int32_t> offsets = {0, 2, 2, 4, 5};
+  const std::vector<int32_t> slots = {1, 0, -1, 0};
+  GroupedGemm({GroupedEpilogue::kNone}, x, {}, offsets, slots, slab.matrix(), {}, out, context());
+  for (int i = 0; i < 5 * 6; ++i) {
+    EXPECT_EQ(std::isnan(out.data<float>()[i]), i / 6 == 2 || i / 6 == 3) << i;
+  }
+  out.ExpectGuardsIntact();
+}
+
+TEST_P(GroupedGemmTest, ARowHasTheSameBitsAloneAndInCompany) {
+  std::mt19937 random(8);
+  constexpr int64_t kRows = 17;
+  OpRunner five_threads(GetParam(), 5);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const GroupedEpilogue epilogue : {GroupedEpilogue::kNone, GroupedEpilogue::kSwiGlu}) {
+      const Slab slab(3, 90, 1030, dtype, random);
+      const int64_t columns = epilogue == GroupedEpilogue::kSwiGlu ? 45 : 90;
+      const Tensor x = RandomTensor({kRows, 1030}, random);
+      Guarded together(DType::kF32, {kRows, columns});
+      const std::vector<int32_t> offsets = {0, 11, 17};
+      const std::vector<int32_t> slots = {2, 0};
+      GroupedGemm({epilogue}, x, {}, offsets, slots, slab.matrix(), {}, together,
+                  five_threads.context());
+      for (int32_t r = 0; r < kRows; ++r) {
+        Guarded alone(DType::kF32, {1, columns});
+        const std::vector<int32_t> gather = {r};
+        const std::vector<int32_t> one = {0, 1};
+        const std::vector<int32_t> slot = {r < 11 ? 2 : 0};
+        GroupedGemm({epilogue}, x, gather, one, slot, slab.matrix(), {}, alone, context());
+        ExpectSameBits(alone.data<float>(), together.data<float>() + r * columns, columns);
+      }
+    }
+  }
+}
+
+SLUICE_INSTANTIATE_OP_TEST(GroupedGemmTest);
+
+}  // namespace
+}  // namespace sluice::ops

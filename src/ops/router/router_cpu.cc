@@ -1,0 +1,38 @@
+#include "ops/common/cpu/vec_math.h"
+#include "ops/router/router_kernels.h"
+
+namespace sluice::ops::SLUICE_TIER {
+namespace {
+
+// Sum over all experts of exp(logit - largest).
+float SoftmaxTotal(const float* logits, int64_t count, float largest) {
+  const Vec shift = Vec::Set1(largest);
+  Vec sum = Vec::Zero();
+  int64_t e = 0;
+  for (; e + Vec::kLanes <= count; e += Vec::kLanes) {
+    sum = Vec::Add(sum, Exp(Vec::Sub(Vec::Load(logits + e), shift)));
+  }
+  float total = Vec::ReduceAdd(sum);
+  for (; e < count; ++e) total += ExpOne(logits[e] - largest);
+  return total;
+}
+
+}  // namespace
+
+void RouterWeights(const RouterRowParams& params) {
+  const float largest = params.logits[params.ids[0]];
+  const float total =
+      params.softmax ? SoftmaxTotal(params.logits, params.num_experts, largest) : 1.0f;
+  float chosen = 0.0f;
+  for (int j = 0; j < params.top_k; ++j) {
+    const float logit = params.logits[params.ids[j]];
+    params.weights[j] = params.softmax ? ExpOne(logit - largest) / total : SigmoidOne(logit);
+    chosen += params.weights[j];
+  }
+  const float divisor = params.renormalize_topk ? chosen : 1.0f;
+  for (int j = 0; j < params.top_k; ++j) {
+    params.weights[j] = params.weights[j] / divisor * params.scale;
+  }
+}
+
+}  // namespace sluice::ops::SLUICE_TIER
