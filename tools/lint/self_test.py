@@ -33,6 +33,7 @@ CASES = [
     ("check_headers", "a missing include", {"src/ops/b.h": "#pragma once\nstd::string B();\n"}, "src/ops/b.h:1:"),
     ("check_headers", "a missing #pragma once", {"src/ops/b.h": "struct B {};\n"}, "src/ops/b.h:1:"),
     ("check_names", "a family in arch/", {"src/arch/m.cc": "// Mixtral\n"}, None),
+    ("check_names", "a family in a unit test", {"src/ops/b_test.cc": "// Mixtral\n"}, None),
     ("check_names", "a family in a comment", {"src/ops/b.cc": "\n// as in Mixtral\n"}, "src/ops/b.cc:2:"),
     ("check_names", "a family in an identifier", {"cmake/x.cmake": "set(OLMOE_TOP 8)\n"}, "cmake/x.cmake:1:"),
     ("check_paths", "a relative path", {"docs/a.md": "see src/base/ and ~/work/x and ./tmp/x\n"}, None),
