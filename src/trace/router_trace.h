@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <mutex>
 #include <span>
 #include <string>
@@ -20,6 +19,10 @@ struct RouterTraceHeader {
   uint64_t seed = 0;   // of the run's sampling or synthetic routing
   std::string source;  // RoutingSource::Name()
 };
+
+// Throws Error(kInvalidArgument) for counts that a trace cannot hold: 1 to 4096 layers, 1 to 65536
+// experts, top_k at most 64 and at most the experts.
+void CheckTraceHeader(const RouterTraceHeader& header);
 
 // The experts of one token in one layer.
 struct RouterRecord {

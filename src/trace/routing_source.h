@@ -5,6 +5,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "device/tensor.h"
 #include "trace/router_observer.h"
@@ -61,8 +63,8 @@ class ReplayRouting : public RoutingSource {
 enum class SyntheticKind {
   kUniform,  // every expert alike
   kZipf,     // expert of rank r with probability proportional to 1 / (r + 1)^exponent
-  kSkewed,  // one token in `hot_fraction` takes its experts from the hot ones: the first max(top_k,
-            // experts / 16) of the layer's order; the others from all alike
+  kSkewed,   // a fraction of the tokens takes its experts from the hot ones, which are the first
+             // max(top_k, experts / 16) of the layer's order; the others from all alike
 };
 
 struct SyntheticDesc {

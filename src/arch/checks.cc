@@ -1,0 +1,171 @@
+#include <algorithm>
+#include <string_view>
+#include <unordered_set>
+
+#include "arch/model_spec.h"
+#include "base/error.h"
+
+namespace sluice {
+namespace {
+
+// How many names an error lists before it says how many more there are.
+constexpr size_t kNamesShown = 5;
+
+[[noreturn]] void Refuse(const ModelSpec& spec, const std::string& field, const std::string& value,
+                         const std::string& expected) {
+  throw Error(ErrorCode::kUnsupported,
+              spec.family + ": " + field + " is " + value + ", expected " + expected);
+}
+
+void RequireIn(const ModelSpec& spec, const std::string& field, int64_t value, int64_t low,
+               int64_t high) {
+  if (value >= low && value <= high) return;
+  Refuse(spec, field, std::to_string(value),
+         "a value in [" + std::to_string(low) + ", " + std::to_string(high) + "]");
+}
+
+// Far above any model, and low enough that no product of two passes 2^63.
+constexpr int64_t kMaxDim = 1 << 24;
+
+void ValidateAttention(const ModelSpec& spec) {
+  const AttentionSpec& attention = spec.attention;
+  RequireIn(spec, "attention.num_heads", attention.num_heads, 1, 4096);
+  RequireIn(spec, "attention.num_kv_heads", attention.num_kv_heads, 1, attention.num_heads);
+  if (attention.num_heads % attention.num_kv_heads != 0) {
+    Refuse(spec, "attention.num_kv_heads", std::to_string(attention.num_kv_heads),
+           "a divisor of num_heads, " + std::to_string(attention.num_heads));
+  }
+  RequireIn(spec, "attention.head_dim", attention.head_dim, 16, 256);
+  if (attention.head_dim % 8 != 0) {
+    Refuse(spec, "attention.head_dim", std::to_string(attention.head_dim), "a multiple of 8");
+  }
+  RequireIn(spec, "attention.rope.rotary_dim", attention.rope.rotary_dim, 2, attention.head_dim);
+  if (attention.rope.rotary_dim % 2 != 0) {
+    Refuse(spec, "attention.rope.rotary_dim", std::to_string(attention.rope.rotary_dim), "even");
+  }
+  if (!(attention.rope.theta > 0.0)) {
+    Refuse(spec, "attention.rope.theta", std::to_string(attention.rope.theta), "above 0");
+  }
+  if (!(attention.scale > 0.0f)) {
+    Refuse(spec, "attention.scale", std::to_string(attention.scale), "above 0");
+  }
+  if (attention.clip_qkv && !(*attention.clip_qkv > 0.0f)) {
+    Refuse(spec, "attention.clip_qkv", std::to_string(*attention.clip_qkv), "above 0");
+  }
+  if (attention.mask == ops::AttentionMask::kTree) {
+    Refuse(spec, "attention.mask", "tree",
+           "causal, window or full: trees are a step's, not a model's");
+  }
+  const bool windowed = attention.mask == ops::AttentionMask::kWindow;
+  RequireIn(spec, "attention.window", attention.window, windowed ? 1 : 0, windowed ? kMaxDim : 0);
+}
+
+void ValidateMoe(const ModelSpec& spec) {
+  const MoeSpec& moe = spec.moe;
+  if (spec.NumMoeLayers() == 0) return;
+  RequireIn(spec, "moe.num_experts", moe.num_experts, 1, 1024);
+  RequireIn(spec, "moe.top_k", moe.top_k, 1, std::min(64, moe.num_experts));
+  RequireIn(spec, "moe.expert_ffn", moe.expert_ffn, 1, kMaxDim);
+  RequireIn(spec, "moe.shared_ffn", moe.shared_ffn, 0, kMaxDim);
+  if (moe.shared_gate && moe.shared_ffn == 0) {
+    Refuse(spec, "moe.shared_gate", "true", "false where moe.shared_ffn is 0");
+  }
+  if (!(moe.scale > 0.0f)) Refuse(spec, "moe.scale", std::to_string(moe.scale), "above 0");
+}
+
+void ValidateTable(const ModelSpec& spec) {
+  std::unordered_set<std::string> names;
+  for (const TensorRule& rule : spec.tensors) {
+    if (!names.insert(rule.name).second) {
+      Refuse(spec, "tensors", "\"" + rule.name + "\" twice", "every name once");
+    }
+    const bool per_layer = rule.name.find("{layer}") != std::string::npos;
+    if (per_layer != (rule.layers != LayerSet::kNone) || (rule.PerExpert() && !per_layer)) {
+      Refuse(spec, "tensors", "\"" + rule.name + "\"", "{layer} where the rule is of layers");
+    }
+    if (rule.shard == ShardAxis::kColumns && rule.shape.rank() != 2) {
+      Refuse(spec, "tensors", "\"" + rule.name + "\" sharded by columns", "a matrix");
+    }
+  }
+  if (spec.tie_embeddings == (FindRule(spec, TensorRole::kLmHead) != nullptr)) {
+    Refuse(spec, "tie_embeddings", spec.tie_embeddings ? "true" : "false",
+           "a head in the table exactly when it is false");
+  }
+}
+
+// Whether `name` is matched by `pattern`, in which `*` stands for any run of characters.
+bool Matches(std::string_view name, std::string_view pattern) {
+  const size_t star = pattern.find('*');
+  if (star == std::string_view::npos) return name == pattern;
+  if (name.substr(0, star) != pattern.substr(0, star)) return false;
+  const std::string_view rest = pattern.substr(star + 1);
+  for (size_t at = star; at <= name.size(); ++at) {
+    if (Matches(name.substr(at), rest)) return true;
+  }
+  return false;
+}
+
+bool IsIgnored(const ModelSpec& spec, const std::string& name) {
+  return std::any_of(spec.ignored_tensors.begin(), spec.ignored_tensors.end(),
+                     [&](const std::string& pattern) { return Matches(name, pattern); });
+}
+
+void FailIfAny(const std::string& what, const std::vector<std::string>& names,
+               const std::string& advice) {
+  if (names.empty()) return;
+  std::string message = std::to_string(names.size()) + " tensor(s) " + what + ": ";
+  for (size_t i = 0; i < std::min(names.size(), kNamesShown); ++i) {
+    message += (i > 0 ? ", " : "") + names[i];
+  }
+  if (names.size() > kNamesShown) {
+    message += " and " + std::to_string(names.size() - kNamesShown) + " more";
+  }
+  throw Error(ErrorCode::kDataLoss, message + "; " + advice);
+}
+
+}  // namespace
+
+void Validate(const ModelSpec& spec) {
+  RequireIn(spec, "vocab_size", spec.vocab_size, 1, kMaxDim);
+  RequireIn(spec, "hidden_size", spec.hidden_size, 1, kMaxDim);
+  RequireIn(spec, "num_layers", spec.num_layers, 1, 1024);
+  RequireIn(spec, "max_positions", spec.max_positions, 1, int64_t{1} << 30);
+  if (!(spec.rms_norm_eps > 0.0f)) {
+    Refuse(spec, "rms_norm_eps", std::to_string(spec.rms_norm_eps), "above 0");
+  }
+  RequireIn(spec, "the length of ffn", static_cast<int64_t>(spec.ffn.size()), spec.num_layers,
+            spec.num_layers);
+  ValidateAttention(spec);
+  if (spec.NumMoeLayers() < spec.num_layers) {
+    RequireIn(spec, "dense.intermediate", spec.dense.intermediate, 1, kMaxDim);
+  }
+  ValidateMoe(spec);
+  ValidateTable(spec);
+}
+
+void CheckTensors(const ModelSpec& spec, const WeightSource& source) {
+  std::vector<std::string> missing;
+  std::vector<std::string> misshapen;
+  std::unordered_set<std::string> listed;
+  for (const DummySource::Listed& tensor : ListTensors(spec)) {
+    listed.insert(tensor.name);
+    if (!source.Has(tensor.name)) {
+      missing.push_back(tensor.name);
+    } else if (const Shape found = source.shape(tensor.name); !(found == tensor.shape)) {
+      misshapen.push_back(tensor.name + " is " + found.ToString() + ", expected " +
+                          tensor.shape.ToString());
+    }
+  }
+  std::vector<std::string> unused;
+  for (std::string& name : source.names()) {
+    if (!listed.contains(name) && !IsIgnored(spec, name)) unused.push_back(std::move(name));
+  }
+  FailIfAny("that " + spec.family + " needs are not in the checkpoint", missing,
+            "the download is incomplete, or config.json belongs to another model");
+  FailIfAny("have another shape than config.json says", misshapen,
+            "config.json belongs to another model");
+  FailIfAny("of the checkpoint are not part of " + spec.family + " as config.json describes it",
+            unused, "running without them would give wrong results, so this is refused");
+}
+
+}  // namespace sluice

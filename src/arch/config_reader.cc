@@ -1,0 +1,130 @@
+#include "arch/config_reader.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+
+namespace sluice::arch {
+namespace {
+
+int CheckedInt(const HfConfig& config, std::string_view key, int64_t value) {
+  if (value < 0 || value > std::numeric_limits<int>::max()) {
+    throw Error(ErrorCode::kInvalidArgument, config.origin() + ": \"" + std::string(key) +
+                                                 "\" is " + std::to_string(value) +
+                                                 ", expected an integer in [0, 2147483647]");
+  }
+  return static_cast<int>(value);
+}
+
+DType ReadDType(const HfConfig& config) {
+  const std::string name = config.OptString("dtype").value_or("float32");
+  if (name == "float32") return DType::kF32;
+  if (name == "bfloat16") return DType::kBF16;
+  if (name == "float16") return DType::kF16;
+  RefuseOption(config, "dtype", "float32, bfloat16 and float16 are supported");
+}
+
+void ReadRope(const HfConfig& config, ModelSpec& spec) {
+  RopeSpec& rope = spec.attention.rope;
+  rope.rotary_dim = spec.attention.head_dim;
+  const std::optional<HfConfig> parameters = config.OptObject("rope_parameters");
+  if (!parameters) return;
+  rope.theta = parameters->OptFloat("rope_theta").value_or(rope.theta);
+  if (parameters->OptString("rope_type").value_or("default") != "default") {
+    RefuseOption(config, "rope_parameters",
+                 "of the rope types only \"default\" is supported (a scaling type, also written "
+                 "rope_scaling, changes every position)");
+  }
+  if (!parameters->UnreadKeys().empty()) {
+    RefuseOption(config, "rope_parameters",
+                 "\"" + parameters->UnreadKeys().front() + "\" is not supported");
+  }
+}
+
+void RefuseUnsupported(const HfConfig& config) {
+  if (config.OptString("hidden_act").value_or("silu") != "silu") {
+    RefuseOption(config, "hidden_act", "only \"silu\" is supported");
+  }
+  if (config.Has("quantization_config")) {
+    RefuseOption(config, "quantization_config",
+                 "quantised checkpoints of this family are not supported; use the unquantised one");
+  }
+  if (config.Has("layer_types")) {
+    for (const std::string& type : config.StringList("layer_types")) {
+      if (type != "full_attention") {
+        RefuseOption(config, "layer_types", "only \"full_attention\" is supported");
+      }
+    }
+  }
+  // sliding_window holds a number that says nothing while use_sliding_window is false.
+  config.OptInt("sliding_window");
+  config.OptInt("max_window_layers");
+  if (config.OptBool("use_sliding_window").value_or(false)) {
+    RefuseOption(config, "use_sliding_window", "sliding windows are not supported in this family");
+  }
+}
+
+}  // namespace
+
+int ReadInt(const HfConfig& config, std::string_view key) {
+  return CheckedInt(config, key, config.Int(key));
+}
+
+int ReadInt(const HfConfig& config, std::string_view key, int fallback) {
+  const std::optional<int64_t> value = config.OptInt(key);
+  return value ? CheckedInt(config, key, *value) : fallback;
+}
+
+void RefuseOption(const HfConfig& config, std::string_view key, std::string_view advice) {
+  throw Error(ErrorCode::kUnsupported, config.origin() + ": \"" + std::string(key) + "\" is " +
+                                           config.Describe(key) + ": " + std::string(advice));
+}
+
+void ReadCommon(const HfConfig& config, ModelSpec& spec) {
+  spec.vocab_size = ReadInt(config, "vocab_size");
+  spec.hidden_size = ReadInt(config, "hidden_size");
+  spec.num_layers = ReadInt(config, "num_hidden_layers");
+  spec.max_positions = ReadInt(config, "max_position_embeddings");
+  spec.rms_norm_eps = static_cast<float>(config.OptFloat("rms_norm_eps").value_or(1e-6));
+  spec.tie_embeddings = config.OptBool("tie_word_embeddings").value_or(false);
+  spec.checkpoint_dtype = ReadDType(config);
+  RefuseUnsupported(config);
+}
+
+void ReadAttention(const HfConfig& config, std::optional<int> default_kv_heads, ModelSpec& spec) {
+  AttentionSpec& attention = spec.attention;
+  attention.num_heads = ReadInt(config, "num_attention_heads");
+  attention.num_kv_heads =
+      ReadInt(config, "num_key_value_heads", default_kv_heads.value_or(attention.num_heads));
+  if (attention.num_heads == 0) RefuseOption(config, "num_attention_heads", "expected at least 1");
+  const bool divides = spec.hidden_size % attention.num_heads == 0;
+  if (!config.Has("head_dim") && !divides) {
+    RefuseOption(config, "hidden_size",
+                 "expected a multiple of num_attention_heads where head_dim is not set");
+  }
+  attention.head_dim = ReadInt(config, "head_dim", spec.hidden_size / attention.num_heads);
+  attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(attention.head_dim)));
+  ReadRope(config, spec);
+}
+
+void ReadSparseLayers(const HfConfig& config, ModelSpec& spec) {
+  spec.dense.intermediate = ReadInt(config, "intermediate_size");
+  spec.moe.num_experts = ReadInt(config, "num_experts");
+  spec.moe.top_k = ReadInt(config, "num_experts_per_tok");
+  spec.moe.expert_ffn = ReadInt(config, "moe_intermediate_size");
+  spec.moe.renormalize_topk = config.OptBool("norm_topk_prob").value_or(false);
+  const int step = ReadInt(config, "decoder_sparse_step", 1);
+  if (step == 0) RefuseOption(config, "decoder_sparse_step", "expected at least 1");
+  std::vector<int64_t> dense;
+  if (config.Has("mlp_only_layers")) dense = config.IntList("mlp_only_layers");
+  // Layers past a bound that Validate refuses are not worth their memory.
+  for (int i = 0; i < std::min(spec.num_layers, 4096); ++i) {
+    const bool listed = std::find(dense.begin(), dense.end(), i) != dense.end();
+    const bool sparse = !listed && spec.moe.num_experts > 0 && (i + 1) % step == 0;
+    spec.ffn.push_back(sparse ? FfnKind::kMoe : FfnKind::kDense);
+  }
+}
+
+}  // namespace sluice::arch

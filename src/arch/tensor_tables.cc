@@ -1,0 +1,123 @@
+#include "arch/tensor_tables.h"
+
+namespace sluice::arch {
+namespace {
+
+constexpr char kLayer[] = "model.layers.{layer}.";
+
+// A projection [out, in]. Those that widen are cut by rows, those that lead back by columns, so
+// that one sum over the ranks ends the block.
+TensorRule Projection(const std::string& name, TensorRole role, int64_t out, int64_t in,
+                      LayerSet layers, ShardAxis shard) {
+  return {.name = kLayer + name,
+          .role = role,
+          .shape = {out, in},
+          .layers = layers,
+          .shard = shard,
+          .quantizable = true};
+}
+
+// A vector or a small matrix that is never quantised.
+TensorRule Plain(const std::string& name, TensorRole role, const Shape& shape, LayerSet layers,
+                 ShardAxis shard = ShardAxis::kReplicate) {
+  return {.name = kLayer + name, .role = role, .shape = shape, .layers = layers, .shard = shard};
+}
+
+// The three matrices of a gated feed-forward block under `prefix`.
+void AddGatedFfn(ModelSpec& spec, const std::string& prefix, TensorRole gate, TensorRole up,
+                 TensorRole down, int64_t width, LayerSet layers) {
+  const int64_t hidden = spec.hidden_size;
+  std::vector<TensorRule>& table = spec.tensors;
+  table.push_back(
+      Projection(prefix + "gate_proj.weight", gate, width, hidden, layers, ShardAxis::kRows));
+  table.push_back(
+      Projection(prefix + "up_proj.weight", up, width, hidden, layers, ShardAxis::kRows));
+  table.push_back(
+      Projection(prefix + "down_proj.weight", down, hidden, width, layers, ShardAxis::kColumns));
+}
+
+}  // namespace
+
+void AddGlobalTensors(ModelSpec& spec) {
+  const Shape table = {spec.vocab_size, spec.hidden_size};
+  spec.tensors.push_back({.name = "model.embed_tokens.weight",
+                          .role = TensorRole::kEmbedding,
+                          .shape = table,
+                          .shard = ShardAxis::kRows});
+  spec.tensors.push_back(
+      {.name = "model.norm.weight", .role = TensorRole::kFinalNorm, .shape = {spec.hidden_size}});
+  if (spec.tie_embeddings) {
+    spec.ignored_tensors.push_back("lm_head.weight");  // a copy of the embedding
+  } else {
+    spec.tensors.push_back({.name = "lm_head.weight",
+                            .role = TensorRole::kLmHead,
+                            .shape = table,
+                            .shard = ShardAxis::kRows});
+  }
+  // Old versions of transformers saved the rope's frequencies, which follow from the config.
+  spec.ignored_tensors.push_back("*.rotary_emb.inv_freq");
+}
+
+void AddAttentionTensors(ModelSpec& spec) {
+  const AttentionSpec& a = spec.attention;
+  const int64_t hidden = spec.hidden_size;
+  const int64_t q = int64_t{a.num_heads} * a.head_dim;
+  const int64_t kv = int64_t{a.num_kv_heads} * a.head_dim;
+  const LayerSet all = LayerSet::kAll;
+  const ShardAxis rows = ShardAxis::kRows;
+  std::vector<TensorRule>& table = spec.tensors;
+  table.push_back(Plain("input_layernorm.weight", TensorRole::kInputNorm, {hidden}, all));
+  table.push_back(Projection("self_attn.q_proj.weight", TensorRole::kQ, q, hidden, all, rows));
+  table.push_back(Projection("self_attn.k_proj.weight", TensorRole::kK, kv, hidden, all, rows));
+  table.push_back(Projection("self_attn.v_proj.weight", TensorRole::kV, kv, hidden, all, rows));
+  table.push_back(
+      Projection("self_attn.o_proj.weight", TensorRole::kO, hidden, q, all, ShardAxis::kColumns));
+  if (a.qkv_bias) {
+    table.push_back(Plain("self_attn.q_proj.bias", TensorRole::kQBias, {q}, all, rows));
+    table.push_back(Plain("self_attn.k_proj.bias", TensorRole::kKBias, {kv}, all, rows));
+    table.push_back(Plain("self_attn.v_proj.bias", TensorRole::kVBias, {kv}, all, rows));
+  }
+  if (a.output_bias) {
+    table.push_back(Plain("self_attn.o_proj.bias", TensorRole::kOBias, {hidden}, all));
+  }
+  if (a.qk_norm != QkNorm::kNone) {
+    const bool per_head = a.qk_norm == QkNorm::kPerHead;
+    const int64_t q_width = per_head ? a.head_dim : q;
+    const int64_t k_width = per_head ? a.head_dim : kv;
+    const ShardAxis shard = per_head ? ShardAxis::kReplicate : rows;
+    table.push_back(Plain("self_attn.q_norm.weight", TensorRole::kQNorm, {q_width}, all, shard));
+    table.push_back(Plain("self_attn.k_norm.weight", TensorRole::kKNorm, {k_width}, all, shard));
+  }
+  table.push_back(
+      Plain("post_attention_layernorm.weight", TensorRole::kPostAttentionNorm, {hidden}, all));
+}
+
+void AddDenseFfnTensors(ModelSpec& spec) {
+  const int64_t width = spec.dense.intermediate;
+  const LayerSet dense = LayerSet::kDense;
+  AddGatedFfn(spec, "mlp.", TensorRole::kGate, TensorRole::kUp, TensorRole::kDown, width, dense);
+  if (!spec.dense.bias) return;
+  const ShardAxis rows = ShardAxis::kRows;
+  std::vector<TensorRule>& table = spec.tensors;
+  table.push_back(Plain("mlp.gate_proj.bias", TensorRole::kGateBias, {width}, dense, rows));
+  table.push_back(Plain("mlp.up_proj.bias", TensorRole::kUpBias, {width}, dense, rows));
+  table.push_back(Plain("mlp.down_proj.bias", TensorRole::kDownBias, {spec.hidden_size}, dense));
+}
+
+void AddMoeTensors(ModelSpec& spec) {
+  const MoeSpec& moe = spec.moe;
+  const int64_t hidden = spec.hidden_size;
+  spec.tensors.push_back(
+      Plain("mlp.gate.weight", TensorRole::kRouter, {moe.num_experts, hidden}, LayerSet::kMoe));
+  AddGatedFfn(spec, "mlp.experts.{expert}.", TensorRole::kExpertGate, TensorRole::kExpertUp,
+              TensorRole::kExpertDown, moe.expert_ffn, LayerSet::kMoe);
+  if (moe.shared_ffn == 0) return;
+  AddGatedFfn(spec, "mlp.shared_expert.", TensorRole::kSharedGate, TensorRole::kSharedUp,
+              TensorRole::kSharedDown, moe.shared_ffn, LayerSet::kMoe);
+  if (moe.shared_gate) {
+    spec.tensors.push_back(Plain("mlp.shared_expert_gate.weight", TensorRole::kSharedExpertGate,
+                                 {1, hidden}, LayerSet::kMoe));
+  }
+}
+
+}  // namespace sluice::arch
