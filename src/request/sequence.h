@@ -23,7 +23,9 @@ struct Sequence {
   int prompt_length = 0;
   int kv_length = 0;                        // positions [0, kv_length) have valid keys and values
   std::vector<PageHandle> pages;            // covers at least kv_length positions
-  std::vector<SampledToken> prompt_scores;  // gathered while the prompt runs, if asked for
+  std::vector<SampledToken> prompt_scores;  // gathered while the prompt runs, until reported
+  int num_scored = 0;     // prompt tokens scored so far; a recomputed prompt is not scored again
+  bool admitted = false;  // has been in a step; stays set when preempted
   std::optional<FinishReason> finish;
 
   int length() const { return static_cast<int>(tokens.size()); }
