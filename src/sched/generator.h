@@ -6,8 +6,9 @@
 
 namespace sluice {
 
-// Called on the engine's thread, once for each report; must not block. After a report with `finish`
-// for each of the request's n sequences there are no more.
+// Called on the engine's thread, once for each report; must not block or throw, may call Submit,
+// Abort and AbortSequence. After a report with `finish` for each of the request's n sequences there
+// are no more.
 using OutputCallback = std::function<void(Output)>;
 
 struct EngineStats {
@@ -34,7 +35,8 @@ class Generator {
   // Unknown or finished ids are ignored.
   virtual void Abort(RequestId request) = 0;
 
-  // Ends one of a request's n sequences, as when a stop string was found in its text.
+  // Ends one of a request's n sequences because a stop string was found in its text; reported with
+  // kStop if it was still running. Tokens already on their way may be reported before that.
   virtual void AbortSequence(RequestId request, int index) = 0;
 
   virtual EngineStats Stats() const = 0;

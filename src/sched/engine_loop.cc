@@ -1,0 +1,253 @@
+#include "sched/engine_loop.h"
+
+#include <fmt/format.h>
+
+#include <exception>
+#include <random>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "sampling/random.h"
+
+namespace sluice {
+
+namespace {
+
+SchedulerConfig MakeConfig(const WorkerInfo& info, const EngineOptions& options) {
+  return {.max_num_seqs = options.max_num_seqs,
+          .max_num_batched_tokens = options.max_num_batched_tokens,
+          .max_model_len = info.max_model_len,
+          .page_size = info.page_size,
+          .num_pages = info.num_pages,
+          .eos_ids = options.eos_ids};
+}
+
+uint64_t DrawSeedBase() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+void CheckPrompt(const std::vector<TokenId>& prompt, int vocab_size) {
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    if (prompt[i] >= 0 && prompt[i] < vocab_size) continue;
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("token {} of the prompt is {}, but the vocabulary has ids 0 to {}", i,
+                            prompt[i], vocab_size - 1));
+  }
+}
+
+}  // namespace
+
+EngineLoop::EngineLoop(Worker& worker, std::unique_ptr<DecodeStrategy> strategy,
+                       const EngineOptions& options, Metrics* metrics)
+    : worker_(worker),
+      info_(worker.Info()),
+      strategy_(std::move(strategy)),
+      scheduler_(MakeConfig(info_, options), *strategy_),
+      seed_base_(DrawSeedBase()),
+      stats_(scheduler_.Stats()) {
+  if (metrics) {
+    metrics_.emplace(*metrics, options.metric_labels);
+    metrics_->SetGauges(stats_);
+  }
+  thread_ = std::thread([this] { Run(); });
+}
+
+EngineLoop::~EngineLoop() {
+  Stop();
+}
+
+void EngineLoop::Stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  const std::lock_guard lock(join_mutex_);
+  if (thread_.joinable()) thread_.join();
+}
+
+RequestId EngineLoop::Submit(Request request, OutputCallback callback) {
+  Validate(request.sampling, info_.vocab_size);
+  CheckPrompt(request.prompt, info_.vocab_size);
+  scheduler_.CheckFits(request);
+  RequestId id = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) throw Error(ErrorCode::kUnavailable, "the engine has stopped");
+    id = next_id_++;
+    commands_.push_back({.kind = Command::Kind::kSubmit,
+                         .id = id,
+                         .request = std::move(request),
+                         .callback = std::move(callback),
+                         .submitted = EngineClock::now()});
+  }
+  wake_.notify_one();
+  return id;
+}
+
+void EngineLoop::Abort(RequestId request) {
+  Enqueue({.kind = Command::Kind::kAbort, .id = request});
+}
+
+void EngineLoop::AbortSequence(RequestId request, int index) {
+  Enqueue({.kind = Command::Kind::kAbortSequence, .id = request, .index = index});
+}
+
+void EngineLoop::Enqueue(Command command) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;  // everything ends anyway
+    commands_.push_back(std::move(command));
+  }
+  wake_.notify_one();
+}
+
+EngineStats EngineLoop::Stats() const {
+  const std::lock_guard lock(mutex_);
+  EngineStats stats = stats_;
+  for (const Command& command : commands_) {
+    if (command.kind == Command::Kind::kSubmit) stats.waiting += command.request.sampling.n;
+  }
+  return stats;
+}
+
+void EngineLoop::Run() {
+  while (auto commands = TakeCommands()) {
+    for (Command& command : *commands) Obey(std::move(command));
+    PublishStats();
+    RunStep();
+  }
+  EndEverything();
+}
+
+// Waits for commands while there is nothing to run; none when the loop is to stop.
+std::optional<std::vector<EngineLoop::Command>> EngineLoop::TakeCommands() {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [this] { return stopping_ || !commands_.empty() || !scheduler_.idle(); });
+  if (stopping_) return std::nullopt;
+  return std::exchange(commands_, {});
+}
+
+void EngineLoop::Obey(Command command) {
+  switch (command.kind) {
+    case Command::Kind::kSubmit:
+      return Start(std::move(command));
+    case Command::Kind::kAbort:
+      return Deliver(scheduler_.End(command.id, FinishReason::kAbort));
+    case Command::Kind::kAbortSequence:
+      return Deliver(scheduler_.EndSequence(command.id, command.index, FinishReason::kStop));
+  }
+}
+
+void EngineLoop::Start(Command command) {
+  const SamplingParams& sampling = command.request.sampling;
+  if (metrics_) metrics_->OnSubmit(command.request);
+  SequenceTimes times;
+  times.submitted = command.submitted;
+  times.prompt_tokens = static_cast<int>(command.request.prompt.size());
+  live_.emplace(command.id, LiveRequest{.callback = std::move(command.callback),
+                                        .sequences = std::vector<SequenceTimes>(sampling.n, times),
+                                        .unfinished = sampling.n});
+  scheduler_.Add(command.id, command.request,
+                 sampling.seed.value_or(MixSeed(seed_base_, command.id)));
+}
+
+void EngineLoop::RunStep() {
+  if (scheduler_.idle()) return;
+  const EngineStats before = scheduler_.Stats();
+  std::vector<SequenceReport> reports;
+  try {
+    const StepPlan plan = scheduler_.Plan();
+    const EngineClock::time_point now = EngineClock::now();
+    for (const auto& admission : scheduler_.admitted()) {
+      SequenceTimes& times = live_.at(admission.request).sequences[admission.index];
+      times.admitted = now;
+      if (metrics_) metrics_->OnAdmitted(times);
+    }
+    reports = scheduler_.Commit(plan, Execute(plan));
+    int rows = 0;
+    for (const SequenceSlice& slice : plan.slices) rows += static_cast<int>(slice.tokens.size());
+    if (metrics_) metrics_->OnStep(rows, before, scheduler_.Stats());
+  } catch (const std::exception& error) {
+    // A defect in planning or committing: what the scheduler holds cannot be trusted any more.
+    spdlog::error("a step could not be scheduled, ending all requests: {}", error.what());
+    reports = scheduler_.EndAll(FinishReason::kError, error.what());
+  }
+  Deliver(std::move(reports));
+}
+
+StepResult EngineLoop::Execute(const StepPlan& plan) {
+  StepResult result;
+  try {
+    result = worker_.Execute(plan);
+  } catch (const std::exception& error) {
+    result = {.step = plan.step, .slices = {}, .error = error.what()};
+  }
+  if (!result.error.empty()) {
+    spdlog::error("step {} with {} sequences failed: {}", plan.step, plan.slices.size(),
+                  result.error);
+  }
+  return result;
+}
+
+void EngineLoop::Deliver(std::vector<SequenceReport> reports) {
+  // First, so that whoever gets a last report finds the pages free and the counts complete.
+  PublishStats();
+  for (SequenceReport& report : reports) {
+    const auto it = live_.find(report.request);
+    if (it == live_.end()) continue;  // ended by a failed callback among these reports
+    const bool delivered = Report(it->second, std::move(report.output));
+    if (it->second.unfinished == 0) {
+      live_.erase(it);
+    } else if (!delivered) {
+      live_.erase(it);
+      scheduler_.End(report.request, FinishReason::kAbort);
+      PublishStats();
+    }
+  }
+}
+
+// Counts and hands over one report; false if the callback threw.
+bool EngineLoop::Report(LiveRequest& live, Output output) {
+  const EngineClock::time_point now = EngineClock::now();
+  SequenceTimes& times = live.sequences[output.index];
+  const int tokens = static_cast<int>(output.tokens.size());
+  if (tokens > 0) {
+    if (metrics_) metrics_->OnTokens(tokens, now, times);
+    if (!times.first_token) times.first_token = now;
+    times.last_token = now;
+    times.generated += tokens;
+  }
+  if (output.finish) {
+    if (metrics_) metrics_->OnFinish(*output.finish, now, times);
+    --live.unfinished;
+  }
+  try {
+    live.callback(std::move(output));
+  } catch (const std::exception& error) {
+    spdlog::error("a request's callback threw, ending the request: {}", error.what());
+    return false;
+  }
+  return true;
+}
+
+void EngineLoop::PublishStats() {
+  const EngineStats stats = scheduler_.Stats();
+  if (metrics_) metrics_->SetGauges(stats);
+  const std::lock_guard lock(mutex_);
+  stats_ = stats;
+}
+
+void EngineLoop::EndEverything() {
+  std::vector<Command> commands;
+  {
+    const std::lock_guard lock(mutex_);
+    commands = std::exchange(commands_, {});
+  }
+  for (Command& command : commands) Obey(std::move(command));
+  Deliver(scheduler_.EndAll(FinishReason::kAbort, ""));
+}
+
+}  // namespace sluice

@@ -1,0 +1,99 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/metrics.h"
+#include "decode/decode_strategy.h"
+#include "engine/worker.h"
+#include "sched/engine_metrics.h"
+#include "sched/generator.h"
+#include "sched/scheduler.h"
+
+namespace sluice {
+
+struct EngineOptions {
+  int max_num_seqs = 64;
+  int max_num_batched_tokens = 2048;
+  std::vector<TokenId> eos_ids;   // end a sequence unless ignore_eos
+  Metrics::Labels metric_labels;  // on every metric, as {"model_name", "storyteller"}
+};
+
+// Runs requests on a worker: one thread that takes commands from a queue, plans a step, executes
+// it, commits it and reports. The thread sleeps while there is nothing to do. A step that fails
+// ends the sequences in it with kError, and the loop goes on.
+class EngineLoop : public Generator {
+ public:
+  // Starts the thread. `worker` and `metrics` (which may be null) must outlive the loop; the worker
+  // is used by the loop's thread alone, except for Info() here.
+  EngineLoop(Worker& worker, std::unique_ptr<DecodeStrategy> strategy, const EngineOptions& options,
+             Metrics* metrics = nullptr);
+  ~EngineLoop() override;
+
+  RequestId Submit(Request request, OutputCallback callback) override;
+  void Abort(RequestId request) override;
+  void AbortSequence(RequestId request, int index) override;
+  EngineStats Stats() const override;
+
+  // Ends every request with kAbort, once the step under way is over, and joins the thread. Later
+  // submissions are refused. Not to be called from a callback.
+  void Stop();
+
+ private:
+  struct Command {
+    enum class Kind { kSubmit, kAbort, kAbortSequence } kind = Kind::kSubmit;
+    RequestId id = 0;
+    int index = 0;  // of kAbortSequence
+    Request request;
+    OutputCallback callback;
+    EngineClock::time_point submitted;
+  };
+
+  // A request with sequences that are not finished.
+  struct LiveRequest {
+    OutputCallback callback;
+    std::vector<SequenceTimes> sequences;
+    int unfinished = 0;
+  };
+
+  void Enqueue(Command command);
+  void Run();
+  std::optional<std::vector<Command>> TakeCommands();
+  void Obey(Command command);
+  void Start(Command command);
+  void RunStep();
+  StepResult Execute(const StepPlan& plan);
+  void Deliver(std::vector<SequenceReport> reports);
+  bool Report(LiveRequest& live, Output output);
+  void PublishStats();
+  void EndEverything();
+
+  Worker& worker_;
+  const WorkerInfo info_;
+  const std::unique_ptr<DecodeStrategy> strategy_;
+  std::optional<EngineMetrics> metrics_;
+
+  // The engine thread's own.
+  Scheduler scheduler_;
+  std::unordered_map<RequestId, LiveRequest> live_;
+  const uint64_t seed_base_;  // of requests without a seed
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable wake_;
+  std::vector<Command> commands_;
+  EngineStats stats_;
+  RequestId next_id_ = 1;
+  bool stopping_ = false;
+
+  std::mutex join_mutex_;
+  std::thread thread_;
+};
+
+}  // namespace sluice

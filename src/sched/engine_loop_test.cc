@@ -1,0 +1,281 @@
+#include "sched/engine_loop.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+
+#include "base/error.h"
+
+namespace sluice {
+namespace {
+
+using testing::ElementsAre;
+using testing::SizeIs;
+
+constexpr int kVocab = 50;
+
+// Answers each row with the token after its own. Fails steps while `fail` is set, and holds them
+// while `hold` is.
+class CountingWorker : public Worker {
+ public:
+  WorkerInfo Info() const override {
+    return {.vocab_size = kVocab, .max_model_len = 64, .page_size = 4, .num_pages = 32};
+  }
+
+  StepResult Execute(const StepPlan& plan) override {
+    while (hold) std::this_thread::yield();
+    if (fail) throw std::runtime_error("the worker broke");
+    StepResult result{.step = plan.step, .slices = {}, .error = ""};
+    for (const SequenceSlice& slice : plan.slices) {
+      SliceResult answer{.sequence = slice.sequence, .samples = {}, .scores = {}};
+      if (!slice.sample_rows.empty()) seeds.insert(slice.sample.seed);
+      for (int32_t row : slice.sample_rows) {
+        answer.samples.push_back({.token = (slice.tokens[row] + 1) % kVocab});
+      }
+      result.slices.push_back(answer);
+    }
+    return result;
+  }
+
+  std::atomic<bool> fail = false;
+  std::atomic<bool> hold = false;
+  std::set<uint64_t> seeds;  // of sampled slices; read when the loop is done
+};
+
+// Gathers a request's reports and waits for the last.
+class Sink {
+ public:
+  explicit Sink(int sequences = 1) : unfinished_(sequences) {}
+
+  OutputCallback Callback() {
+    return [this](Output output) {
+      const std::lock_guard lock(mutex_);
+      for (const SampledToken& sampled : output.tokens) tokens_.push_back(sampled.token);
+      error_ = output.error;
+      if (!output.finish) return;
+      finishes_.push_back(*output.finish);
+      if (--unfinished_ == 0) done_.notify_all();
+    };
+  }
+
+  void Wait() {
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return unfinished_ == 0; });
+  }
+
+  std::vector<TokenId> tokens() const { return tokens_; }
+  std::vector<FinishReason> finishes() const { return finishes_; }
+  std::string error() const { return error_; }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable done_;
+  int unfinished_;
+  std::vector<TokenId> tokens_;
+  std::vector<FinishReason> finishes_;
+  std::string error_;
+};
+
+Request Ask(std::vector<TokenId> prompt, int max_tokens) {
+  Request request{.prompt = std::move(prompt), .sampling = {}};
+  request.sampling.max_tokens = max_tokens;
+  return request;
+}
+
+// The value of a counter or gauge, or how often a histogram was fed. With `reason`, of the metric
+// that has it as its finished_reason.
+double ValueOf(const Metrics& metrics, const std::string& name, const std::string& reason = "") {
+  for (const auto& family : metrics.collectable().Collect()) {
+    if (family.name != name) continue;
+    for (const auto& metric : family.metric) {
+      const bool matches =
+          std::any_of(metric.label.begin(), metric.label.end(),
+                      [&](const auto& label) { return reason.empty() || label.value == reason; });
+      if (!matches) continue;
+      return metric.counter.value + metric.gauge.value +
+             static_cast<double>(metric.histogram.sample_count);
+    }
+  }
+  ADD_FAILURE() << "no metric " << name;
+  return -1;
+}
+
+TEST(EngineLoop, GeneratesUntilMaxTokens) {
+  CountingWorker worker;
+  EngineLoop loop(worker, MakeAutoregressive(), {});
+  Sink sink;
+  loop.Submit(Ask({1, 2, 3}, 4), sink.Callback());
+  sink.Wait();
+  EXPECT_THAT(sink.tokens(), ElementsAre(4, 5, 6, 7));
+  EXPECT_THAT(sink.finishes(), ElementsAre(FinishReason::kLength));
+  const EngineStats stats = loop.Stats();
+  EXPECT_EQ(stats.prompt_tokens, 3u);
+  EXPECT_EQ(stats.generation_tokens, 4u);
+  EXPECT_EQ(stats.pages_total, 32);
+  EXPECT_EQ(stats.pages_used, 0);
+  EXPECT_EQ(stats.steps, 4u);
+}
+
+TEST(EngineLoop, RefusesBadRequestsAtTheDoor) {
+  CountingWorker worker;
+  EngineLoop loop(worker, MakeAutoregressive(), {});
+  const auto never = [](const Output&) { ADD_FAILURE() << "reported a refused request"; };
+  EXPECT_THROW(loop.Submit(Ask({}, 4), never), Error);
+  EXPECT_THROW(loop.Submit(Ask({kVocab}, 4), never), Error);
+  EXPECT_THROW(loop.Submit(Ask({1}, 0), never), Error);
+  EXPECT_THROW(loop.Submit(Ask(std::vector<TokenId>(64, 1), 4), never), Error);
+}
+
+TEST(EngineLoop, AFailedStepEndsItsRequestsAndTheLoopGoesOn) {
+  CountingWorker worker;
+  EngineLoop loop(worker, MakeAutoregressive(), {});
+  worker.fail = true;
+  Sink failed;
+  loop.Submit(Ask({1}, 4), failed.Callback());
+  failed.Wait();
+  EXPECT_THAT(failed.finishes(), ElementsAre(FinishReason::kError));
+  EXPECT_EQ(failed.error(), "the worker broke");
+  worker.fail = false;
+  Sink fine;
+  loop.Submit(Ask({1}, 2), fine.Callback());
+  fine.Wait();
+  EXPECT_THAT(fine.tokens(), ElementsAre(2, 3));
+}
+
+TEST(EngineLoop, AbortFreesThePages) {
+  CountingWorker worker;
+  worker.hold = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {});
+  Sink sink(2);
+  Request request = Ask({1, 2}, 60);
+  request.sampling.n = 2;
+  const RequestId id = loop.Submit(request, sink.Callback());
+  loop.Abort(id);
+  worker.hold = false;
+  sink.Wait();
+  EXPECT_THAT(sink.finishes(), ElementsAre(FinishReason::kAbort, FinishReason::kAbort));
+  EXPECT_EQ(loop.Stats().pages_used, 0);
+  loop.Abort(id);
+  loop.Abort(12345);
+}
+
+TEST(EngineLoop, AbortSequenceEndsOneAsStopped) {
+  CountingWorker worker;
+  worker.hold = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {});
+  Sink sink(2);
+  Request request = Ask({1, 2}, 10);
+  request.sampling.n = 2;
+  loop.AbortSequence(loop.Submit(request, sink.Callback()), 1);
+  worker.hold = false;
+  sink.Wait();
+  EXPECT_THAT(sink.finishes(), ElementsAre(FinishReason::kStop, FinishReason::kLength));
+}
+
+TEST(EngineLoop, StopEndsEverythingAndRefusesMore) {
+  CountingWorker worker;
+  worker.hold = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {.max_num_seqs = 1});
+  Sink running, waiting;
+  loop.Submit(Ask({1}, 60), running.Callback());
+  loop.Submit(Ask({1}, 60), waiting.Callback());
+  std::thread stopper([&] { loop.Stop(); });
+  // Stop waits for the step under way, and refuses submissions from its first moment on.
+  bool refused = false;
+  while (!refused) {
+    try {
+      loop.Submit(Ask({1}, 60), [](const Output&) {});
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
+      refused = true;
+    }
+  }
+  worker.hold = false;
+  stopper.join();
+  running.Wait();
+  waiting.Wait();
+  EXPECT_THAT(running.finishes(), ElementsAre(FinishReason::kAbort));
+  EXPECT_THAT(waiting.finishes(), ElementsAre(FinishReason::kAbort));
+  EXPECT_EQ(loop.Stats().pages_used, 0);
+}
+
+TEST(EngineLoop, UnseededRequestsDifferAndSeededOnesKeepTheirs) {
+  CountingWorker worker;
+  {
+    EngineLoop loop(worker, MakeAutoregressive(), {});
+    Sink first, second, seeded;
+    loop.Submit(Ask({1}, 2), first.Callback());
+    loop.Submit(Ask({1}, 2), second.Callback());
+    Request request = Ask({1}, 2);
+    request.sampling.seed = 77;
+    loop.Submit(request, seeded.Callback());
+    first.Wait();
+    second.Wait();
+    seeded.Wait();
+  }
+  EXPECT_THAT(worker.seeds, SizeIs(3));
+  EXPECT_TRUE(worker.seeds.count(77));
+}
+
+TEST(EngineLoop, ACallbackThatThrowsEndsItsRequestOnly) {
+  CountingWorker worker;
+  EngineLoop loop(worker, MakeAutoregressive(), {});
+  std::atomic<int> calls = 0;
+  loop.Submit(Ask({1}, 50), [&](const Output&) {
+    ++calls;
+    throw std::runtime_error("a careless client");
+  });
+  Sink sink;
+  loop.Submit(Ask({1}, 5), sink.Callback());
+  sink.Wait();
+  loop.Stop();
+  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(loop.Stats().pages_used, 0);
+}
+
+TEST(EngineLoop, ACallbackMaySubmitAndAbort) {
+  CountingWorker worker;
+  EngineLoop loop(worker, MakeAutoregressive(), {});
+  Sink second;
+  const OutputCallback inner = second.Callback();
+  std::atomic<bool> submitted = false;
+  const RequestId id = loop.Submit(Ask({1}, 50), [&](const Output&) {
+    if (!submitted.exchange(true)) loop.Submit(Ask({9}, 1), inner);
+  });
+  second.Wait();
+  loop.Abort(id);
+  loop.Stop();
+  EXPECT_THAT(second.tokens(), ElementsAre(10));
+}
+
+TEST(EngineLoop, CountsUnderVllmsNames) {
+  Metrics metrics;
+  CountingWorker worker;
+  EngineLoop loop(worker, MakeAutoregressive(), {.metric_labels = {{"model_name", "m"}}}, &metrics);
+  Sink sink;
+  loop.Submit(Ask({1, 2, 3}, 4), sink.Callback());
+  sink.Wait();
+  loop.Stop();
+  EXPECT_EQ(ValueOf(metrics, "vllm:prompt_tokens_total"), 3);
+  EXPECT_EQ(ValueOf(metrics, "vllm:generation_tokens_total"), 4);
+  EXPECT_EQ(ValueOf(metrics, "vllm:num_preemptions_total"), 0);
+  EXPECT_EQ(ValueOf(metrics, "vllm:num_requests_running"), 0);
+  EXPECT_EQ(ValueOf(metrics, "vllm:num_requests_waiting"), 0);
+  EXPECT_EQ(ValueOf(metrics, "vllm:kv_cache_usage_perc"), 0);
+  EXPECT_EQ(ValueOf(metrics, "vllm:request_success_total", "length"), 1);
+  EXPECT_EQ(ValueOf(metrics, "vllm:request_success_total", "stop"), 0);
+  EXPECT_EQ(ValueOf(metrics, "vllm:time_to_first_token_seconds"), 1);
+  EXPECT_EQ(ValueOf(metrics, "vllm:inter_token_latency_seconds"), 3);
+  EXPECT_EQ(ValueOf(metrics, "vllm:e2e_request_latency_seconds"), 1);
+  EXPECT_EQ(ValueOf(metrics, "vllm:request_queue_time_seconds"), 1);
+  EXPECT_EQ(ValueOf(metrics, "vllm:iteration_tokens_total"), 4);
+}
+
+}  // namespace
+}  // namespace sluice

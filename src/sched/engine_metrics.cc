@@ -1,0 +1,123 @@
+#include "sched/engine_metrics.h"
+
+namespace sluice {
+
+namespace {
+
+const std::vector<double> kSecondsToFirstToken = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,
+                                                  0.25,  0.5,   0.75, 1,    2.5,  5,    7.5,  10,
+                                                  20,    40,    80,   160,  640,  2560};
+const std::vector<double> kSecondsBetweenTokens = {
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
+    0.4,   0.5,    0.75,  1,    2.5,   5,    7.5,   10,  20,   40,  80};
+const std::vector<double> kSecondsOfRequest = {0.05, 0.1, 0.3, 0.5, 0.8, 1,    1.5, 2,
+                                               2.5,  5,   10,  15,  20,  30,   40,  50,
+                                               60,   120, 240, 480, 960, 1920, 7680};
+const std::vector<double> kTokens = {1,   2,    5,    10,   20,    50,    100,   200,
+                                     500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+const std::vector<double> kStepTokens = {1,   8,    16,   32,   64,   128,  256,
+                                         512, 1024, 2048, 4096, 8192, 16384};
+const std::vector<double> kSmallCounts = {1, 2, 5, 10, 20, 50, 100};
+
+double Seconds(EngineClock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+prometheus::Counter& FinishCounter(Metrics& metrics, Metrics::Labels labels, FinishReason reason) {
+  labels["finished_reason"] = FinishReasonName(reason);
+  return metrics.Counter("vllm:request_success_total", "Finished sequences by reason.", labels);
+}
+
+}  // namespace
+
+EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
+    : running_(metrics.Gauge("vllm:num_requests_running", "Sequences in the batch.", labels)),
+      waiting_(
+          metrics.Gauge("vllm:num_requests_waiting", "Sequences waiting for a place.", labels)),
+      kv_usage_(
+          metrics.Gauge("vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", labels)),
+      prompt_tokens_(
+          metrics.Counter("vllm:prompt_tokens_total", "Prompt tokens computed.", labels)),
+      generation_tokens_(
+          metrics.Counter("vllm:generation_tokens_total", "Tokens generated.", labels)),
+      preemptions_(metrics.Counter("vllm:num_preemptions_total",
+                                   "Sequences that gave their pages back to wait.", labels)),
+      finished_{&FinishCounter(metrics, labels, FinishReason::kStop),
+                &FinishCounter(metrics, labels, FinishReason::kLength),
+                &FinishCounter(metrics, labels, FinishReason::kAbort),
+                &FinishCounter(metrics, labels, FinishReason::kError)},
+      step_tokens_(
+          metrics.Histogram("vllm:iteration_tokens_total", "Rows of a step.", kStepTokens, labels)),
+      first_token_(metrics.Histogram("vllm:time_to_first_token_seconds",
+                                     "From submission to the first token.", kSecondsToFirstToken,
+                                     labels)),
+      inter_token_(metrics.Histogram("vllm:inter_token_latency_seconds",
+                                     "Between the tokens of a sequence.", kSecondsBetweenTokens,
+                                     labels)),
+      time_per_output_token_(metrics.Histogram("vllm:request_time_per_output_token_seconds",
+                                               "Mean time of a sequence's tokens after the first.",
+                                               kSecondsBetweenTokens, labels)),
+      end_to_end_(metrics.Histogram("vllm:e2e_request_latency_seconds",
+                                    "From submission to the last token.", kSecondsOfRequest,
+                                    labels)),
+      queue_(metrics.Histogram("vllm:request_queue_time_seconds",
+                               "From submission to the first step.", kSecondsOfRequest, labels)),
+      prefill_(metrics.Histogram("vllm:request_prefill_time_seconds",
+                                 "From the first step to the first token.", kSecondsOfRequest,
+                                 labels)),
+      decode_(metrics.Histogram("vllm:request_decode_time_seconds",
+                                "From the first token to the last.", kSecondsOfRequest, labels)),
+      request_prompt_tokens_(metrics.Histogram("vllm:request_prompt_tokens",
+                                               "Prompt tokens of a sequence.", kTokens, labels)),
+      request_generation_tokens_(metrics.Histogram(
+          "vllm:request_generation_tokens", "Generated tokens of a sequence.", kTokens, labels)),
+      request_n_(metrics.Histogram("vllm:request_params_n", "Sequences asked for by a request.",
+                                   kSmallCounts, labels)) {}
+
+void EngineMetrics::OnSubmit(const Request& request) {
+  request_n_.Observe(request.sampling.n);
+}
+
+void EngineMetrics::OnStep(int rows, const EngineStats& before, const EngineStats& after) {
+  step_tokens_.Observe(rows);
+  prompt_tokens_.Increment(static_cast<double>(after.prompt_tokens - before.prompt_tokens));
+  generation_tokens_.Increment(
+      static_cast<double>(after.generation_tokens - before.generation_tokens));
+  preemptions_.Increment(static_cast<double>(after.preemptions - before.preemptions));
+}
+
+void EngineMetrics::OnAdmitted(const SequenceTimes& times) {
+  queue_.Observe(Seconds(*times.admitted - times.submitted));
+}
+
+void EngineMetrics::OnTokens(int tokens, EngineClock::time_point now, const SequenceTimes& times) {
+  int gaps = tokens;
+  EngineClock::time_point last = times.last_token;
+  if (!times.first_token) {
+    first_token_.Observe(Seconds(now - times.submitted));
+    if (times.admitted) prefill_.Observe(Seconds(now - *times.admitted));
+    --gaps;
+    last = now;
+  }
+  for (int i = 0; i < gaps; ++i) inter_token_.Observe(Seconds(now - last) / gaps);
+}
+
+void EngineMetrics::OnFinish(FinishReason reason, EngineClock::time_point now,
+                             const SequenceTimes& times) {
+  finished_[static_cast<size_t>(reason)]->Increment();
+  end_to_end_.Observe(Seconds(now - times.submitted));
+  request_prompt_tokens_.Observe(times.prompt_tokens);
+  request_generation_tokens_.Observe(times.generated);
+  if (!times.first_token) return;
+  const double decode = Seconds(times.last_token - *times.first_token);
+  decode_.Observe(decode);
+  if (times.generated > 1) time_per_output_token_.Observe(decode / (times.generated - 1));
+}
+
+void EngineMetrics::SetGauges(const EngineStats& stats) {
+  running_.Set(stats.running);
+  waiting_.Set(stats.waiting);
+  kv_usage_.Set(static_cast<double>(stats.pages_used) / stats.pages_total);
+}
+
+}  // namespace sluice

@@ -1,0 +1,381 @@
+#include "sched/scheduler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "sampling/random.h"
+
+namespace sluice {
+
+namespace {
+
+int PagesFor(int positions, int page_size) {
+  return (positions + page_size - 1) / page_size;
+}
+
+int Uncomputed(const Sequence& sequence) {
+  return sequence.length() - sequence.kv_length;
+}
+
+bool IsDecoding(const Sequence& sequence) {
+  return Uncomputed(sequence) == 1;
+}
+
+bool Contains(const std::vector<TokenId>& tokens, TokenId token) {
+  return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
+}
+
+// Why `result` cannot be what a worker made of `plan`; empty if it can.
+std::string Mismatch(const StepPlan& plan, const StepResult& result) {
+  if (result.step != plan.step) {
+    return fmt::format("the worker answered step {} with a result of step {}", plan.step,
+                       result.step);
+  }
+  if (result.slices.size() != plan.slices.size()) {
+    return fmt::format("step {} has {} slices, its result {}", plan.step, plan.slices.size(),
+                       result.slices.size());
+  }
+  for (size_t i = 0; i < plan.slices.size(); ++i) {
+    const SequenceSlice& slice = plan.slices[i];
+    const SliceResult& got = result.slices[i];
+    if (got.sequence != slice.sequence || got.samples.size() != slice.sample_rows.size() ||
+        got.scores.size() != slice.score_rows.size()) {
+      return fmt::format(
+          "slice {} of step {} asked for {} samples and {} scores of sequence {}, got {} and {} of "
+          "sequence {}",
+          i, plan.step, slice.sample_rows.size(), slice.score_rows.size(), slice.sequence,
+          got.samples.size(), got.scores.size(), got.sequence);
+    }
+  }
+  return "";
+}
+
+int LengthLimit(const SchedulerConfig& config) {
+  const int64_t positions = int64_t{config.num_pages} * config.page_size;
+  return static_cast<int>(std::min<int64_t>(config.max_model_len, positions));
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerConfig& config, DecodeStrategy& strategy)
+    : config_(config),
+      length_limit_(LengthLimit(config)),
+      strategy_(strategy),
+      pages_(config.num_pages) {
+  SLUICE_CHECK_GE(config.max_num_seqs, 1);
+  SLUICE_CHECK_GE(config.page_size, 1);
+  SLUICE_CHECK_GE(length_limit_, 2);
+  // Otherwise a full batch of decoding sequences would leave some out of each step.
+  if (config.max_num_batched_tokens < config.max_num_seqs) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("max_num_batched_tokens ({}) must be at least max_num_seqs ({})",
+                            config.max_num_batched_tokens, config.max_num_seqs));
+  }
+}
+
+void Scheduler::CheckFits(const Request& request) const {
+  if (request.prompt.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "the prompt must hold at least one token, got none");
+  }
+  const size_t length = request.prompt.size();
+  if (length < static_cast<size_t>(length_limit_)) return;
+  if (length_limit_ == config_.max_model_len) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the prompt has {} tokens, but the model's context is {} tokens and at "
+                            "least one is needed for the answer: shorten the prompt",
+                            length, config_.max_model_len));
+  }
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      fmt::format("the prompt has {} tokens, but the KV cache holds {} ({} pages of {}) and "
+                  "at least one is needed for the answer: shorten the prompt or start the "
+                  "server with more memory for the KV cache",
+                  length, length_limit_, config_.num_pages, config_.page_size));
+}
+
+void Scheduler::Add(RequestId id, const Request& request, uint64_t seed) {
+  for (int index = 0; index < request.sampling.n; ++index) {
+    auto sequence = std::make_unique<Sequence>();
+    sequence->id = next_sequence_++;
+    sequence->request = id;
+    sequence->index = index;
+    sequence->params = request.sampling;
+    sequence->seed = index == 0 ? seed : MixSeed(seed, static_cast<uint64_t>(index));
+    sequence->tokens = request.prompt;
+    sequence->prompt_length = static_cast<int>(request.prompt.size());
+    waiting_.push_back(std::move(sequence));
+  }
+}
+
+StepPlan Scheduler::Plan() {
+  SLUICE_CHECK(in_flight_.empty());
+  admitted_.clear();
+  StepPlan plan{.step = totals_.steps + 1};
+  int budget = config_.max_num_batched_tokens;
+  const uint64_t preemptions = totals_.preemptions;
+  PlanDecodes(plan, budget);
+  const bool all_prefills_advance = PlanPrefills(plan, budget);
+  // A sequence that just gave its pages back must not take them again at once.
+  if (all_prefills_advance && totals_.preemptions == preemptions) Admit(plan, budget);
+  SLUICE_CHECK(!plan.slices.empty() || idle());
+  return plan;
+}
+
+void Scheduler::PlanDecodes(StepPlan& plan, int& budget) {
+  const auto decodes = std::count_if(running_.begin(), running_.end(),
+                                     [](const auto& sequence) { return IsDecoding(*sequence); });
+  // Rows for drafts: what a row for each sequence leaves, and half of it while prompts wait.
+  int spare = budget - static_cast<int>(decodes);
+  if (static_cast<size_t>(decodes) < running_.size() || !waiting_.empty()) spare /= 2;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (!IsDecoding(sequence)) continue;
+    if (GrowPages(sequence, sequence.kv_length + 1, true) <= sequence.kv_length) {
+      PreemptYoungest();  // the sequence itself
+      return;
+    }
+    const int wanted = 1 + std::min(spare, DraftLimit(sequence));
+    const int free_positions = pages_.num_free() * config_.page_size;
+    const int room = Capacity(sequence) + free_positions - sequence.kv_length;
+    StepDemand demand = strategy_.Demand(sequence, std::min(wanted, room));
+    spare -= static_cast<int>(demand.tokens.size()) - 1;
+    GrowPages(sequence, demand.kv_length, false);
+    AddSlice(sequence, std::move(demand), plan, budget);
+  }
+}
+
+// Returns whether every prefill got all rows it lacks or the budget is spent.
+bool Scheduler::PlanPrefills(StepPlan& plan, int& budget) {
+  for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
+    Sequence& sequence = *running_[i];
+    if (IsDecoding(sequence)) continue;
+    const int wanted = std::min(budget, Uncomputed(sequence));
+    const int capacity = GrowPages(sequence, sequence.kv_length + wanted, true);
+    const int rows = std::min(wanted, capacity - sequence.kv_length);
+    if (rows > 0) AddSlice(sequence, strategy_.Demand(sequence, rows), plan, budget);
+    if (rows < wanted) return false;
+  }
+  return true;
+}
+
+void Scheduler::Admit(StepPlan& plan, int& budget) {
+  while (budget > 0 && !waiting_.empty() &&
+         running_.size() < static_cast<size_t>(config_.max_num_seqs) &&
+         PagesAllowAdmission(*waiting_.front())) {
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+    Sequence& sequence = *running_.back();
+    const int rows = std::min(budget, Uncomputed(sequence));
+    GrowPages(sequence, rows, false);
+    AddSlice(sequence, strategy_.Demand(sequence, rows), plan, budget);
+    if (!sequence.admitted) admitted_.push_back({sequence.request, sequence.index});
+    sequence.admitted = true;
+  }
+}
+
+// Room for the whole sequence and its next token, and a page for each running one to grow into: to
+// admit earlier would soon mean to preempt.
+bool Scheduler::PagesAllowAdmission(const Sequence& sequence) const {
+  const int needed = PagesFor(sequence.length() + 1, config_.page_size);
+  return pages_.num_free() >= needed + static_cast<int>(running_.size());
+}
+
+// How many drafts could be committed beside the next token.
+int Scheduler::DraftLimit(const Sequence& sequence) const {
+  const int by_length = length_limit_ - sequence.length() - 1;
+  const int by_tokens = sequence.params.max_tokens - sequence.num_generated() - 1;
+  return std::max(0, std::min(by_length, by_tokens));
+}
+
+int Scheduler::Capacity(const Sequence& sequence) const {
+  return static_cast<int>(sequence.pages.size()) * config_.page_size;
+}
+
+// Adds pages until positions [0, kv_length) have some. Where free ones run out, takes them from
+// younger sequences if `may_preempt`. Returns the positions that have pages.
+int Scheduler::GrowPages(Sequence& sequence, int kv_length, bool may_preempt) {
+  while (Capacity(sequence) < kv_length) {
+    PageHandle page = pages_.Allocate();
+    if (page.valid()) {
+      sequence.pages.push_back(std::move(page));
+    } else if (may_preempt && running_.back().get() != &sequence) {
+      PreemptYoungest();
+    } else {
+      break;
+    }
+  }
+  return Capacity(sequence);
+}
+
+void Scheduler::PreemptYoungest() {
+  Sequence& victim = *running_.back();
+  SLUICE_CHECK(std::none_of(in_flight_.begin(), in_flight_.end(),
+                            [&](const Flight& flight) { return flight.sequence == &victim; }));
+  victim.pages.clear();
+  victim.kv_length = 0;
+  waiting_.push_front(std::move(running_.back()));
+  running_.pop_back();
+  ++totals_.preemptions;
+}
+
+void Scheduler::AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, int& budget) {
+  SLUICE_CHECK_LE(demand.kv_length, Capacity(sequence));
+  SLUICE_CHECK_LE(static_cast<int>(demand.tokens.size()), budget);
+  budget -= static_cast<int>(demand.tokens.size());
+  SequenceSlice slice{.sequence = sequence.id,
+                      .tokens = demand.tokens,
+                      .positions = demand.positions,
+                      .kv_positions = demand.kv_positions,
+                      .kv_length = demand.kv_length,
+                      .mask = demand.mask,
+                      .ancestors = demand.ancestors,
+                      .sample_rows = demand.sample_rows};
+  for (const PageHandle& page : sequence.pages) slice.pages.push_back(page.id());
+  AddScoring(sequence, slice);
+  AddSampling(sequence, slice);
+  plan.slices.push_back(std::move(slice));
+  in_flight_.push_back({&sequence, std::move(demand)});
+}
+
+void Scheduler::AddScoring(const Sequence& sequence, SequenceSlice& slice) const {
+  if (!sequence.params.prompt_logprobs) return;
+  for (size_t row = 0; row < slice.positions.size(); ++row) {
+    // The row at position p scores prompt token p + 1, which is the p-th scored one.
+    const int position = slice.positions[row];
+    if (position < sequence.num_scored || position + 1 >= sequence.prompt_length) continue;
+    slice.score_rows.push_back({static_cast<int32_t>(row), sequence.tokens[position + 1]});
+  }
+}
+
+void Scheduler::AddSampling(const Sequence& sequence, SequenceSlice& slice) const {
+  if (slice.sample_rows.empty() && slice.score_rows.empty()) return;
+  SampleContext& context = slice.sample;
+  context.params = sequence.params;
+  context.seed = sequence.seed;
+  context.prompt_length = sequence.prompt_length;
+  context.generated = sequence.num_generated();
+  if (slice.sample_rows.empty()) return;
+  if (NeedsHistory(sequence.params)) context.history = sequence.tokens;
+  if (context.generated < sequence.params.min_tokens) {
+    context.end_ids = config_.eos_ids;
+    const auto& stops = sequence.params.stop_token_ids;
+    context.end_ids.insert(context.end_ids.end(), stops.begin(), stops.end());
+  }
+}
+
+std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepResult& result) {
+  const std::vector<Flight> flights = std::exchange(in_flight_, {});
+  SLUICE_CHECK_EQ(flights.size(), plan.slices.size());
+  ++totals_.steps;
+  const std::string error = result.error.empty() ? Mismatch(plan, result) : result.error;
+  std::vector<SequenceReport> reports;
+  for (size_t i = 0; i < flights.size(); ++i) {
+    Sequence& sequence = *flights[i].sequence;
+    Output output{.index = sequence.index};
+    if (error.empty()) {
+      output = CommitSlice(sequence, flights[i].demand, result.slices[i]);
+    } else {
+      sequence.finish = FinishReason::kError;
+      output.error = error;
+    }
+    output.finish = sequence.finish;
+    if (!output.tokens.empty() || output.finish) {
+      reports.push_back({sequence.request, std::move(output)});
+    }
+  }
+  RemoveFinished();
+  return reports;
+}
+
+Output Scheduler::CommitSlice(Sequence& sequence, const StepDemand& demand,
+                              const SliceResult& result) {
+  StepOutcome outcome = strategy_.Accept(sequence, demand, result);
+  Output output{.index = sequence.index};
+  sequence.num_scored += static_cast<int>(result.scores.size());
+  sequence.prompt_scores.insert(sequence.prompt_scores.end(), result.scores.begin(),
+                                result.scores.end());
+  if (sequence.num_generated() == 0 && !outcome.committed.empty()) {
+    output.prompt = std::exchange(sequence.prompt_scores, {});
+    totals_.prompt_tokens += static_cast<uint64_t>(sequence.prompt_length);
+  }
+  for (SampledToken& sampled : outcome.committed) {
+    sequence.tokens.push_back(sampled.token);
+    output.tokens.push_back(std::move(sampled));
+    sequence.finish = FinishOf(sequence);
+    if (sequence.finish) break;
+  }
+  totals_.generation_tokens += output.tokens.size();
+  sequence.kv_length = outcome.kv_length;
+  sequence.pages.resize(static_cast<size_t>(PagesFor(sequence.kv_length, config_.page_size)));
+  return output;
+}
+
+// Whether the sequence ends with its last token, in vLLM's order of reasons.
+std::optional<FinishReason> Scheduler::FinishOf(const Sequence& sequence) const {
+  const SamplingParams& params = sequence.params;
+  const TokenId last = sequence.tokens.back();
+  if (sequence.num_generated() > params.min_tokens) {
+    if (!params.ignore_eos && Contains(config_.eos_ids, last)) return FinishReason::kStop;
+    if (Contains(params.stop_token_ids, last)) return FinishReason::kStop;
+  }
+  if (sequence.num_generated() >= params.max_tokens || sequence.length() >= length_limit_) {
+    return FinishReason::kLength;
+  }
+  return std::nullopt;
+}
+
+void Scheduler::RemoveFinished() {
+  std::erase_if(running_, [this](const std::unique_ptr<Sequence>& sequence) {
+    if (sequence->finish) strategy_.Forget(sequence->id);
+    return sequence->finish.has_value();
+  });
+}
+
+std::vector<SequenceReport> Scheduler::End(RequestId request, FinishReason reason) {
+  return EndWhere([=](const Sequence& sequence) { return sequence.request == request; }, reason,
+                  "");
+}
+
+std::vector<SequenceReport> Scheduler::EndSequence(RequestId request, int index,
+                                                   FinishReason reason) {
+  return EndWhere(
+      [=](const Sequence& sequence) {
+        return sequence.request == request && sequence.index == index;
+      },
+      reason, "");
+}
+
+std::vector<SequenceReport> Scheduler::EndAll(FinishReason reason, const std::string& error) {
+  in_flight_.clear();
+  return EndWhere([](const Sequence&) { return true; }, reason, error);
+}
+
+std::vector<SequenceReport> Scheduler::EndWhere(const std::function<bool(const Sequence&)>& matches,
+                                                FinishReason reason, const std::string& error) {
+  SLUICE_CHECK(in_flight_.empty());
+  std::vector<SequenceReport> reports;
+  const auto end = [&](const std::unique_ptr<Sequence>& sequence) {
+    if (!matches(*sequence)) return false;
+    strategy_.Forget(sequence->id);
+    reports.push_back(
+        {sequence->request, {.index = sequence->index, .finish = reason, .error = error}});
+    return true;
+  };
+  std::erase_if(running_, end);
+  std::erase_if(waiting_, end);
+  return reports;
+}
+
+EngineStats Scheduler::Stats() const {
+  EngineStats stats = totals_;
+  stats.running = static_cast<int>(running_.size());
+  stats.waiting = static_cast<int>(waiting_.size());
+  stats.pages_total = pages_.num_pages();
+  stats.pages_used = pages_.num_pages() - pages_.num_free();
+  return stats;
+}
+
+}  // namespace sluice

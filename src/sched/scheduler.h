@@ -1,0 +1,123 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "decode/decode_strategy.h"
+#include "kv/page_allocator.h"
+#include "request/request.h"
+#include "request/sequence.h"
+#include "request/step.h"
+#include "sched/generator.h"
+
+namespace sluice {
+
+struct SchedulerConfig {
+  int max_num_seqs = 64;              // sequences in one step
+  int max_num_batched_tokens = 2048;  // rows in one step; at least max_num_seqs
+  int max_model_len = 0;              // positions a sequence may have
+  int page_size = 0;                  // positions a KV page
+  int num_pages = 0;
+  std::vector<TokenId> eos_ids;
+};
+
+// One report on one sequence, addressed to its request.
+struct SequenceReport {
+  RequestId request = 0;
+  Output output;
+};
+
+// Decides what runs in each step: continuous batching over a fixed number of KV pages. Pure
+// bookkeeping without device, clock or threads; one thread calls it, Plan and Commit in turns.
+//
+// Order is first come, first served. Each step takes one row (and drafts, where the strategy has
+// some) of every decoding sequence, then fills the token budget with the oldest prefills, in
+// chunks. Pages are taken as sequences grow. When none is left, the youngest running sequence gives
+// its own back and waits, first in line, to be computed again. So every running sequence is older
+// than every waiting one, decoding ones are older than prefilling ones, and the oldest always
+// advances.
+class Scheduler {
+ public:
+  // `strategy` must outlive the scheduler.
+  Scheduler(const SchedulerConfig& config, DecodeStrategy& strategy);
+
+  // Throws Error(kInvalidArgument) for a prompt that cannot run even alone. Reads constants only:
+  // any thread may call it.
+  void CheckFits(const Request& request) const;
+
+  // Queues the request's n sequences. `seed` is that of the first; the others' derive from it.
+  // The request has passed Validate and CheckFits.
+  void Add(RequestId id, const Request& request, uint64_t seed);
+
+  // Ends sequences and frees their pages at once; returns a last report for each that was live.
+  // Not between Plan and Commit.
+  std::vector<SequenceReport> End(RequestId request, FinishReason reason);
+  std::vector<SequenceReport> EndSequence(RequestId request, int index, FinishReason reason);
+  std::vector<SequenceReport> EndAll(FinishReason reason, const std::string& error);
+
+  bool idle() const { return running_.empty() && waiting_.empty(); }
+
+  // The next step. Has at least one slice unless idle().
+  StepPlan Plan();
+
+  // Takes in what a worker made of the last Plan(). A failed or malformed result ends every
+  // sequence of the step with kError.
+  std::vector<SequenceReport> Commit(const StepPlan& plan, const StepResult& result);
+
+  // A sequence that the last Plan() took up for the first time.
+  struct Admission {
+    RequestId request = 0;
+    int index = 0;
+  };
+  const std::vector<Admission>& admitted() const { return admitted_; }
+
+  EngineStats Stats() const;
+
+  // For inspection.
+  const PageAllocator& pages() const { return pages_; }
+  const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
+  const std::deque<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
+
+ private:
+  // A slice of the step under way and the demand that it came from.
+  struct Flight {
+    Sequence* sequence = nullptr;
+    StepDemand demand;
+  };
+
+  void PlanDecodes(StepPlan& plan, int& budget);
+  bool PlanPrefills(StepPlan& plan, int& budget);
+  void Admit(StepPlan& plan, int& budget);
+  bool PagesAllowAdmission(const Sequence& sequence) const;
+
+  int DraftLimit(const Sequence& sequence) const;
+  int GrowPages(Sequence& sequence, int kv_length, bool may_preempt);
+  int Capacity(const Sequence& sequence) const;
+  void PreemptYoungest();
+  void AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, int& budget);
+  void AddSampling(const Sequence& sequence, SequenceSlice& slice) const;
+  void AddScoring(const Sequence& sequence, SequenceSlice& slice) const;
+
+  Output CommitSlice(Sequence& sequence, const StepDemand& demand, const SliceResult& result);
+  std::optional<FinishReason> FinishOf(const Sequence& sequence) const;
+  void RemoveFinished();
+  std::vector<SequenceReport> EndWhere(const std::function<bool(const Sequence&)>& matches,
+                                       FinishReason reason, const std::string& error);
+
+  const SchedulerConfig config_;
+  const int length_limit_;  // tokens a sequence may reach: the context, or what all pages hold
+  DecodeStrategy& strategy_;
+  PageAllocator pages_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
+  std::deque<std::unique_ptr<Sequence>> waiting_;   // oldest first
+  std::vector<Flight> in_flight_;                   // in the plan's order
+  std::vector<Admission> admitted_;
+  SequenceId next_sequence_ = 1;
+  EngineStats totals_;
+};
+
+}  // namespace sluice

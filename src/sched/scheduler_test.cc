@@ -1,0 +1,285 @@
+#include "sched/scheduler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace sluice {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::SizeIs;
+
+constexpr TokenId kEos = 99;
+
+SchedulerConfig SmallConfig() {
+  return {.max_num_seqs = 4,
+          .max_num_batched_tokens = 8,
+          .max_model_len = 32,
+          .page_size = 4,
+          .num_pages = 16,
+          .eos_ids = {kEos}};
+}
+
+Request MakeRequest(int prompt, SamplingParams sampling = {}) {
+  Request request{.prompt = std::vector<TokenId>(static_cast<size_t>(prompt), 5),
+                  .sampling = std::move(sampling)};
+  return request;
+}
+
+// A result that answers every sample row with `token`.
+StepResult Answer(const StepPlan& plan, TokenId token) {
+  StepResult result{.step = plan.step, .slices = {}, .error = ""};
+  for (const SequenceSlice& slice : plan.slices) {
+    SliceResult answer{.sequence = slice.sequence, .samples = {}, .scores = {}};
+    for (size_t i = 0; i < slice.sample_rows.size(); ++i)
+      answer.samples.push_back({.token = token});
+    for (const auto& row : slice.score_rows) answer.scores.push_back({.token = row.target});
+    result.slices.push_back(answer);
+  }
+  return result;
+}
+
+std::vector<TokenId> Tokens(const Output& output) {
+  std::vector<TokenId> tokens;
+  for (const SampledToken& sampled : output.tokens) tokens.push_back(sampled.token);
+  return tokens;
+}
+
+std::string RefusalOf(const Scheduler& scheduler, const Request& request) {
+  try {
+    scheduler.CheckFits(request);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    return error.what();
+  }
+  return "";
+}
+
+class SchedulerTest : public testing::Test {
+ protected:
+  std::vector<SequenceReport> Step(TokenId token) {
+    plan_ = scheduler_.Plan();
+    return scheduler_.Commit(plan_, Answer(plan_, token));
+  }
+
+  std::unique_ptr<DecodeStrategy> strategy_ = MakeAutoregressive();
+  Scheduler scheduler_{SmallConfig(), *strategy_};
+  StepPlan plan_;
+};
+
+TEST_F(SchedulerTest, CutsPromptsIntoTheBudget) {
+  scheduler_.Add(1, MakeRequest(12), 0);
+  EXPECT_THAT(Step(7), IsEmpty());
+  EXPECT_THAT(plan_.slices[0].tokens, SizeIs(8));
+  EXPECT_THAT(plan_.slices[0].sample_rows, IsEmpty());
+  const auto reports = Step(7);
+  EXPECT_THAT(plan_.slices[0].positions, ElementsAre(8, 9, 10, 11));
+  EXPECT_THAT(plan_.slices[0].pages, SizeIs(3));
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_THAT(Tokens(reports[0].output), ElementsAre(7));
+}
+
+TEST_F(SchedulerTest, DecodesComeBeforePrefills) {
+  scheduler_.Add(1, MakeRequest(2), 0);
+  Step(7);
+  scheduler_.Add(2, MakeRequest(20), 0);
+  Step(7);
+  ASSERT_THAT(plan_.slices, SizeIs(2));
+  EXPECT_THAT(plan_.slices[0].tokens, ElementsAre(7));
+  EXPECT_THAT(plan_.slices[1].tokens, SizeIs(7));
+}
+
+TEST_F(SchedulerTest, StopTokenEndsAndIsReported) {
+  scheduler_.Add(1, MakeRequest(2, {.stop_token_ids = {7}}), 0);
+  const auto reports = Step(7);
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_THAT(Tokens(reports[0].output), ElementsAre(7));
+  EXPECT_EQ(reports[0].output.finish, FinishReason::kStop);
+  EXPECT_TRUE(scheduler_.idle());
+  EXPECT_EQ(scheduler_.Stats().pages_used, 0);
+}
+
+TEST_F(SchedulerTest, EndOfSequenceHeedsIgnoreEosAndMinTokens) {
+  scheduler_.Add(1, MakeRequest(1), 0);
+  scheduler_.Add(2, MakeRequest(1, {.max_tokens = 3, .ignore_eos = true}), 0);
+  scheduler_.Add(3, MakeRequest(1, {.max_tokens = 3, .min_tokens = 1, .stop_token_ids = {8}}), 0);
+  auto reports = Step(kEos);
+  EXPECT_THAT(plan_.slices[0].sample.end_ids, IsEmpty());
+  EXPECT_THAT(plan_.slices[2].sample.end_ids, ElementsAre(kEos, 8));
+  ASSERT_THAT(reports, SizeIs(3));
+  EXPECT_EQ(reports[0].output.finish, FinishReason::kStop);
+  EXPECT_FALSE(reports[1].output.finish);
+  EXPECT_FALSE(reports[2].output.finish);
+  reports = Step(kEos);
+  EXPECT_THAT(plan_.slices[1].sample.end_ids, IsEmpty());
+  EXPECT_FALSE(reports[0].output.finish);
+  EXPECT_EQ(reports[1].output.finish, FinishReason::kStop);
+  reports = Step(kEos);
+  EXPECT_EQ(reports[0].output.finish, FinishReason::kLength);
+}
+
+TEST_F(SchedulerTest, ContextEndsASequence) {
+  scheduler_.Add(1, MakeRequest(30, {.max_tokens = 1000}), 0);
+  int tokens = 0;
+  std::optional<FinishReason> finish;
+  while (!scheduler_.idle()) {
+    for (const auto& report : Step(7)) {
+      tokens += static_cast<int>(report.output.tokens.size());
+      finish = report.output.finish;
+    }
+  }
+  EXPECT_EQ(tokens, 2);
+  EXPECT_EQ(finish, FinishReason::kLength);
+}
+
+TEST_F(SchedulerTest, RefusesWhatCanNeverRun) {
+  EXPECT_THAT(RefusalOf(scheduler_, MakeRequest(0)), HasSubstr("at least one token"));
+  EXPECT_EQ(RefusalOf(scheduler_, MakeRequest(31)), "");
+  EXPECT_THAT(RefusalOf(scheduler_, MakeRequest(32)),
+              testing::AllOf(HasSubstr("32 tokens"), HasSubstr("context")));
+  SchedulerConfig few_pages = SmallConfig();
+  few_pages.num_pages = 3;
+  const Scheduler small(few_pages, *strategy_);
+  EXPECT_EQ(RefusalOf(small, MakeRequest(11)), "");
+  EXPECT_THAT(RefusalOf(small, MakeRequest(12)),
+              testing::AllOf(HasSubstr("12 tokens"), HasSubstr("3 pages of 4")));
+}
+
+TEST_F(SchedulerTest, RefusesABudgetBelowTheBatch) {
+  SchedulerConfig config = SmallConfig();
+  config.max_num_batched_tokens = 3;
+  EXPECT_THROW(Scheduler(config, *strategy_), Error);
+}
+
+TEST_F(SchedulerTest, MakesNSequencesWithSeedsOfTheirOwn) {
+  scheduler_.Add(1, MakeRequest(2, {.n = 3}), 42);
+  Step(7);
+  ASSERT_THAT(plan_.slices, SizeIs(3));
+  EXPECT_EQ(plan_.slices[0].sample.seed, 42u);
+  EXPECT_NE(plan_.slices[1].sample.seed, 42u);
+  EXPECT_NE(plan_.slices[1].sample.seed, plan_.slices[2].sample.seed);
+  const auto one = scheduler_.EndSequence(1, 1, FinishReason::kStop);
+  ASSERT_THAT(one, SizeIs(1));
+  EXPECT_EQ(one[0].output.index, 1);
+  EXPECT_EQ(one[0].output.finish, FinishReason::kStop);
+  EXPECT_THAT(scheduler_.End(1, FinishReason::kAbort), SizeIs(2));
+  EXPECT_THAT(scheduler_.End(1, FinishReason::kAbort), IsEmpty());
+  EXPECT_EQ(scheduler_.Stats().pages_used, 0);
+}
+
+TEST_F(SchedulerTest, ScoresEachPromptTokenOnceOverChunks) {
+  scheduler_.Add(1, MakeRequest(11, {.prompt_logprobs = 2}), 0);
+  EXPECT_THAT(Step(7), IsEmpty());
+  EXPECT_THAT(plan_.slices[0].score_rows, SizeIs(8));
+  EXPECT_EQ(plan_.slices[0].sample.params.prompt_logprobs, 2);
+  const auto reports = Step(7);
+  EXPECT_THAT(plan_.slices[0].score_rows, SizeIs(2));
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_THAT(reports[0].output.prompt, SizeIs(10));
+  EXPECT_THAT(Step(7)[0].output.prompt, IsEmpty());
+}
+
+TEST_F(SchedulerTest, FillsTheHistoryOnlyForPenalties) {
+  scheduler_.Add(1, MakeRequest(2), 0);
+  scheduler_.Add(2, MakeRequest(2, {.presence_penalty = 1.0f}), 0);
+  Step(7);
+  Step(8);
+  EXPECT_THAT(plan_.slices[0].sample.history, IsEmpty());
+  EXPECT_THAT(plan_.slices[1].sample.history, ElementsAre(5, 5, 7));
+  EXPECT_EQ(plan_.slices[1].sample.generated, 1);
+}
+
+TEST_F(SchedulerTest, AFailedStepEndsItsSequencesOnly) {
+  scheduler_.Add(1, MakeRequest(8), 0);
+  scheduler_.Add(2, MakeRequest(3), 0);
+  const StepPlan plan = scheduler_.Plan();
+  ASSERT_THAT(plan.slices, SizeIs(1));
+  const auto reports = scheduler_.Commit(plan, {.step = plan.step, .slices = {}, .error = "boom"});
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_EQ(reports[0].request, 1u);
+  EXPECT_EQ(reports[0].output.finish, FinishReason::kError);
+  EXPECT_EQ(reports[0].output.error, "boom");
+  const auto next = Step(7);
+  ASSERT_THAT(next, SizeIs(1));
+  EXPECT_EQ(next[0].request, 2u);
+}
+
+TEST_F(SchedulerTest, AMalformedResultIsAFailedStep) {
+  scheduler_.Add(1, MakeRequest(3), 0);
+  const StepPlan plan = scheduler_.Plan();
+  StepResult result = Answer(plan, 7);
+  result.slices[0].samples.clear();
+  const auto reports = scheduler_.Commit(plan, result);
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_EQ(reports[0].output.finish, FinishReason::kError);
+  EXPECT_THAT(reports[0].output.error, HasSubstr("asked for 1 samples"));
+}
+
+TEST_F(SchedulerTest, TheYoungestGivesItsPagesToTheOldest) {
+  SchedulerConfig config = SmallConfig();
+  config.num_pages = 5;
+  Scheduler scheduler(config, *strategy_);
+  const auto step = [&] {
+    const StepPlan plan = scheduler.Plan();
+    scheduler.Commit(plan, Answer(plan, 7));
+  };
+  scheduler.Add(1, MakeRequest(6, {.max_tokens = 30}), 0);
+  step();
+  scheduler.Add(2, MakeRequest(3, {.max_tokens = 30}), 0);
+  while (scheduler.Stats().preemptions == 0) step();
+  ASSERT_THAT(scheduler.running(), SizeIs(1));
+  EXPECT_EQ(scheduler.running()[0]->request, 1u);
+  ASSERT_THAT(scheduler.waiting(), SizeIs(1));
+  EXPECT_EQ(scheduler.waiting()[0]->request, 2u);
+  EXPECT_EQ(scheduler.waiting()[0]->kv_length, 0);
+  EXPECT_GT(scheduler.waiting()[0]->num_generated(), 0);
+}
+
+TEST(SchedulerWithDrafts, TrimsWhatComesAfterTheEnd) {
+  const auto strategy = MakeNgram(1, 3);
+  Scheduler scheduler(SmallConfig(), *strategy);
+  scheduler.Add(1, MakeRequest(3, {.max_tokens = 10, .stop_token_ids = {6}}), 0);
+  StepPlan plan = scheduler.Plan();
+  scheduler.Commit(plan, Answer(plan, 5));
+  plan = scheduler.Plan();
+  ASSERT_THAT(plan.slices[0].tokens, ElementsAre(5, 5, 5, 5));
+  StepResult result = Answer(plan, 5);
+  result.slices[0].samples[1].token = 6;
+  const auto reports = scheduler.Commit(plan, result);
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_THAT(Tokens(reports[0].output), ElementsAre(5, 6));
+  EXPECT_EQ(reports[0].output.finish, FinishReason::kStop);
+}
+
+TEST(SchedulerWithDrafts, KeepsDraftsWithinMaxTokensAndTheContext) {
+  const auto strategy = MakeNgram(1, 6);
+  Scheduler scheduler(SmallConfig(), *strategy);
+  scheduler.Add(1, MakeRequest(3, {.max_tokens = 4}), 0);
+  StepPlan plan = scheduler.Plan();
+  scheduler.Commit(plan, Answer(plan, 5));
+  plan = scheduler.Plan();
+  EXPECT_THAT(plan.slices[0].tokens, SizeIs(3));
+  const auto reports = scheduler.Commit(plan, Answer(plan, 5));
+  EXPECT_THAT(Tokens(reports[0].output), SizeIs(3));
+  EXPECT_EQ(reports[0].output.finish, FinishReason::kLength);
+}
+
+TEST(SchedulerWithDrafts, PromptsKeepHalfOfTheSpareRows) {
+  const auto strategy = MakeNgram(1, 7);
+  Scheduler scheduler(SmallConfig(), *strategy);
+  scheduler.Add(1, MakeRequest(3, {.max_tokens = 20}), 0);
+  StepPlan plan = scheduler.Plan();
+  scheduler.Commit(plan, Answer(plan, 5));
+  scheduler.Add(2, MakeRequest(20), 0);
+  plan = scheduler.Plan();
+  ASSERT_THAT(plan.slices, SizeIs(2));
+  EXPECT_THAT(plan.slices[0].tokens, SizeIs(4));
+  EXPECT_THAT(plan.slices[1].tokens, SizeIs(4));
+}
+
+}  // namespace
+}  // namespace sluice
