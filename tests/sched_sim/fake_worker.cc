@@ -1,0 +1,158 @@
+#include "fake_worker.h"
+
+#include <fmt/format.h>
+
+#include <set>
+#include <stdexcept>
+
+namespace sluice::sim {
+
+namespace {
+
+uint64_t Mix(uint64_t hash, uint64_t value) {
+  hash ^= value + 0x9E3779B97F4A7C15ull + (hash << 6) + (hash >> 2);
+  hash *= 0xBF58476D1CE4E5B9ull;
+  return hash ^ (hash >> 31);
+}
+
+template <class... Args>
+void Require(bool holds, fmt::format_string<Args...> message, Args&&... args) {
+  if (!holds) throw std::runtime_error(fmt::format(message, std::forward<Args>(args)...));
+}
+
+uint64_t Next(uint64_t prefix_hash, TokenId token) {
+  return Mix(prefix_hash, static_cast<uint64_t>(token));
+}
+
+TokenId Draw(uint64_t prefix_hash, TokenId last, uint64_t seed, int vocab_size) {
+  const uint64_t whole = Mix(prefix_hash, seed);
+  const uint64_t chosen = whole % 8 == 0 ? whole / 8 : Mix(17, static_cast<uint64_t>(last));
+  return static_cast<TokenId>(chosen % static_cast<uint64_t>(vocab_size));
+}
+
+}  // namespace
+
+TokenId NextToken(std::span<const TokenId> history, uint64_t seed, int vocab_size) {
+  uint64_t hash = 0;
+  for (TokenId token : history) hash = Next(hash, token);
+  return Draw(hash, history.back(), seed, vocab_size);
+}
+
+FakeWorker::FakeWorker(const WorkerInfo& info, int max_num_seqs, int max_num_batched_tokens)
+    : info_(info),
+      max_num_seqs_(max_num_seqs),
+      max_num_batched_tokens_(max_num_batched_tokens),
+      slots_(static_cast<size_t>(info.num_pages) * static_cast<size_t>(info.page_size)) {}
+
+StepResult FakeWorker::Execute(const StepPlan& plan) {
+  ++steps_;
+  CheckBatch(plan);
+  if (before_step) before_step(plan);
+  StepResult result{.step = plan.step, .slices = {}, .error = ""};
+  for (const SequenceSlice& slice : plan.slices) {
+    CheckSlice(slice);
+    result.slices.push_back(RunSlice(slice));
+  }
+  return result;
+}
+
+void FakeWorker::CheckBatch(const StepPlan& plan) const {
+  Require(!plan.slices.empty(), "step {} is empty", plan.step);
+  Require(plan.slices.size() <= static_cast<size_t>(max_num_seqs_), "{} sequences in a step of {}",
+          plan.slices.size(), max_num_seqs_);
+  std::set<SequenceId> sequences;
+  std::set<int32_t> pages;
+  size_t rows = 0;
+  for (const SequenceSlice& slice : plan.slices) {
+    rows += slice.tokens.size();
+    Require(sequences.insert(slice.sequence).second, "sequence {} twice in step {}", slice.sequence,
+            plan.step);
+    for (int32_t page : slice.pages) {
+      Require(page >= 0 && page < info_.num_pages, "page {} of {}", page, info_.num_pages);
+      Require(pages.insert(page).second, "page {} is used twice in step {}", page, plan.step);
+    }
+  }
+  Require(rows <= static_cast<size_t>(max_num_batched_tokens_), "{} rows in a step of {}", rows,
+          max_num_batched_tokens_);
+}
+
+void FakeWorker::CheckSlice(const SequenceSlice& slice) const {
+  const size_t rows = slice.tokens.size();
+  Require(rows > 0 && slice.positions.size() == rows && slice.kv_positions.size() == rows,
+          "sequence {}: {} tokens, {} positions", slice.sequence, rows, slice.positions.size());
+  for (size_t row = 0; row < rows; ++row) {
+    Require(slice.positions[row] == slice.positions[0] + static_cast<int>(row) &&
+                slice.kv_positions[row] == slice.positions[row],
+            "sequence {}: row {} is at position {}", slice.sequence, row, slice.positions[row]);
+  }
+  Require(slice.kv_length == slice.positions.back() + 1, "sequence {}: kv_length {} after {}",
+          slice.sequence, slice.kv_length, slice.positions.back());
+  Require(slice.kv_length <= info_.max_model_len, "sequence {}: position {} past the context",
+          slice.sequence, slice.kv_length - 1);
+  const int covered = static_cast<int>(slice.pages.size()) * info_.page_size;
+  Require(slice.kv_length <= covered && slice.kv_length > covered - info_.page_size,
+          "sequence {}: {} pages for {} positions", slice.sequence, slice.pages.size(),
+          slice.kv_length);
+}
+
+FakeWorker::Slot& FakeWorker::At(const SequenceSlice& slice, int position) {
+  const int page = slice.pages[static_cast<size_t>(position / info_.page_size)];
+  return slots_[static_cast<size_t>(page * info_.page_size + position % info_.page_size)];
+}
+
+const FakeWorker::Slot& FakeWorker::At(const SequenceSlice& slice, int position) const {
+  return const_cast<FakeWorker*>(this)->At(slice, position);
+}
+
+// The tokens of positions [0, length), read from the slots and checked on the way.
+std::vector<TokenId> FakeWorker::ReadHistory(const SequenceSlice& slice, int length) const {
+  std::vector<TokenId> history;
+  uint64_t hash = 0;
+  for (int position = 0; position < length; ++position) {
+    const Slot& slot = At(slice, position);
+    Require(slot.sequence == slice.sequence && slot.position == position,
+            "sequence {} reads position {} and finds position {} of sequence {}", slice.sequence,
+            position, slot.position, slot.sequence);
+    hash = Next(hash, slot.token);
+    Require(slot.prefix_hash == hash, "sequence {}: stale content at position {}", slice.sequence,
+            position);
+    history.push_back(slot.token);
+  }
+  return history;
+}
+
+SliceResult FakeWorker::RunSlice(const SequenceSlice& slice) {
+  rows_ += slice.tokens.size();
+  SliceResult result{.sequence = slice.sequence, .samples = {}, .scores = {}};
+  std::vector<TokenId> history = ReadHistory(slice, slice.positions[0]);
+  uint64_t hash = history.empty() ? 0 : At(slice, slice.positions[0] - 1).prefix_hash;
+  size_t next_sample = 0;
+  size_t next_score = 0;
+  for (size_t row = 0; row < slice.tokens.size(); ++row) {
+    const TokenId token = slice.tokens[row];
+    hash = Next(hash, token);
+    const int position = slice.positions[row];
+    At(slice, position) = {slice.sequence, position, token, hash};
+    history.push_back(token);
+    if (next_score < slice.score_rows.size() &&
+        slice.score_rows[next_score].row == static_cast<int>(row)) {
+      const TokenId target = slice.score_rows[next_score++].target;
+      // The position stands in for the logprob, so that a test sees each scored once, in order.
+      result.scores.push_back({.token = target, .logprob = static_cast<float>(position)});
+    }
+    if (next_sample == slice.sample_rows.size() ||
+        slice.sample_rows[next_sample] != static_cast<int>(row)) {
+      continue;
+    }
+    const SampleContext context = slice.ContextOfSample(static_cast<int>(next_sample++));
+    Require(context.prompt_length + context.generated == position + 1,
+            "sequence {}: samples output {} at position {}", slice.sequence, context.generated,
+            position);
+    Require(context.history.empty() || context.history == history,
+            "sequence {}: the sampler's history differs at position {}", slice.sequence, position);
+    result.samples.push_back({.token = Draw(hash, token, context.seed, info_.vocab_size)});
+  }
+  return result;
+}
+
+}  // namespace sluice::sim

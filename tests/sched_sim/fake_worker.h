@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "engine/worker.h"
+
+namespace sluice::sim {
+
+// The pseudo-model: the token after `history` under `seed`. A function of nothing else, mostly of
+// the last token so that texts repeat themselves and drafts often hold.
+TokenId NextToken(std::span<const TokenId> history, uint64_t seed, int vocab_size);
+
+// A worker without a model that keeps, for each KV slot, which sequence and position it belongs to,
+// the token written there and a hash of all tokens up to it. Each row it runs reads every slot
+// below it; a slot that holds anything but what the sequence's own earlier rows wrote is a failure.
+// Tokens come from what the slots hold, so a wrong page also shows in the text.
+//
+// Throws std::runtime_error for a violation; the message says which.
+class FakeWorker : public Worker {
+ public:
+  FakeWorker(const WorkerInfo& info, int max_num_seqs, int max_num_batched_tokens);
+
+  WorkerInfo Info() const override { return info_; }
+  StepResult Execute(const StepPlan& plan) override;
+
+  // Called before each step; what it throws fails the step.
+  std::function<void(const StepPlan&)> before_step;
+
+  uint64_t steps() const { return steps_; }
+  uint64_t rows() const { return rows_; }
+
+ private:
+  struct Slot {
+    SequenceId sequence = 0;
+    int position = -1;
+    TokenId token = -1;
+    uint64_t prefix_hash = 0;
+  };
+
+  void CheckBatch(const StepPlan& plan) const;
+  void CheckSlice(const SequenceSlice& slice) const;
+  SliceResult RunSlice(const SequenceSlice& slice);
+  std::vector<TokenId> ReadHistory(const SequenceSlice& slice, int length) const;
+  Slot& At(const SequenceSlice& slice, int position);
+  const Slot& At(const SequenceSlice& slice, int position) const;
+
+  const WorkerInfo info_;
+  const int max_num_seqs_;
+  const int max_num_batched_tokens_;
+  std::vector<Slot> slots_;  // [pages * page_size]
+  uint64_t steps_ = 0;
+  uint64_t rows_ = 0;
+};
+
+}  // namespace sluice::sim

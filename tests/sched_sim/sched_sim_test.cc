@@ -1,0 +1,386 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <future>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <stdexcept>
+#include <thread>
+
+#include "fake_worker.h"
+#include "sampling/random.h"
+#include "sched/engine_loop.h"
+#include "sched/scheduler.h"
+
+namespace sluice::sim {
+namespace {
+
+constexpr int kVocab = 40;
+constexpr TokenId kEos = 39;
+
+struct Scenario {
+  int max_num_seqs = 8;
+  int max_num_batched_tokens = 64;
+  int max_model_len = 200;
+  int page_size = 4;
+  int num_pages = 60;
+  int num_requests = 300;
+  int max_prompt = 60;
+  int max_output = 40;
+  double abort_share = 0;
+  double failure_share = 0;  // of steps
+};
+
+struct Expectation {
+  std::vector<TokenId> tokens;
+  FinishReason finish = FinishReason::kLength;
+};
+
+// What a sequence must come to, computed alone and from the definition.
+Expectation RunAlone(const Request& request, uint64_t seed, int length_limit) {
+  Expectation expected;
+  std::vector<TokenId> history = request.prompt;
+  const SamplingParams& params = request.sampling;
+  while (true) {
+    const TokenId token = NextToken(history, seed, kVocab);
+    history.push_back(token);
+    expected.tokens.push_back(token);
+    const int generated = static_cast<int>(expected.tokens.size());
+    const bool stop_token =
+        std::count(params.stop_token_ids.begin(), params.stop_token_ids.end(), token) > 0;
+    if (generated > params.min_tokens && (stop_token || (token == kEos && !params.ignore_eos))) {
+      expected.finish = FinishReason::kStop;
+      return expected;
+    }
+    if (generated >= params.max_tokens || static_cast<int>(history.size()) >= length_limit) {
+      return expected;
+    }
+  }
+}
+
+class Simulation {
+ public:
+  Simulation(const Scenario& scenario, std::unique_ptr<DecodeStrategy> strategy, uint64_t seed)
+      : scenario_(scenario),
+        strategy_(std::move(strategy)),
+        worker_({.vocab_size = kVocab,
+                 .max_model_len = scenario.max_model_len,
+                 .page_size = scenario.page_size,
+                 .num_pages = scenario.num_pages},
+                scenario.max_num_seqs, scenario.max_num_batched_tokens),
+        scheduler_({.max_num_seqs = scenario.max_num_seqs,
+                    .max_num_batched_tokens = scenario.max_num_batched_tokens,
+                    .max_model_len = scenario.max_model_len,
+                    .page_size = scenario.page_size,
+                    .num_pages = scenario.num_pages,
+                    .eos_ids = {kEos}},
+                   *strategy_),
+        random_(seed) {}
+
+  // Arrivals in bursts until every request is in, then on until all are done.
+  void Run() {
+    int submitted = 0;
+    while (submitted < scenario_.num_requests || !scheduler_.idle()) {
+      if (scheduler_.idle() || Chance(0.3)) {
+        const int burst = std::min(1 + Uniform(5), scenario_.num_requests - submitted);
+        for (int i = 0; i < burst; ++i) SubmitOne(++submitted);
+      }
+      if (Chance(scenario_.abort_share)) AbortOne(1 + Uniform(submitted));
+      if (scheduler_.idle()) continue;
+      Step();
+      if (testing::Test::HasFatalFailure()) return;
+    }
+    EXPECT_EQ(scheduler_.pages().num_free(), scenario_.num_pages);
+    for (const auto& [key, done] : finished_) EXPECT_TRUE(done) << "sequence never finished";
+  }
+
+  EngineStats Stats() const { return scheduler_.Stats(); }
+  const FakeWorker& worker() const { return worker_; }
+  // Tokens of every sequence by (request, index).
+  const std::map<std::pair<RequestId, int>, std::vector<TokenId>>& texts() const { return texts_; }
+  int errors() const { return errors_; }
+  int aborts() const { return aborts_; }
+
+ private:
+  int Uniform(int bound) { return static_cast<int>(random_() % static_cast<uint64_t>(bound)); }
+  bool Chance(double share) {
+    return share > 0 && static_cast<double>(random_() >> 11) * 0x1p-53 < share;
+  }
+
+  // Requests depend on their id alone, so that runs of different schedules compare.
+  Request MakeRequest(RequestId id) const {
+    std::mt19937_64 own(id * 7919);
+    const auto pick = [&](int bound) {
+      return static_cast<int>(own() % static_cast<uint64_t>(bound));
+    };
+    Request request;
+    const int prompt = 1 + pick(scenario_.max_prompt);
+    for (int i = 0; i < prompt; ++i) request.prompt.push_back(pick(kVocab));
+    request.sampling.max_tokens = 1 + pick(scenario_.max_output);
+    request.sampling.min_tokens = pick(3) == 0 ? pick(request.sampling.max_tokens) : 0;
+    request.sampling.ignore_eos = pick(3) == 0;
+    if (pick(4) == 0) request.sampling.stop_token_ids = {pick(kVocab)};
+    if (pick(4) == 0) request.sampling.repetition_penalty = 1.1f;
+    if (pick(5) == 0) request.sampling.prompt_logprobs = 0;
+    request.sampling.n = pick(6) == 0 ? 3 : 1;
+    return request;
+  }
+
+  void SubmitOne(RequestId id) {
+    const Request request = MakeRequest(id);
+    scheduler_.CheckFits(request);
+    scheduler_.Add(id, request, SeedOf(id));
+    for (int index = 0; index < request.sampling.n; ++index) {
+      finished_[{id, index}] = false;
+      texts_[{id, index}] = {};
+    }
+  }
+
+  static uint64_t SeedOf(RequestId id) { return id * 31; }
+
+  void AbortOne(RequestId id) {
+    const bool one = Chance(0.5);
+    for (const SequenceReport& report : one ? scheduler_.EndSequence(id, 0, FinishReason::kAbort)
+                                            : scheduler_.End(id, FinishReason::kAbort)) {
+      ++aborts_;
+      Take(report);
+    }
+  }
+
+  void Step() {
+    const StepPlan plan = scheduler_.Plan();
+    CheckProgress(plan);
+    StepResult result;
+    if (Chance(scenario_.failure_share)) {
+      result = {.step = plan.step, .slices = {}, .error = "the power went out"};
+    } else {
+      ASSERT_NO_THROW(result = worker_.Execute(plan));
+    }
+    for (const SequenceReport& report : scheduler_.Commit(plan, result)) Take(report);
+    CheckPages();
+    CheckOrder();
+  }
+
+  // Every decoding sequence runs in every step, and so does the oldest sequence of all.
+  void CheckProgress(const StepPlan& plan) {
+    std::set<SequenceId> planned;
+    for (const SequenceSlice& slice : plan.slices) planned.insert(slice.sequence);
+    ASSERT_FALSE(scheduler_.running().empty());
+    EXPECT_TRUE(planned.count(scheduler_.running().front()->id)) << "the oldest did not run";
+    for (const auto& sequence : scheduler_.running()) {
+      if (sequence->length() - sequence->kv_length == 1) {
+        EXPECT_TRUE(planned.count(sequence->id)) << "a decoding sequence did not run";
+      }
+    }
+  }
+
+  void CheckPages() {
+    std::set<PageId> held;
+    int count = 0;
+    for (const auto& sequence : scheduler_.running()) {
+      EXPECT_EQ(static_cast<int>(sequence->pages.size()),
+                (sequence->kv_length + scenario_.page_size - 1) / scenario_.page_size);
+      for (const PageHandle& page : sequence->pages) {
+        held.insert(page.id());
+        ++count;
+        EXPECT_EQ(scheduler_.pages().shares(page.id()), 1);
+      }
+    }
+    for (const auto& sequence : scheduler_.waiting()) EXPECT_TRUE(sequence->pages.empty());
+    ASSERT_EQ(static_cast<int>(held.size()), count) << "a page has two sequences";
+    ASSERT_EQ(count + scheduler_.pages().num_free(), scenario_.num_pages) << "a page is lost";
+  }
+
+  void CheckOrder() {
+    SequenceId last = 0;
+    for (const auto& sequence : scheduler_.running()) {
+      ASSERT_GT(sequence->id, last) << "running out of order of arrival";
+      last = sequence->id;
+    }
+    for (const auto& sequence : scheduler_.waiting()) {
+      ASSERT_GT(sequence->id, last) << "waiting out of order of arrival";
+      last = sequence->id;
+    }
+  }
+
+  void Take(const SequenceReport& report) {
+    const std::pair<RequestId, int> key{report.request, report.output.index};
+    EXPECT_FALSE(finished_.at(key)) << "a report after the last";
+    std::vector<TokenId>& text = texts_[key];
+    const Request request = MakeRequest(report.request);
+    CheckPromptScores(request, report.output, text.empty());
+    for (const SampledToken& sampled : report.output.tokens) text.push_back(sampled.token);
+    if (!report.output.finish) return;
+    finished_[key] = true;
+    const uint64_t seed =
+        key.second == 0 ? SeedOf(key.first) : MixSeed(SeedOf(key.first), key.second);
+    const int limit = std::min(scenario_.max_model_len, scenario_.num_pages * scenario_.page_size);
+    const Expectation expected = RunAlone(request, seed, limit);
+    if (*report.output.finish == FinishReason::kAbort ||
+        *report.output.finish == FinishReason::kError) {
+      errors_ += *report.output.finish == FinishReason::kError;
+      ASSERT_LE(text.size(), expected.tokens.size());
+      EXPECT_TRUE(std::equal(text.begin(), text.end(), expected.tokens.begin()));
+      return;
+    }
+    EXPECT_EQ(text, expected.tokens) << "request " << key.first << " index " << key.second;
+    EXPECT_EQ(*report.output.finish, expected.finish);
+  }
+
+  static void CheckPromptScores(const Request& request, const Output& output, bool first) {
+    const bool due = first && !output.tokens.empty() && request.sampling.prompt_logprobs;
+    ASSERT_EQ(output.prompt.size(), due ? request.prompt.size() - 1 : 0);
+    for (size_t i = 0; i < output.prompt.size(); ++i) {
+      EXPECT_EQ(output.prompt[i].token, request.prompt[i + 1]);
+      EXPECT_EQ(output.prompt[i].logprob, static_cast<float>(i));
+    }
+  }
+
+  const Scenario scenario_;
+  const std::unique_ptr<DecodeStrategy> strategy_;
+  FakeWorker worker_;
+  Scheduler scheduler_;
+  std::mt19937_64 random_;
+  std::map<std::pair<RequestId, int>, bool> finished_;
+  std::map<std::pair<RequestId, int>, std::vector<TokenId>> texts_;
+  int errors_ = 0;
+  int aborts_ = 0;
+};
+
+TEST(SchedSim, EverySequenceSaysWhatItSaysAlone) {
+  Simulation simulation({.num_requests = 2000}, MakeAutoregressive(), 1);
+  simulation.Run();
+  EXPECT_EQ(simulation.errors(), 0);
+}
+
+TEST(SchedSim, PreemptionChangesNothing) {
+  for (uint64_t seed = 1; seed <= 5; ++seed) {
+    Simulation simulation({.page_size = 2, .num_pages = 55, .num_requests = 300},
+                          MakeAutoregressive(), seed);
+    simulation.Run();
+    EXPECT_GT(simulation.Stats().preemptions, 20u);
+  }
+}
+
+TEST(SchedSim, PoolOfOneSequenceStillServesAll) {
+  Simulation simulation({.page_size = 1, .num_pages = 62, .num_requests = 200},
+                        MakeAutoregressive(), 2);
+  simulation.Run();
+  EXPECT_EQ(simulation.errors(), 0);
+}
+
+TEST(SchedSim, TinyBudgetStillServesAll) {
+  Simulation simulation(
+      {.max_num_seqs = 4, .max_num_batched_tokens = 4, .num_pages = 40, .num_requests = 100},
+      MakeNgram(2, 4), 3);
+  simulation.Run();
+  EXPECT_EQ(simulation.errors(), 0);
+}
+
+TEST(SchedSim, DraftsSayTheSameInFewerSteps) {
+  const Scenario scenario = {.num_requests = 600};
+  Simulation plain(scenario, MakeAutoregressive(), 4);
+  plain.Run();
+  Simulation drafted(scenario, MakeNgram(2, 4), 4);
+  drafted.Run();
+  EXPECT_EQ(plain.texts(), drafted.texts());
+  EXPECT_LT(drafted.worker().steps() * 10, plain.worker().steps() * 9);
+}
+
+TEST(SchedSim, DraftsUnderPreemptionAndAborts) {
+  for (uint64_t seed = 1; seed <= 5; ++seed) {
+    Simulation simulation(
+        {.page_size = 2, .num_pages = 60, .num_requests = 300, .abort_share = 0.1}, MakeNgram(2, 5),
+        seed);
+    simulation.Run();
+    EXPECT_GT(simulation.Stats().preemptions, 10u);
+    EXPECT_GT(simulation.aborts(), 10);
+  }
+}
+
+TEST(SchedSim, ContextEndsASequence) {
+  Simulation simulation({.max_model_len = 70, .num_requests = 300, .max_prompt = 60},
+                        MakeNgram(1, 6), 6);
+  simulation.Run();
+  EXPECT_EQ(simulation.errors(), 0);
+}
+
+TEST(SchedSim, FailedStepsEndTheirSequencesOnly) {
+  Simulation simulation({.num_requests = 500, .abort_share = 0.05, .failure_share = 0.02},
+                        MakeNgram(2, 4), 7);
+  simulation.Run();
+  EXPECT_GT(simulation.errors(), 20);
+  EXPECT_LT(simulation.errors(), 300);
+}
+
+// The double itself: a wrong page, a stale page and a page of two sequences do not go unseen.
+TEST(FakeWorker, SeesWrongPages) {
+  const auto slice = [](SequenceId id, std::vector<TokenId> tokens, int from,
+                        std::vector<int32_t> pages) {
+    SequenceSlice made{.sequence = id, .tokens = std::move(tokens), .pages = std::move(pages)};
+    for (size_t i = 0; i < made.tokens.size(); ++i) {
+      made.positions.push_back(from + static_cast<int>(i));
+    }
+    made.kv_positions = made.positions;
+    made.kv_length = made.positions.back() + 1;
+    return made;
+  };
+  FakeWorker worker({.vocab_size = kVocab, .max_model_len = 20, .page_size = 2, .num_pages = 4}, 2,
+                    8);
+  const SequenceSlice first = slice(1, {5, 6}, 0, {0});
+  const SequenceSlice second = slice(2, {5, 6}, 0, {1});
+  EXPECT_NO_THROW(worker.Execute({.step = 1, .slices = {first, second}}));
+  EXPECT_NO_THROW(worker.Execute({.step = 2, .slices = {slice(1, {7}, 2, {0, 2})}}));
+  EXPECT_THROW(worker.Execute({.step = 3, .slices = {slice(2, {7}, 2, {0, 3})}}),
+               std::runtime_error);
+  EXPECT_THROW(worker.Execute({.step = 4, .slices = {slice(2, {7}, 3, {1, 3})}}),
+               std::runtime_error);
+  EXPECT_THROW(worker.Execute({.step = 5, .slices = {first, slice(2, {5, 6}, 0, {0})}}),
+               std::runtime_error);
+}
+
+// The same through the threaded loop: clients on several threads, aborts, failing steps.
+TEST(SchedSim, LoopServesManyClients) {
+  FakeWorker worker({.vocab_size = kVocab, .max_model_len = 200, .page_size = 4, .num_pages = 60},
+                    8, 64);
+  EngineLoop loop(worker, MakeNgram(2, 4),
+                  {.max_num_seqs = 8, .max_num_batched_tokens = 64, .eos_ids = {kEos}});
+  constexpr int kClients = 4;
+  constexpr int kRequests = 50;
+  std::vector<std::thread> clients;
+  for (int client = 0; client < kClients; ++client) {
+    clients.emplace_back([&loop, client] {
+      for (int i = 0; i < kRequests; ++i) {
+        Request request{.prompt = {client, i % kVocab, 3}, .sampling = {}};
+        request.sampling.max_tokens = 20;
+        request.sampling.seed = static_cast<uint64_t>(client * 1000 + i);
+        auto done = std::make_shared<std::promise<void>>();
+        auto text = std::make_shared<std::vector<TokenId>>();
+        auto finish = std::make_shared<FinishReason>();
+        const RequestId id = loop.Submit(request, [=](Output output) {
+          for (const SampledToken& sampled : output.tokens) text->push_back(sampled.token);
+          if (!output.finish) return;
+          *finish = *output.finish;
+          done->set_value();
+        });
+        if (i % 5 == 0) loop.Abort(id);
+        done->get_future().wait();
+        const Expectation expected = RunAlone(request, *request.sampling.seed, 200);
+        if (*finish == FinishReason::kAbort) {
+          EXPECT_LE(text->size(), expected.tokens.size());
+        } else {
+          EXPECT_EQ(*text, expected.tokens);
+        }
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(loop.Stats().pages_used, 0);
+  EXPECT_EQ(loop.Stats().running + loop.Stats().waiting, 0);
+}
+
+}  // namespace
+}  // namespace sluice::sim
