@@ -20,8 +20,8 @@ class ProcessGroup {
   virtual std::vector<int64_t> ExchangeCounts(std::span<const int64_t> counts) = 0;
 
   // Sends bytes [send_offsets[r], send_offsets[r + 1]) of `send` to rank r, and receives rank r's
-  // into [recv_offsets[r], recv_offsets[r + 1]) of `recv`. Offsets are [size + 1]; what a rank sends
-  // must be as long as what its peer expects.
+  // into [recv_offsets[r], recv_offsets[r + 1]) of `recv`. Offsets are [size + 1]; what a rank
+  // sends must be as long as what its peer expects.
   virtual void AllToAll(std::span<const std::byte> send, std::span<const int64_t> send_offsets,
                         std::span<std::byte> recv, std::span<const int64_t> recv_offsets) = 0;
 };

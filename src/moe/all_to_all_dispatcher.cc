@@ -23,9 +23,7 @@ std::span<std::byte> Bytes(const TensorView& view) {
 class AllToAllDispatcher : public TokenDispatcher {
  public:
   AllToAllDispatcher(int num_experts, ProcessGroup& group)
-      : num_experts_(num_experts),
-        experts_per_rank_(num_experts / group.size()),
-        group_(group) {
+      : num_experts_(num_experts), experts_per_rank_(num_experts / group.size()), group_(group) {
     SLUICE_CHECK_EQ(experts_per_rank_ * group.size(), num_experts);
   }
 
@@ -79,8 +77,8 @@ class AllToAllDispatcher : public TokenDispatcher {
     const int32_t* offsets = plan_.offsets.data<int32_t>();
     for (int32_t expert = 0; expert < num_experts_; ++expert) {
       for (int32_t row = offsets[expert]; row < offsets[expert + 1]; ++row) {
-        std::memcpy(rows.data<float>() + row * hidden_,
-                    x.data<float>() + token[row] * x.stride(0), hidden_ * sizeof(float));
+        std::memcpy(rows.data<float>() + row * hidden_, x.data<float>() + token[row] * x.stride(0),
+                    hidden_ * sizeof(float));
         experts.data<int32_t>()[row] = expert % experts_per_rank_;
       }
     }

@@ -80,8 +80,8 @@ void RunExperts(int layer, const ExpertRows& rows, MoeContext& moe, ops::OpConte
   }
 }
 
-void SharedExpert(const MoeSpec& spec, const MoeWeights& weights, ConstTensorView x,
-                  TensorView out, ops::OpContext& ctx) {
+void SharedExpert(const MoeSpec& spec, const MoeWeights& weights, ConstTensorView x, TensorView out,
+                  ops::OpContext& ctx) {
   const int64_t tokens = x.dim(0);
   const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * spec.shared_ffn});
   const TensorView inner = ctx.arena.Allocate(DType::kF32, {tokens, spec.shared_ffn});

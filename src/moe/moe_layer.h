@@ -25,7 +25,7 @@ struct MoeContext {
   ExpertStore& experts;
   TokenDispatcher& dispatcher;
   RoutingSource& routing;
-  RouterObserver* observer = nullptr;      // sees what was routed in the end; may be null
+  RouterObserver* observer = nullptr;  // sees what was routed in the end; may be null
   uint64_t step = 0;
   std::span<const RoutingKey> tokens = {};  // [T] who the rows are
 };

@@ -56,8 +56,8 @@ class ExpertLease {
   // The slot of each expert asked for, in the order asked. [n]
   std::span<const int32_t> slots() const { return slots_; }
 
-  // Throws InternalError if a slot was given to another expert since the lease began: a reader would
-  // have seen wrong weights.
+  // Throws InternalError if a slot was given to another expert since the lease began: a reader
+  // would have seen wrong weights.
   void CheckUnchanged() const;
 
  private:
@@ -69,21 +69,22 @@ class ExpertLease {
   std::vector<uint64_t> generations_;
 };
 
-// Keeps experts in uniform slots of one slab. Kernels get the slab and, through leases, slot numbers;
-// what is evicted, replicated or moved changes numbers, never an address. With a slot for every
-// expert the store fills itself once and is a plain table; with fewer it evicts the least recently
-// used expert that no lease holds, and the caller runs a layer's experts in waves of at most
-// num_slots().
+// Keeps experts in uniform slots of one slab. Kernels get the slab and, through leases, slot
+// numbers; what is evicted, replicated or moved changes numbers, never an address. With a slot for
+// every expert the store fills itself once and is a plain table; with fewer it evicts the least
+// recently used expert that no lease holds, and the caller runs a layer's experts in waves of at
+// most num_slots().
 //
 // Used by one thread; loading spreads over the pool.
 class ExpertStore {
  public:
   struct Options {
-    std::vector<int> layers;   // the MoE layers, ascending
-    int num_experts = 0;       // experts of a layer held here
-    int first_expert = 0;      // id that the source knows expert 0 by: >0 on later expert-parallel ranks
-    int num_slots = 0;         // 0 = a slot for every expert of every layer
-    bool poison_freed = false; // overwrite evicted slots with NaN, so that a stale read shows
+    std::vector<int> layers;  // the MoE layers, ascending
+    int num_experts = 0;      // experts of a layer held here
+    int first_expert =
+        0;              // id that the source knows expert 0 by: >0 on later expert-parallel ranks
+    int num_slots = 0;  // 0 = a slot for every expert of every layer
+    bool poison_freed = false;  // overwrite evicted slots with NaN, so that a stale read shows
   };
 
   // Reads every expert right away when there is a slot for each. `source` must outlive the store.

@@ -31,12 +31,10 @@ class FakeSource : public ExpertSource {
 class ExpertStoreTest : public ::testing::Test {
  protected:
   ExpertStore Make(int num_slots) {
-    return ExpertStore(layout_,
-                       {.layers = kLayers,
-                        .num_experts = kExperts,
-                        .num_slots = num_slots,
-                        .poison_freed = true},
-                       source_, pool_);
+    return ExpertStore(
+        layout_,
+        {.layers = kLayers, .num_experts = kExperts, .num_slots = num_slots, .poison_freed = true},
+        source_, pool_);
   }
 
   float FirstValue(const ExpertStore& store, int32_t slot) const {

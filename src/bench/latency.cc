@@ -1,0 +1,258 @@
+#include "bench/latency.h"
+
+#include <algorithm>
+#include <boost/json/array.hpp>
+#include <chrono>
+#include <cstring>
+#include <numeric>
+#include <set>
+#include <utility>
+
+#include "base/check.h"
+#include "sampling/random.h"
+#include "trace/router_observer.h"
+
+namespace sluice {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double Median(std::vector<double> values) {
+  SLUICE_CHECK(!values.empty());
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+// Counts the (layer, expert) pairs that each step reads.
+class DistinctExperts : public RouterObserver {
+ public:
+  void Observe(uint64_t, int, std::span<const RoutingKey>, ConstTensorView,
+               ConstTensorView ids) override {
+    const int32_t* id = ids.data<int32_t>();
+    total_ += static_cast<int64_t>(std::set<int32_t>(id, id + ids.NumElements()).size());
+    ++layers_;
+  }
+  void Reset() { total_ = layers_ = 0; }
+  double PerLayer() const {
+    return layers_ == 0 ? 0.0 : static_cast<double>(total_) / static_cast<double>(layers_);
+  }
+
+ private:
+  int64_t total_ = 0;
+  int64_t layers_ = 0;
+};
+
+// Drives a batch of random prompts through a runner.
+class Batch {
+ public:
+  Batch(ModelRunner& runner, const LatencyOptions& options) : runner_(runner), options_(options) {
+    prompts_.resize(options.batch);
+    uint64_t drawn = 0;
+    for (std::vector<TokenId>& prompt : prompts_) {
+      for (int i = 0; i < options.prompt_tokens; ++i) {
+        prompt.push_back(
+            static_cast<TokenId>(MixSeed(options.seed, drawn++) % runner.spec().vocab_size));
+      }
+    }
+    const int page_size = runner.options().page_size;
+    pages_each_ = (options.prompt_tokens + options.output_tokens + page_size - 1) / page_size;
+    if (pages_each_ * options.batch > runner.options().num_pages) {
+      throw Error(ErrorCode::kResourceExhausted,
+                  "the benchmark needs " + std::to_string(pages_each_ * options.batch) +
+                      " KV pages, the model has " + std::to_string(runner.options().num_pages) +
+                      ": raise --kv-cache-memory or lower the batch or the lengths");
+    }
+    Reset();
+  }
+
+  void Reset() { tokens_ = prompts_; }
+
+  // Runs positions [begin, end of each sequence) and appends the most likely token.
+  void Step(int begin) {
+    StepPlan plan;
+    for (int b = 0; b < options_.batch; ++b) {
+      const int end = static_cast<int>(tokens_[b].size());
+      SequenceSlice& slice = plan.slices.emplace_back();
+      slice.sequence = b;
+      slice.kv_length = end;
+      slice.tokens.assign(tokens_[b].begin() + begin, tokens_[b].end());
+      slice.positions.resize(end - begin);
+      std::iota(slice.positions.begin(), slice.positions.end(), begin);
+      slice.kv_positions = slice.positions;
+      slice.pages.resize(pages_each_);
+      std::iota(slice.pages.begin(), slice.pages.end(), b * pages_each_);
+      slice.sample_rows = {end - begin - 1};
+    }
+    std::vector<TokenId> next(options_.batch);
+    runner_.Run(plan, [&](const ModelRunner::LogitsRow& row) {
+      next[row.slice] = static_cast<TokenId>(
+          std::max_element(row.logits.begin(), row.logits.end()) - row.logits.begin());
+    });
+    for (int b = 0; b < options_.batch; ++b) tokens_[b].push_back(next[b]);
+  }
+
+  int length() const { return static_cast<int>(tokens_[0].size()); }
+  const std::vector<std::vector<TokenId>>& tokens() const { return tokens_; }
+
+ private:
+  ModelRunner& runner_;
+  const LatencyOptions& options_;
+  int pages_each_ = 0;
+  std::vector<std::vector<TokenId>> prompts_;
+  std::vector<std::vector<TokenId>> tokens_;
+};
+
+boost::json::array ToJson(const std::vector<double>& values) {
+  return boost::json::array(values.begin(), values.end());
+}
+
+// Bytes that a decode step must read: all weights but the embedding rows it does not use, the
+// distinct experts it touches, and the keys and values of the context.
+double DecodeStepBytes(const ModelRunner& runner, const LatencyOptions& options,
+                       double experts_per_layer) {
+  const ModelSpec& spec = runner.spec();
+  const auto dtype = runner.options().dtype;
+  double bytes = static_cast<double>(ActiveBytesPerToken(spec, dtype));
+  const auto moe_layers = static_cast<double>(MoeLayers(spec).size());
+  if (moe_layers > 0) {
+    const double expert =
+        3.0 * spec.hidden_size * spec.moe.expert_ffn * static_cast<double>(SizeOf(dtype));
+    bytes += moe_layers * expert * (experts_per_layer - spec.moe.top_k);
+  }
+  const KvLayout kv = KvLayoutOf(spec, runner.options());
+  const double context = options.prompt_tokens + options.output_tokens / 2.0;
+  return bytes + options.batch * context * static_cast<double>(kv.BytesPerPage()) / kv.page_size;
+}
+
+void CheckOptions(const ModelRunner& runner, const LatencyOptions& options) {
+  SLUICE_CHECK_GE(options.batch, 1);
+  SLUICE_CHECK_GE(options.prompt_tokens, 1);
+  SLUICE_CHECK_GE(options.output_tokens, 2);
+  SLUICE_CHECK_GE(options.repeats, 1);
+  if (options.prompt_tokens + options.output_tokens > runner.options().max_model_len) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "prompt and output are " + std::to_string(options.prompt_tokens + options.output_tokens) +
+            " tokens, the model's context has " + std::to_string(runner.options().max_model_len));
+  }
+}
+
+}  // namespace
+
+double MeasureReadBandwidth(ThreadPool& pool, int64_t bytes) {
+  constexpr int64_t kPiece = 64 << 10;
+  const int64_t count = std::max<int64_t>(bytes, 1 << 20) / kPiece * kPiece;
+  Buffer buffer(count);
+  std::memset(buffer.data(), 1, buffer.size());
+  std::vector<uint64_t> sums(pool.num_threads());
+  double best = 0;
+  // Enough passes that a timing is at least some milliseconds.
+  const int64_t passes = std::max<int64_t>(1, (int64_t{256} << 20) / count);
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    const Clock::time_point start = Clock::now();
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      pool.ParallelFor(count / kPiece, 16, [&](int64_t begin, int64_t end, int thread) {
+        const auto* words = reinterpret_cast<const uint64_t*>(buffer.data() + begin * kPiece);
+        const int64_t words_count = (end - begin) * kPiece / 8;
+        uint64_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+        for (int64_t i = 0; i < words_count; i += 32) {
+          for (int64_t j = 0; j < 8; ++j) {
+            sum0 += words[i + j];
+            sum1 += words[i + 8 + j];
+            sum2 += words[i + 16 + j];
+            sum3 += words[i + 24 + j];
+          }
+        }
+        sums[thread] += sum0 + sum1 + sum2 + sum3;
+      });
+    }
+    best = std::max(best, static_cast<double>(count * passes) / SecondsSince(start));
+  }
+  // The sums are used, so that the loop above is not optimised away.
+  SLUICE_CHECK_NE(std::accumulate(sums.begin(), sums.end(), uint64_t{0}), uint64_t{0});
+  return best;
+}
+
+boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& options) {
+  CheckOptions(runner, options);
+  Batch batch(runner, options);
+  DistinctExperts experts;
+  std::vector<double> prefill, decode;  // seconds, [repeats] and [repeats * (output - 1)]
+  for (int repeat = -1; repeat < options.repeats; ++repeat) {
+    batch.Reset();
+    const Clock::time_point start = Clock::now();
+    batch.Step(0);
+    if (repeat >= 0) prefill.push_back(SecondsSince(start));
+    runner.SetObserver(&experts);
+    for (int i = 1; i < options.output_tokens; ++i) {
+      const Clock::time_point step_start = Clock::now();
+      batch.Step(batch.length() - 1);
+      if (repeat >= 0) decode.push_back(SecondsSince(step_start));
+    }
+    runner.SetObserver(nullptr);
+    if (repeat < 0) experts.Reset();
+  }
+  const double step_bytes = DecodeStepBytes(runner, options, experts.PerLayer());
+  const double bandwidth = MeasureReadBandwidth(runner.pool(), static_cast<int64_t>(step_bytes));
+  const double floor = step_bytes / bandwidth;
+  const double tpot = Median(decode);
+  return {{"batch", options.batch},
+          {"prompt_tokens", options.prompt_tokens},
+          {"output_tokens", options.output_tokens},
+          {"ttft_ms", Median(prefill) * 1e3},
+          {"prefill_tokens_per_s", options.batch * options.prompt_tokens / Median(prefill)},
+          {"tpot_ms", tpot * 1e3},
+          {"decode_tokens_per_s", options.batch / tpot},
+          {"distinct_experts_per_layer", experts.PerLayer()},
+          {"decode_step_bytes", step_bytes},
+          {"read_bandwidth_bytes_per_s", bandwidth},
+          {"floor_ms", floor * 1e3},
+          {"share_of_floor", floor / tpot},
+          {"prefill_s", ToJson(prefill)},
+          {"decode_step_s", ToJson(decode)}};
+}
+
+boost::json::object BenchKvCache(ModelRunner& runner, const LatencyOptions& options) {
+  CheckOptions(runner, options);
+  Batch batch(runner, options);
+  std::vector<double> with, without, ttft;
+  std::vector<std::vector<TokenId>> expected;
+  for (int repeat = -1; repeat < options.repeats; ++repeat) {
+    batch.Reset();
+    Clock::time_point start = Clock::now();
+    batch.Step(0);
+    const double first = SecondsSince(start);
+    for (int i = 1; i < options.output_tokens; ++i) batch.Step(batch.length() - 1);
+    const double cached = SecondsSince(start);
+    expected = batch.tokens();
+
+    batch.Reset();
+    start = Clock::now();
+    for (int i = 0; i < options.output_tokens; ++i) batch.Step(0);
+    const double uncached = SecondsSince(start);
+    SLUICE_CHECK(batch.tokens() == expected);  // the order of sums does not depend on the cache
+    if (repeat < 0) continue;
+    ttft.push_back(first);
+    with.push_back(cached);
+    without.push_back(uncached);
+  }
+  const double tokens = static_cast<double>(options.batch) * options.output_tokens;
+  return {{"batch", options.batch},
+          {"prompt_tokens", options.prompt_tokens},
+          {"output_tokens", options.output_tokens},
+          {"ttft_ms", Median(ttft) * 1e3},
+          {"with_cache_ms", Median(with) * 1e3},
+          {"with_cache_tokens_per_s", tokens / Median(with)},
+          {"without_cache_ms", Median(without) * 1e3},
+          {"without_cache_tokens_per_s", tokens / Median(without)},
+          {"ratio", Median(without) / Median(with)},
+          {"with_cache_s", ToJson(with)},
+          {"without_cache_s", ToJson(without)}};
+}
+
+}  // namespace sluice

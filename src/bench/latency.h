@@ -1,0 +1,33 @@
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <cstdint>
+#include <vector>
+
+#include "engine/model_runner.h"
+
+namespace sluice {
+
+// Wall times of one batch that is prefilled and then decoded step by step, greedily.
+struct LatencyOptions {
+  int batch = 1;
+  int prompt_tokens = 128;
+  int output_tokens = 64;
+  int repeats = 3;    // after one warm-up
+  uint64_t seed = 0;  // of the random prompts, which differ from row to row
+};
+
+// Runs the benchmark and returns its figures: raw samples, medians, the bytes that a decode step
+// must read with the experts it touched, the read bandwidth of this machine for so many bytes, and
+// the share of that floor which decoding reached. The runner needs pages for
+// batch * (prompt_tokens + output_tokens) positions.
+boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& options);
+
+// The same generation with a KV cache, and without one: every step runs the whole sequence again.
+boost::json::object BenchKvCache(ModelRunner& runner, const LatencyOptions& options);
+
+// Bytes per second that the pool's threads read from a buffer of `bytes`, over and over: of memory
+// or of whatever cache holds that many. The best of a few tries.
+double MeasureReadBandwidth(ThreadPool& pool, int64_t bytes);
+
+}  // namespace sluice

@@ -1,0 +1,55 @@
+#include "bench/latency.h"
+
+#include <gtest/gtest.h>
+
+#include "arch/registry.h"
+#include "checkpoint/config.h"
+
+namespace sluice {
+namespace {
+
+constexpr char kConfig[] = R"({
+  "model_type": "qwen3_moe", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
+  "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48,
+  "moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2,
+  "max_position_embeddings": 64, "norm_topk_prob": true, "rms_norm_eps": 1e-6})";
+
+class LatencyTest : public ::testing::Test {
+ protected:
+  LatencyTest()
+      : spec_(SpecFromConfig(HfConfig::FromJson(kConfig, "test")).spec),
+        source_(ListTensors(spec_), DType::kF32, 1),
+        runner_(spec_, source_, {.num_threads = 2, .num_pages = 16, .max_model_len = 64},
+                std::make_unique<SyntheticRouting>(SyntheticDesc{.seed = 3}, 8)) {}
+
+  ModelSpec spec_;
+  DummySource source_;
+  ModelRunner runner_;
+};
+
+TEST_F(LatencyTest, ReportsEverySampleAndTheExpertsTouched) {
+  const boost::json::object result =
+      BenchLatency(runner_, {.batch = 3, .prompt_tokens = 5, .output_tokens = 8, .repeats = 2});
+  EXPECT_EQ(result.at("prefill_s").as_array().size(), 2u);
+  EXPECT_EQ(result.at("decode_step_s").as_array().size(), 14u);
+  EXPECT_GT(result.at("decode_tokens_per_s").as_double(), 0);
+  // Three tokens of two distinct experts each touch between two and six.
+  EXPECT_GE(result.at("distinct_experts_per_layer").as_double(), 2.0);
+  EXPECT_LE(result.at("distinct_experts_per_layer").as_double(), 6.0);
+  EXPECT_GT(result.at("decode_step_bytes").as_double(),
+            static_cast<double>(ActiveBytesPerToken(spec_, DType::kF32)));
+}
+
+TEST_F(LatencyTest, KvCacheComparisonMakesTheSameTokensFaster) {
+  const boost::json::object result =
+      BenchKvCache(runner_, {.batch = 2, .prompt_tokens = 24, .output_tokens = 32, .repeats = 1});
+  EXPECT_GT(result.at("ratio").as_double(), 1.0);
+}
+
+TEST_F(LatencyTest, RefusesWhatDoesNotFit) {
+  EXPECT_THROW(BenchLatency(runner_, {.prompt_tokens = 60, .output_tokens = 5}), Error);
+  EXPECT_THROW(BenchLatency(runner_, {.batch = 9, .prompt_tokens = 20, .output_tokens = 5}), Error);
+}
+
+}  // namespace
+}  // namespace sluice

@@ -1,0 +1,130 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <boost/json/serialize.hpp>
+#include <memory>
+
+#include "base/machine.h"
+#include "bench/latency.h"
+#include "cli/commands.h"
+#include "cli/loaded_model.h"
+#include "cli/model_flags.h"
+
+namespace sluice {
+namespace {
+
+struct BenchFlags {
+  ModelFlags model;
+  LatencyOptions latency;
+  bool json = false;
+};
+
+void AddBenchFlags(CLI::App& command, BenchFlags& flags) {
+  AddModelFlags(command, flags.model);
+  command.add_option("--batch-size", flags.latency.batch, "Sequences at once")
+      ->check(CLI::Range(1, 4096));
+  command.add_option("--input-len", flags.latency.prompt_tokens, "Prompt tokens a sequence")
+      ->check(CLI::Range(1, 1 << 20));
+  command.add_option("--output-len", flags.latency.output_tokens, "Tokens to make a sequence")
+      ->check(CLI::Range(2, 1 << 20));
+  command.add_option("--repeats", flags.latency.repeats, "Timed runs, after one warm-up")
+      ->check(CLI::Range(1, 1000));
+  command.add_flag("--json", flags.json, "Print every figure and the raw samples as JSON");
+}
+
+struct Loaded {
+  OpenedModel model;
+  std::unique_ptr<ModelRunner> runner;
+};
+
+Loaded Load(BenchFlags& flags) {
+  flags.model.max_num_seqs = flags.latency.batch;
+  Loaded loaded{.model = OpenModel(flags.model)};
+  RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model);
+  const int positions = flags.latency.prompt_tokens + flags.latency.output_tokens;
+  options.num_pages = flags.latency.batch * (positions / options.page_size + 1);
+  loaded.runner = LoadRunner(loaded.model, flags.model, options);
+  return loaded;
+}
+
+// What ran, where: at the head of every result.
+boost::json::object Describe(const Loaded& loaded, const BenchFlags& flags) {
+  const RunnerOptions& options = loaded.runner->options();
+  return {{"model", loaded.model.name},
+          {"random_weights", loaded.model.random_weights},
+          {"routing", flags.model.routing},
+          {"dtype", DTypeName(options.dtype)},
+          {"device", "cpu"},
+          {"cpu", CpuModelName()},
+          {"cpu_tier", CpuTierName(options.tier)},
+          {"threads", options.num_threads}};
+}
+
+int RunLatency(BenchFlags& flags) {
+  const Loaded loaded = Load(flags);
+  boost::json::object result = Describe(loaded, flags);
+  const boost::json::object figures = BenchLatency(*loaded.runner, flags.latency);
+  result.insert(figures.begin(), figures.end());
+  if (flags.json) {
+    fmt::print("{}\n", boost::json::serialize(result));
+    return 0;
+  }
+  const auto number = [&](const char* key) { return figures.at(key).to_number<double>(); };
+  fmt::print("{} {} on {} threads ({}), batch {}, {} in, {} out{}\n", loaded.model.name,
+             result["dtype"].as_string().c_str(), loaded.runner->options().num_threads,
+             result["cpu_tier"].as_string().c_str(), flags.latency.batch,
+             flags.latency.prompt_tokens, flags.latency.output_tokens,
+             loaded.model.random_weights ? ", random weights" : "");
+  fmt::print("  TTFT                 {:10.3f} ms   {:.0f} prompt tok/s\n", number("ttft_ms"),
+             number("prefill_tokens_per_s"));
+  fmt::print("  TPOT                 {:10.3f} ms   {:.1f} tok/s\n", number("tpot_ms"),
+             number("decode_tokens_per_s"));
+  fmt::print(
+      "  floor                {:10.3f} ms   {} a step at {}/s read from where so much lies\n",
+      number("floor_ms"), FormatBytes(static_cast<uint64_t>(number("decode_step_bytes"))),
+      FormatBytes(static_cast<uint64_t>(number("read_bandwidth_bytes_per_s"))));
+  fmt::print("  share of floor       {:10.1f} %    {:.1f} distinct experts a layer\n",
+             100 * number("share_of_floor"), number("distinct_experts_per_layer"));
+  return 0;
+}
+
+int RunKvCache(BenchFlags& flags) {
+  const Loaded loaded = Load(flags);
+  boost::json::object result = Describe(loaded, flags);
+  const boost::json::object figures = BenchKvCache(*loaded.runner, flags.latency);
+  result.insert(figures.begin(), figures.end());
+  if (flags.json) {
+    fmt::print("{}\n", boost::json::serialize(result));
+    return 0;
+  }
+  const auto number = [&](const char* key) { return figures.at(key).to_number<double>(); };
+  fmt::print("{}, batch {}, {} in, {} out, the same tokens both times\n", loaded.model.name,
+             flags.latency.batch, flags.latency.prompt_tokens, flags.latency.output_tokens);
+  fmt::print("  with a KV cache      {:10.1f} ms   {:.1f} tok/s   TTFT {:.2f} ms\n",
+             number("with_cache_ms"), number("with_cache_tokens_per_s"), number("ttft_ms"));
+  fmt::print("  without              {:10.1f} ms   {:.1f} tok/s\n", number("without_cache_ms"),
+             number("without_cache_tokens_per_s"));
+  fmt::print("  ratio                {:10.2f}\n", number("ratio"));
+  return 0;
+}
+
+}  // namespace
+
+Command AddBenchLatency(CLI::App& app) {
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* command = app.add_subcommand(
+      "latency", "Time prefill and decode of one batch, beside the bytes that must be read");
+  AddBenchFlags(*command, *flags);
+  return [flags] { return RunLatency(*flags); };
+}
+
+Command AddBenchKvCache(CLI::App& app) {
+  auto flags = std::make_shared<BenchFlags>();
+  flags->latency = {.batch = 8, .prompt_tokens = 128, .output_tokens = 50};
+  CLI::App* command =
+      app.add_subcommand("kv-cache", "Time the same generation with a KV cache and without one");
+  AddBenchFlags(*command, *flags);
+  return [flags] { return RunKvCache(*flags); };
+}
+
+}  // namespace sluice

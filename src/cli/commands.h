@@ -1,0 +1,23 @@
+#pragma once
+
+#include <functional>
+
+namespace CLI {
+class App;
+}
+
+namespace sluice {
+
+// Each declares its subcommand and returns what runs when it is chosen: the process's exit code
+// (0 success, 1 failed). Errors are thrown.
+using Command = std::function<int()>;
+
+Command AddServe(CLI::App& app);
+Command AddRun(CLI::App& app);
+Command AddChat(CLI::App& app);
+Command AddVerify(CLI::App& app);
+Command AddBenchLatency(CLI::App& app);
+Command AddBenchKvCache(CLI::App& app);
+Command AddDoctor(CLI::App& app);
+
+}  // namespace sluice

@@ -1,0 +1,19 @@
+// The files of the embedded model as read-only data; SLUICE_EMBEDDED_DIR is given by the build.
+
+#define EMBED(symbol, file)              \
+  .global symbol;                        \
+  .global symbol##_end;                  \
+  .balign 64;                            \
+  symbol:                                \
+  .incbin SLUICE_EMBEDDED_DIR "/" file;  \
+  symbol##_end:                          \
+  .byte 0
+
+  .section .rodata, "a"
+EMBED(sluice_embedded_config, "config.json")
+EMBED(sluice_embedded_generation_config, "generation_config.json")
+EMBED(sluice_embedded_tokenizer, "tokenizer.json")
+EMBED(sluice_embedded_tokenizer_config, "tokenizer_config.json")
+EMBED(sluice_embedded_safetensors, "model.safetensors")
+
+  .section .note.GNU-stack, "", %progbits

@@ -1,0 +1,301 @@
+#include "cli/loaded_model.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/json/parse.hpp>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "arch/registry.h"
+#include "base/machine.h"
+#include "checkpoint/checkpoint.h"
+#include "cli/embedded_model.h"
+#include "trace/routing_source.h"
+
+namespace sluice {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The share of available memory that the KV cache takes at most when nobody says how much.
+constexpr uint64_t kDefaultKvShare = 4;
+
+std::string ReadText(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Error(ErrorCode::kNotFound, "cannot read '" + path.string() + "'");
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+std::optional<std::string> ReadTextIfThere(const fs::path& path) {
+  if (!fs::exists(path)) return std::nullopt;
+  return ReadText(path);
+}
+
+ModelSpec ReadSpec(const HfConfig& config, const OpenedModel& model) {
+  SpecResult result = SpecFromConfig(
+      config, model.generation_config.has_value() ? &*model.generation_config : nullptr);
+  for (const std::string& key : result.unknown_keys) {
+    spdlog::warn("{}: nothing here knows the key '{}'; it is ignored", config.origin(), key);
+  }
+  return std::move(result.spec);
+}
+
+void UseRandomWeights(OpenedModel& model, const ModelFlags& flags) {
+  model.source = std::make_unique<DummySource>(ListTensors(model.spec), model.spec.checkpoint_dtype,
+                                               flags.seed.value_or(0));
+  model.random_weights = true;
+}
+
+void OpenTokenizer(OpenedModel& model, const fs::path& dir) {
+  model.tokenizer = Tokenizer::Load(dir / "tokenizer.json");
+  const std::optional<std::string> config = ReadTextIfThere(dir / "tokenizer_config.json");
+  const std::optional<std::string> jinja = ReadTextIfThere(dir / "chat_template.jinja");
+  model.chat_template = ChatTemplate::FromTokenizerConfig(config.value_or("{}"), jinja);
+}
+
+OpenedModel OpenEmbedded(const ModelFlags& flags) {
+  const EmbeddedModel files = GetEmbeddedModel();
+  OpenedModel model{.name = std::string(kEmbeddedModelName), .origin = "embedded"};
+  HfConfig config = HfConfig::FromJson(files.config_json, "embedded config.json");
+  if (!flags.hf_overrides.empty()) config.ApplyOverrides(flags.hf_overrides);
+  model.generation_config =
+      HfConfig::FromJson(files.generation_config_json, "embedded generation_config.json");
+  model.spec = ReadSpec(config, model);
+  if (flags.load_format == "dummy") {
+    UseRandomWeights(model, flags);
+  } else {
+    model.source = std::make_unique<CheckpointSource>(
+        Checkpoint::FromMemory(files.safetensors, "embedded model.safetensors"));
+  }
+  model.tokenizer = Tokenizer::FromJson(files.tokenizer_json);
+  model.chat_template = ChatTemplate::FromTokenizerConfig(files.tokenizer_config_json);
+  return model;
+}
+
+OpenedModel OpenTopology(const ModelFlags& flags) {
+  if (!flags.model.empty()) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "--topology describes a model of its own: leave the folder '" + flags.model + "' out");
+  }
+  OpenedModel model{.name = fs::path(flags.topology).stem().string(), .origin = flags.topology};
+  HfConfig config = HfConfig::FromTopologyYaml(ReadText(flags.topology), flags.topology);
+  if (!flags.hf_overrides.empty()) config.ApplyOverrides(flags.hf_overrides);
+  model.spec = ReadSpec(config, model);
+  UseRandomWeights(model, flags);
+  return model;
+}
+
+OpenedModel OpenFolder(const ModelFlags& flags) {
+  const fs::path dir = flags.model;
+  if (!fs::is_directory(dir)) {
+    throw Error(ErrorCode::kNotFound, "'" + flags.model +
+                                          "' is not a folder: a model is a folder with "
+                                          "config.json, *.safetensors and tokenizer.json");
+  }
+  const fs::path name = fs::weakly_canonical(dir).filename();
+  OpenedModel model{.name = name.string(), .origin = flags.model};
+  HfConfig config = HfConfig::FromFolder(dir);
+  if (!flags.hf_overrides.empty()) config.ApplyOverrides(flags.hf_overrides);
+  if (fs::exists(dir / "generation_config.json")) {
+    model.generation_config = HfConfig::FromFile(dir / "generation_config.json");
+  }
+  model.spec = ReadSpec(config, model);
+  if (flags.load_format == "dummy") {
+    UseRandomWeights(model, flags);
+  } else {
+    model.source = std::make_unique<CheckpointSource>(Checkpoint::Open(dir));
+  }
+  if (flags.tokenizer.empty() && fs::exists(dir / "tokenizer.json")) OpenTokenizer(model, dir);
+  return model;
+}
+
+int DefaultPages(const ModelSpec& spec, const ModelFlags& flags, const RunnerOptions& options) {
+  const int64_t page_bytes = KvLayoutOf(spec, options).BytesPerPage();
+  const int64_t per_sequence = (options.max_model_len + options.page_size - 1) / options.page_size;
+  int64_t pages = per_sequence * flags.max_num_seqs;
+  if (flags.kv_cache_memory.empty()) {
+    const auto share = static_cast<int64_t>(QueryMemory().available_bytes / kDefaultKvShare);
+    pages = std::min(pages, std::max(per_sequence, share / page_bytes));
+  } else {
+    pages = std::min<int64_t>(pages,
+                              static_cast<int64_t>(ParseBytes(flags.kv_cache_memory)) / page_bytes);
+    if (pages < 1) {
+      throw Error(ErrorCode::kInvalidArgument, "--kv-cache-memory " + flags.kv_cache_memory +
+                                                   " holds not one KV page: a page takes " +
+                                                   FormatBytes(page_bytes));
+    }
+  }
+  constexpr int64_t kMaxPages = 1 << 26;  // page ids are 32 bits with room to spare
+  return static_cast<int>(std::min(pages, kMaxPages));
+}
+
+// One line on standard error: rewritten in place on a terminal, else a line each quarter.
+LoadProgress MakeProgress(const std::string& name) {
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  return [name, terminal, last = int64_t{-1}](int64_t done, int64_t total) mutable {
+    const int64_t percent = total == 0 ? 100 : done * 100 / total;
+    const int64_t mark = terminal ? percent : percent / 25;
+    if (mark == last) return;
+    last = mark;
+    if (terminal) {
+      fmt::print(stderr, "\rloading {}: {} of {} ({} %){}", name, FormatBytes(done),
+                 FormatBytes(total), percent, percent == 100 ? "\n" : "");
+      std::fflush(stderr);
+    } else {
+      spdlog::info("loading {}: {} of {} ({} %)", name, FormatBytes(done), FormatBytes(total),
+                   percent);
+    }
+  };
+}
+
+}  // namespace
+
+OpenedModel OpenModel(const ModelFlags& flags) {
+  OpenedModel model = !flags.topology.empty() ? OpenTopology(flags)
+                      : flags.model.empty()   ? OpenEmbedded(flags)
+                                              : OpenFolder(flags);
+  if (!flags.tokenizer.empty()) OpenTokenizer(model, flags.tokenizer);
+  if (!model.random_weights) CheckTensors(model.spec, *model.source);
+  if (model.tokenizer != nullptr && model.tokenizer->vocab_size() > model.spec.vocab_size) {
+    throw Error(ErrorCode::kDataLoss,
+                fmt::format("the tokenizer has ids to {}, the model's vocabulary ends at {}: the "
+                            "tokenizer belongs to another model",
+                            model.tokenizer->vocab_size() - 1, model.spec.vocab_size - 1));
+  }
+  return model;
+}
+
+DType ParseDType(const std::string& text, DType checkpoint_dtype) {
+  if (text == "float32" || text == "f32" || text == "float") return DType::kF32;
+  if (text == "bfloat16" || text == "bf16") return DType::kBF16;
+  if (text == "float16" || text == "f16" || text == "half") return DType::kF16;
+  SLUICE_CHECK_EQ(text, std::string("auto"));
+  return checkpoint_dtype;
+}
+
+RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags) {
+  RunnerOptions options;
+  options.dtype = ParseDType(flags.dtype, spec.checkpoint_dtype);
+  if (flags.kv_cache_dtype != "auto") {
+    options.kv_dtype = ParseDType(flags.kv_cache_dtype, DType::kF32);
+  }
+  options.num_threads = flags.threads > 0 ? flags.threads : AvailableCores();
+  options.tier = DetectCpuTier();
+  if (flags.cpu_tier != "auto") {
+    const CpuTier asked = ParseCpuTier(flags.cpu_tier).value();
+    if (asked > options.tier) {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("--cpu-tier {}: this processor runs up to {}", flags.cpu_tier,
+                              CpuTierName(options.tier)));
+    }
+    options.tier = asked;
+  }
+  options.reference_ops = flags.reference_ops;
+  options.page_size = flags.block_size;
+  options.max_model_len = flags.max_model_len > 0 ? flags.max_model_len : spec.max_positions;
+  if (options.max_model_len > spec.max_positions) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--max-model-len {} is more than the model's {} positions",
+                            options.max_model_len, spec.max_positions));
+  }
+  if (flags.expert_slots > 0 && flags.expert_slots < spec.moe.top_k) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--expert-slots {} is fewer than the {} experts of one token",
+                            flags.expert_slots, spec.moe.top_k));
+  }
+  options.expert_slots = flags.expert_slots;
+  options.num_pages = DefaultPages(spec, flags, options);
+  return options;
+}
+
+std::unique_ptr<ModelRunner> LoadRunner(const OpenedModel& model, const ModelFlags& flags,
+                                        const RunnerOptions& options) {
+  std::unique_ptr<RoutingSource> routing =
+      model.spec.moe.num_experts > 0 ? ParseRoutingSource(flags.routing, model.spec.moe.num_experts)
+                                     : std::make_unique<ModelRouting>();
+  return std::make_unique<ModelRunner>(model.spec, *model.source, options, std::move(routing),
+                                       MakeProgress(model.name));
+}
+
+std::unique_ptr<DecodeStrategy> MakeStrategy(const ModelFlags& flags) {
+  if (flags.speculative_config.empty()) return MakeAutoregressive();
+  const HfConfig config = HfConfig::FromJson(flags.speculative_config, "--speculative-config");
+  const std::string method = config.String("method");
+  if (method != "ngram") {
+    throw Error(ErrorCode::kUnsupported,
+                "--speculative-config: method '" + method + "' is not supported, use 'ngram'");
+  }
+  const int64_t drafts = config.Int("num_speculative_tokens");
+  const int64_t ngram = config.OptInt("prompt_lookup_max").value_or(3);
+  if (drafts < 1 || drafts > 63 || ngram < 1 || ngram > 64) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--speculative-config: num_speculative_tokens should be 1 to 63 and "
+                "prompt_lookup_max 1 to 64");
+  }
+  const std::vector<std::string> unread = config.UnreadKeys();
+  if (!unread.empty()) {
+    throw Error(ErrorCode::kUnsupported,
+                "--speculative-config: the key '" + unread.front() + "' is not supported");
+  }
+  return MakeNgram(static_cast<int>(ngram), static_cast<int>(drafts));
+}
+
+SamplingParams DefaultSampling(const OpenedModel& model) {
+  SamplingParams params;
+  if (!model.generation_config.has_value()) return params;
+  const HfConfig& config = *model.generation_config;
+  params.temperature = static_cast<float>(config.OptFloat("temperature").value_or(1.0));
+  params.top_p = static_cast<float>(config.OptFloat("top_p").value_or(1.0));
+  params.top_k = static_cast<int>(config.OptInt("top_k").value_or(0));
+  params.min_p = static_cast<float>(config.OptFloat("min_p").value_or(0.0));
+  params.repetition_penalty =
+      static_cast<float>(config.OptFloat("repetition_penalty").value_or(1.0));
+  Validate(params, model.spec.vocab_size);
+  return params;
+}
+
+EngineOptions ResolveEngineOptions(const OpenedModel& model, const ModelFlags& flags) {
+  return {.max_num_seqs = flags.max_num_seqs,
+          .max_num_batched_tokens = std::max(flags.max_num_batched_tokens, flags.max_num_seqs),
+          .eos_ids = {model.spec.eos_token_ids.begin(), model.spec.eos_token_ids.end()},
+          .metric_labels = {{"model_name", model.name}}};
+}
+
+TraceRecording::TraceRecording(const OpenedModel& model, const ModelFlags& flags,
+                               ModelRunner& runner)
+    : runner_(runner) {
+  if (flags.router_trace.empty()) return;
+  if (model.spec.moe.num_experts == 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--router-trace: '" + model.name + "' is a dense model, it has no router");
+  }
+  writer_ = std::make_unique<RouterTraceWriter>(
+      flags.router_trace, RouterTraceHeader{.model = model.name,
+                                            .num_layers = model.spec.num_layers,
+                                            .num_experts = model.spec.moe.num_experts,
+                                            .top_k = model.spec.moe.top_k,
+                                            .seed = flags.seed.value_or(0),
+                                            .source = flags.routing});
+  recorder_ = std::make_unique<FileRecorder>(*writer_);
+  runner_.SetObserver(recorder_.get());
+}
+
+TraceRecording::~TraceRecording() {
+  if (writer_ == nullptr) return;
+  runner_.SetObserver(nullptr);
+  try {
+    writer_->Close();
+  } catch (const std::exception& error) {
+    spdlog::error("the router trace is lost: {}", error.what());
+  }
+}
+
+}  // namespace sluice

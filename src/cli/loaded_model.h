@@ -1,0 +1,70 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "arch/model_spec.h"
+#include "chat/chat_template.h"
+#include "checkpoint/config.h"
+#include "checkpoint/weight_source.h"
+#include "cli/model_flags.h"
+#include "decode/decode_strategy.h"
+#include "engine/model_runner.h"
+#include "sched/engine_loop.h"
+#include "tokenizer/tokenizer.h"
+#include "trace/router_observer.h"
+#include "trace/router_trace.h"
+
+namespace sluice {
+
+// What the flags name, opened but not loaded: config, spec, tokeniser, template, and where the
+// weights are.
+struct OpenedModel {
+  std::string name;    // the folder's name, or the embedded model's
+  std::string origin;  // the folder, or "embedded"
+  ModelSpec spec;
+  std::unique_ptr<WeightSource> source;
+  bool random_weights = false;
+  std::unique_ptr<Tokenizer> tokenizer;  // null when a folder of random weights has none
+  std::optional<ChatTemplate> chat_template;
+  std::optional<HfConfig> generation_config;
+};
+
+// Throws Error for whatever is wrong with the folder, its files or the flags.
+OpenedModel OpenModel(const ModelFlags& flags);
+
+// Runner options that the flags ask for, with defaults resolved for this machine and model. Throws
+// Error(kInvalidArgument) for flags that contradict each other or the model.
+RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags);
+
+// f32, bf16 or f16 for "float32", "bf16", ...; the checkpoint's own for "auto".
+DType ParseDType(const std::string& text, DType checkpoint_dtype);
+
+// Loads the weights with progress on standard error: a moving line on a terminal, a few plain lines
+// elsewhere.
+std::unique_ptr<ModelRunner> LoadRunner(const OpenedModel& model, const ModelFlags& flags,
+                                        const RunnerOptions& options);
+
+// The strategy that --speculative-config names; autoregressive without one.
+std::unique_ptr<DecodeStrategy> MakeStrategy(const ModelFlags& flags);
+
+// Sampling that generation_config.json asks for where a request says nothing.
+SamplingParams DefaultSampling(const OpenedModel& model);
+
+// The engine loop's options that the flags ask for.
+EngineOptions ResolveEngineOptions(const OpenedModel& model, const ModelFlags& flags);
+
+// Records the routing of a runner to --router-trace, when given, until destroyed.
+class TraceRecording {
+ public:
+  TraceRecording(const OpenedModel& model, const ModelFlags& flags, ModelRunner& runner);
+  ~TraceRecording();
+
+ private:
+  ModelRunner& runner_;
+  std::unique_ptr<RouterTraceWriter> writer_;
+  std::unique_ptr<FileRecorder> recorder_;
+};
+
+}  // namespace sluice

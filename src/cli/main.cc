@@ -1,0 +1,77 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/yaml_args.h"
+
+namespace sluice {
+namespace {
+
+constexpr int kSuccess = 0;
+constexpr int kFailed = 1;
+constexpr int kWrongUsage = 2;
+
+int Main(std::vector<std::string> arguments) {
+  CLI::App app(
+      "Sluice runs Mixture-of-Experts language models on the machine you have.\n"
+      "With no model, commands use the embedded storyteller.\n"
+      "Every flag can stand in a YAML file: --config FILE.",
+      "sluice");
+  app.set_version_flag("--version", SLUICE_VERSION);
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app.get_formatter()->column_width(34);
+  std::string log_level = "info";
+  app.add_option("--log-level", log_level, "trace, debug, info, warning, error or off");
+
+  CLI::App* bench = app.add_subcommand("bench", "Measure this engine on this machine");
+  bench->require_subcommand(1);
+  const std::pair<CLI::App*, std::vector<std::pair<const char*, Command>>> groups[] = {
+      {&app,
+       {{"serve", AddServe(app)},
+        {"run", AddRun(app)},
+        {"chat", AddChat(app)},
+        {"verify", AddVerify(app)},
+        {"doctor", AddDoctor(app)}}},
+      {bench, {{"latency", AddBenchLatency(*bench)}, {"kv-cache", AddBenchKvCache(*bench)}}}};
+
+  try {
+    arguments = ExpandConfigFile(std::move(arguments));
+    std::reverse(arguments.begin(), arguments.end());  // CLI11 parses from the back
+    app.parse(arguments);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kSuccess : kWrongUsage;
+  }
+  InitLogging(log_level);
+  for (const auto& [parent, commands] : groups) {
+    for (const auto& [name, run] : commands) {
+      if (parent->got_subcommand(name)) return run();
+    }
+  }
+  return kWrongUsage;
+}
+
+}  // namespace
+}  // namespace sluice
+
+int main(int argc, char** argv) {
+  try {
+    return sluice::Main(std::vector<std::string>(argv + 1, argv + argc));
+  } catch (const sluice::Error& error) {
+    fmt::print(stderr, "sluice: {}\n", error.what());
+    return error.code() == sluice::ErrorCode::kInvalidArgument ? sluice::kWrongUsage
+                                                               : sluice::kFailed;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "sluice: unexpected error: {}\n", error.what());
+    return sluice::kFailed;
+  }
+}

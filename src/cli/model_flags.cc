@@ -1,0 +1,110 @@
+#include "cli/model_flags.h"
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace sluice {
+
+void AddModelFlags(CLI::App& app, ModelFlags& flags) {
+  app.add_option("model", flags.model,
+                 "Folder of a Hugging Face checkpoint (config.json, *.safetensors, "
+                 "tokenizer.json); none = the embedded storyteller");
+  const char* group = "Model";
+  app.add_option("--tokenizer", flags.tokenizer,
+                 "Folder of the tokenizer, where it is not the model's")
+      ->group(group);
+  app.add_option("--topology", flags.topology,
+                 "YAML file with config.json's keys: run that model with random weights")
+      ->group(group);
+  app.add_option("--load-format", flags.load_format,
+                 "auto, safetensors, or dummy: seeded random weights for the config")
+      ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
+      ->group(group);
+  app.add_option("--hf-overrides", flags.hf_overrides,
+                 "JSON object merged into config.json, as '{\"num_hidden_layers\": 2}'")
+      ->group(group);
+  app.add_option("--dtype", flags.dtype, "Weights: auto (as stored), float32, bfloat16 or float16")
+      ->check(CLI::IsMember(
+          {"auto", "float32", "f32", "float", "bfloat16", "bf16", "float16", "f16", "half"}))
+      ->group(group);
+  app.add_option("--kv-cache-dtype", flags.kv_cache_dtype,
+                 "Keys and values: auto (as the weights), float32 or bfloat16")
+      ->check(CLI::IsMember({"auto", "float32", "f32", "bfloat16", "bf16"}))
+      ->group(group);
+  app.add_option("--seed", flags.seed, "Seed of random weights, and of sampling in run and chat")
+      ->group(group);
+  app.add_option("--routing", flags.routing,
+                 "Where experts come from: model, replay:FILE, uniform[:seed], zipf:S[:seed], "
+                 "skewed:F[:seed]")
+      ->group(group);
+  app.add_option("--router-trace", flags.router_trace, "Record every routing decision to this file")
+      ->group(group);
+  app.add_option("--speculative-config", flags.speculative_config,
+                 "JSON, as '{\"method\": \"ngram\", \"num_speculative_tokens\": 4, "
+                 "\"prompt_lookup_max\": 3}'")
+      ->group(group);
+
+  const char* machine = "Machine";
+  app.add_option("--device", flags.device, "auto or cpu")
+      ->check(CLI::IsMember({"auto", "cpu"}))
+      ->group(machine);
+  app.add_option("--threads", flags.threads, "Threads that compute; 0 = every core allowed")
+      ->check(CLI::Range(0, 1024))
+      ->group(machine);
+  app.add_option("--cpu-tier", flags.cpu_tier, "auto, portable, avx2 or avx512")
+      ->check(CLI::IsMember({"auto", "portable", "avx2", "avx512"}))
+      ->group(machine);
+  app.add_option("--max-model-len", flags.max_model_len,
+                 "Positions a sequence may have; 0 = the model's own limit")
+      ->check(CLI::NonNegativeNumber)
+      ->group(machine);
+  app.add_option("--max-num-seqs", flags.max_num_seqs, "Sequences in the batch at once")
+      ->check(CLI::Range(1, 65536))
+      ->group(machine);
+  app.add_option("--max-num-batched-tokens", flags.max_num_batched_tokens,
+                 "Tokens of one step: prefills longer than what is left are cut in chunks")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(machine);
+  app.add_option("--block-size", flags.block_size, "Positions a KV page")
+      ->check(CLI::IsMember({8, 16, 32, 64}))
+      ->group(machine);
+  app.add_option("--kv-cache-memory", flags.kv_cache_memory,
+                 "Memory of the KV cache, as 4GB; default: what --max-num-seqs sequences of "
+                 "--max-model-len need, at most a quarter of the memory available")
+      ->group(machine);
+  app.add_option("--expert-slots", flags.expert_slots,
+                 "Experts held in memory at once, the others are read when needed; 0 = all")
+      ->check(CLI::NonNegativeNumber)
+      ->group(machine);
+  app.add_flag("--reference-ops", flags.reference_ops,
+               "Every op by its plain maths in double precision, slowly")
+      ->group(machine);
+}
+
+uint64_t ParseBytes(const std::string& text) {
+  size_t used = 0;
+  double number = -1;
+  try {
+    number = std::stod(text, &used);
+  } catch (const std::exception&) {
+    number = -1;
+  }
+  const std::string unit = text.substr(std::min(used, text.size()));
+  double scale = 0;
+  if (unit.empty() || unit == "B") scale = 1;
+  if (unit == "KB" || unit == "K") scale = 1e3;
+  if (unit == "MB" || unit == "M") scale = 1e6;
+  if (unit == "GB" || unit == "G") scale = 1e9;
+  if (unit == "KiB") scale = 1024.0;
+  if (unit == "MiB") scale = 1024.0 * 1024;
+  if (unit == "GiB") scale = 1024.0 * 1024 * 1024;
+  if (!(number > 0) || scale == 0 || number * scale > 1e18) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "'" + text + "' is not a size of memory: write it as 512MB or 4GB");
+  }
+  return static_cast<uint64_t>(std::llround(number * scale));
+}
+
+}  // namespace sluice

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace sluice {
+
+// The flags that say which model runs and how, common to every command that loads one. Names and
+// meanings are vLLM's where it has them.
+struct ModelFlags {
+  std::string model;  // a checkpoint's folder; empty = the embedded model
+  std::string tokenizer;
+  std::string topology;
+  std::string load_format = "auto";
+  std::string hf_overrides;
+  std::string dtype = "auto";
+  std::string kv_cache_dtype = "auto";
+  std::string device = "auto";
+  std::string routing = "model";
+  std::string router_trace;
+  std::string speculative_config;
+  std::string cpu_tier = "auto";
+  std::optional<uint64_t>
+      seed;  // of random weights and of sampling that gives none; none = 0, random
+  int threads = 0;
+  int max_model_len = 0;
+  int max_num_seqs = 64;
+  int max_num_batched_tokens = 512;
+  int block_size = 16;
+  std::string kv_cache_memory;  // "4GB"; empty = what the sequences need, within a bound
+  int expert_slots = 0;
+  bool reference_ops = false;
+};
+
+// Declares the flags on a command.
+void AddModelFlags(CLI::App& app, ModelFlags& flags);
+
+// "12GB", "512MiB", "1000000": bytes. Throws Error(kInvalidArgument) for anything else.
+uint64_t ParseBytes(const std::string& text);
+
+}  // namespace sluice

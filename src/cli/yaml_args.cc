@@ -1,0 +1,86 @@
+#include "cli/yaml_args.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <optional>
+
+#include "base/error.h"
+
+namespace sluice {
+namespace {
+
+// YAML in flow style with quoted strings is JSON as far as flags need it.
+std::string ToJsonText(const YAML::Node& node) {
+  YAML::Emitter emitter;
+  emitter.SetMapFormat(YAML::Flow);
+  emitter.SetSeqFormat(YAML::Flow);
+  emitter.SetStringFormat(YAML::DoubleQuoted);
+  emitter << node;
+  return emitter.c_str();
+}
+
+void AppendFlag(const std::string& key, const YAML::Node& value, std::vector<std::string>& out) {
+  const std::string flag = "--" + key;
+  if (value.IsSequence()) {
+    for (const YAML::Node& element : value) AppendFlag(key, element, out);
+  } else if (value.IsMap()) {
+    out.insert(out.end(), {flag, ToJsonText(value)});
+  } else if (value.IsNull() || value.Scalar() == "true") {
+    out.push_back(flag);
+  } else if (value.Scalar() != "false") {
+    // The model is positional on the command line; a file names it like a flag.
+    if (key == "model") {
+      out.push_back(value.Scalar());
+    } else {
+      out.insert(out.end(), {flag, value.Scalar()});
+    }
+  }
+}
+
+std::vector<std::string> FlagsOf(const std::string& path) {
+  YAML::Node root;
+  try {
+    root = YAML::LoadFile(path);
+  } catch (const YAML::BadFile&) {
+    throw Error(ErrorCode::kNotFound, "cannot read the file '" + path + "' given with --config");
+  } catch (const YAML::Exception& error) {
+    throw Error(ErrorCode::kInvalidArgument, "'" + path + "' is not YAML: " + error.what());
+  }
+  if (!root.IsMap() && !root.IsNull()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "'" + path + "' should be a map of flags, as in 'max-num-seqs: 8'");
+  }
+  std::vector<std::string> flags;
+  for (const auto& entry : root) AppendFlag(entry.first.Scalar(), entry.second, flags);
+  return flags;
+}
+
+}  // namespace
+
+std::vector<std::string> ExpandConfigFile(std::vector<std::string> arguments) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    std::optional<std::string> path;
+    size_t taken = 1;
+    if (arguments[i] == "--config") {
+      if (i + 1 == arguments.size()) {
+        throw Error(ErrorCode::kInvalidArgument, "--config needs a file");
+      }
+      path = arguments[i + 1];
+      taken = 2;
+    } else if (arguments[i].starts_with("--config=")) {
+      path = arguments[i].substr(std::string("--config=").size());
+    }
+    if (!path.has_value()) continue;
+    const std::vector<std::string> flags = FlagsOf(*path);
+    arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i),
+                    arguments.begin() + static_cast<std::ptrdiff_t>(i + taken));
+    // Right behind the subcommand, so that what stands on the command line is read later and wins.
+    const size_t at = arguments.empty() ? 0 : 1;
+    arguments.insert(arguments.begin() + static_cast<std::ptrdiff_t>(at), flags.begin(),
+                     flags.end());
+    return arguments;
+  }
+  return arguments;
+}
+
+}  // namespace sluice

@@ -1,0 +1,126 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "arch/registry.h"
+#include "checkpoint/config.h"
+#include "engine/model_runner.h"
+#include "engine/verify.h"
+
+namespace sluice {
+namespace {
+
+constexpr char kConfig[] = R"({
+  "model_type": "qwen3_moe", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
+  "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48,
+  "moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2,
+  "max_position_embeddings": 64, "norm_topk_prob": true, "rms_norm_eps": 1e-6})";
+
+class EngineTest : public ::testing::Test {
+ protected:
+  EngineTest()
+      : spec_(SpecFromConfig(HfConfig::FromJson(kConfig, "test")).spec),
+        source_(ListTensors(spec_), DType::kF32, 1) {}
+
+  std::unique_ptr<ModelRunner> MakeRunner(RunnerOptions options = {}) {
+    options.num_threads = 2;
+    options.num_pages = 8;
+    options.max_model_len = 64;
+    return std::make_unique<ModelRunner>(spec_, source_, options, std::make_unique<ModelRouting>());
+  }
+
+  static StepPlan OneSequence(std::vector<TokenId> tokens) {
+    StepPlan plan{.step = 7};
+    SequenceSlice& slice = plan.slices.emplace_back();
+    slice.sequence = 42;
+    for (int i = 0; i < static_cast<int>(tokens.size()); ++i) slice.positions.push_back(i);
+    slice.kv_positions = slice.positions;
+    slice.kv_length = static_cast<int>(tokens.size());
+    slice.tokens = std::move(tokens);
+    slice.pages = {3};
+    slice.sample.params.temperature = 0;
+    slice.sample_rows = {slice.kv_length - 1};
+    return plan;
+  }
+
+  ModelSpec spec_;
+  DummySource source_;
+};
+
+TEST_F(EngineTest, WorkerSamplesWhatTheRunnerComputes) {
+  const auto runner = MakeRunner();
+  const std::vector<TokenId> prompt = {5, 9, 2};
+  const std::vector<TokenId> greedy = GreedyContinuation(*runner, prompt, 1);
+  const StepResult result = InProcessWorker(*runner).Execute(OneSequence(prompt));
+  EXPECT_EQ(result.step, 7u);
+  EXPECT_EQ(result.error, "");
+  ASSERT_EQ(result.slices.size(), 1u);
+  EXPECT_EQ(result.slices[0].sequence, 42u);
+  ASSERT_EQ(result.slices[0].samples.size(), 1u);
+  EXPECT_EQ(result.slices[0].samples[0].token, greedy[0]);
+}
+
+TEST_F(EngineTest, WorkerScoresGivenTokens) {
+  const auto runner = MakeRunner();
+  StepPlan plan = OneSequence({5, 9, 2});
+  plan.slices[0].sample.params.prompt_logprobs = 2;
+  plan.slices[0].score_rows = {{.row = 0, .target = 9}, {.row = 1, .target = 2}};
+  const StepResult result = InProcessWorker(*runner).Execute(plan);
+  ASSERT_EQ(result.slices[0].scores.size(), 2u);
+  const std::vector<TokenId> tokens = {5, 9, 2};
+  const TextLoss loss = ScoreText(*runner, tokens, 8);
+  EXPECT_EQ(loss.predicted_tokens, 2);
+  EXPECT_NEAR(-(result.slices[0].scores[0].logprob + result.slices[0].scores[1].logprob) / 2,
+              loss.mean_nll, 1e-5);
+  EXPECT_EQ(result.slices[0].scores[0].top.size(), 2u);
+}
+
+TEST_F(EngineTest, AFailedStepIsReportedAndTheNextOneRuns) {
+  const auto runner = MakeRunner();
+  InProcessWorker worker(*runner);
+  const StepResult failed = worker.Execute(OneSequence({5, 64}));  // outside the vocabulary
+  EXPECT_NE(failed.error, "");
+  EXPECT_TRUE(failed.slices.empty());
+  EXPECT_EQ(worker.Execute(OneSequence({5, 9})).error, "");
+}
+
+TEST_F(EngineTest, RefusesWhatCannotFitInMemoryBeforeLoading) {
+  RunnerOptions options{.num_pages = std::numeric_limits<int>::max() / 2, .max_model_len = 64};
+  try {
+    ModelRunner runner(spec_, source_, options, std::make_unique<ModelRouting>());
+    FAIL() << "loaded";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kResourceExhausted);
+    EXPECT_NE(std::string(error.what()).find("available"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(EngineTest, EstimateCountsTheExpertsThatAreHeld) {
+  RunnerOptions options{.num_pages = 4};
+  const MemoryNeeds all = EstimateMemory(spec_, options);
+  options.expert_slots = 6;
+  const MemoryNeeds some = EstimateMemory(spec_, options);
+  const auto slot = static_cast<uint64_t>(ExpertLayoutOf(spec_, DType::kF32).SlotBytes());
+  EXPECT_EQ(all.weight_bytes - some.weight_bytes, (16 - 6) * slot);
+  EXPECT_EQ(all.kv_bytes, 4u * 16 * 2 * 2 * 16 * 4);  // pages, positions, k and v, layers, dims
+}
+
+TEST(CompareLogits, MeasuresDistances) {
+  const std::vector<float> reference = {0, 3, 4, 0};
+  const std::vector<float> same = reference;
+  EXPECT_EQ(CompareLogits(same, reference, 2).relative_l2, 0);
+  EXPECT_NEAR(CompareLogits(same, reference, 2).mean_kl, 0, 1e-12);
+  const std::vector<float> other = {0, 3, 4, 1};
+  const LogitsDistance distance = CompareLogits(other, reference, 2);
+  EXPECT_DOUBLE_EQ(distance.relative_l2, 0.2);
+  EXPECT_DOUBLE_EQ(distance.max_abs, 1);
+  EXPECT_GT(distance.mean_kl, 0);
+  const std::vector<float> broken = {0, 3, std::nanf(""), 0};
+  EXPECT_TRUE(std::isnan(CompareLogits(broken, reference, 2).max_abs));
+  EXPECT_FALSE(CompareLogits(broken, reference, 2).relative_l2 <= 1e9);
+}
+
+}  // namespace
+}  // namespace sluice

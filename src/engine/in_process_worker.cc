@@ -1,0 +1,49 @@
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <exception>
+
+#include "engine/model_runner.h"
+
+namespace sluice {
+
+InProcessWorker::InProcessWorker(ModelRunner& runner)
+    : runner_(runner), scratch_(runner.pool().num_threads()) {}
+
+void InProcessWorker::DigestRow(const SequenceSlice& slice, const ModelRunner::LogitsRow& row,
+                                SliceResult& result) {
+  SampleScratch& scratch = scratch_[row.thread];
+  for (size_t i = 0; i < slice.score_rows.size(); ++i) {
+    if (slice.score_rows[i].row != row.row) continue;
+    result.scores[i] = ScoreToken(row.logits, slice.score_rows[i].target,
+                                  slice.sample.params.prompt_logprobs.value_or(0), scratch);
+  }
+  const auto found = std::lower_bound(slice.sample_rows.begin(), slice.sample_rows.end(), row.row);
+  if (found == slice.sample_rows.end() || *found != row.row) return;
+  const auto nth = static_cast<int>(found - slice.sample_rows.begin());
+  // The first row is every decode's: no copy of its history is made.
+  result.samples[nth] = nth == 0 ? Sample(row.logits, slice.sample, scratch)
+                                 : Sample(row.logits, slice.ContextOfSample(nth), scratch);
+}
+
+StepResult InProcessWorker::Execute(const StepPlan& plan) {
+  StepResult result{.step = plan.step};
+  for (const SequenceSlice& slice : plan.slices) {
+    SliceResult& target = result.slices.emplace_back();
+    target.sequence = slice.sequence;
+    target.samples.resize(slice.sample_rows.size());
+    target.scores.resize(slice.score_rows.size());
+  }
+  try {
+    runner_.Run(plan, [&](const ModelRunner::LogitsRow& row) {
+      DigestRow(plan.slices[row.slice], row, result.slices[row.slice]);
+    });
+  } catch (const std::exception& error) {
+    spdlog::error("step {} failed: {}", plan.step, error.what());
+    result.slices.clear();
+    result.error = error.what();
+  }
+  return result;
+}
+
+}  // namespace sluice

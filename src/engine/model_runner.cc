@@ -1,0 +1,211 @@
+#include "engine/model_runner.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "ops/attention/attention.h"
+
+namespace sluice {
+namespace {
+
+// Rows whose logits are held at once: a batch's worth of decode rows, and a bound on memory when a
+// long prompt is scored (64 rows of a 152k vocabulary are 39 MB).
+constexpr size_t kLogitRows = 64;
+
+int ExpertsPerRank(const ModelSpec& spec, const RunnerOptions& options) {
+  const int ranks = options.expert_parallel == nullptr ? 1 : options.expert_parallel->size();
+  if (spec.moe.num_experts % ranks != 0) {
+    throw Error(ErrorCode::kUnsupported, std::to_string(spec.moe.num_experts) +
+                                             " experts cannot be shared evenly by " +
+                                             std::to_string(ranks) + " expert-parallel ranks");
+  }
+  return spec.moe.num_experts / ranks;
+}
+
+ops::AttentionMask MaskOf(const ModelSpec& spec, StepMask mask) {
+  return mask == StepMask::kTree ? ops::AttentionMask::kTree : spec.attention.mask;
+}
+
+void CheckFits(const MemoryNeeds& needs) {
+  const uint64_t available = QueryMemory().available_bytes;
+  if (needs.total() <= available) return;
+  throw Error(ErrorCode::kResourceExhausted,
+              "needs " + FormatBytes(needs.total()) + " of memory (weights " +
+                  FormatBytes(needs.weight_bytes) + ", KV cache " + FormatBytes(needs.kv_bytes) +
+                  "), " + FormatBytes(available) +
+                  " available: try a smaller --max-model-len or --max-num-seqs, --dtype bf16, or "
+                  "--expert-slots to keep fewer experts in memory");
+}
+
+}  // namespace
+
+KvLayout KvLayoutOf(const ModelSpec& spec, const RunnerOptions& options) {
+  const DType weights = options.dtype == DType::kF16 ? DType::kF32 : options.dtype;
+  return {.page_size = options.page_size,
+          .groups = {{.num_layers = spec.num_layers,
+                      .num_kv_heads = spec.attention.num_kv_heads,
+                      .head_dim = spec.attention.head_dim,
+                      .dtype = options.kv_dtype.value_or(weights)}}};
+}
+
+MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) {
+  MemoryNeeds needs;
+  needs.weight_bytes = WeightBytes(spec, options.dtype);
+  const auto moe_layers = static_cast<int64_t>(MoeLayers(spec).size());
+  if (moe_layers > 0) {
+    // The table counts every expert; the store may hold fewer.
+    const int64_t expert = ExpertLayoutOf(spec, options.dtype).SlotBytes();
+    const int64_t all = moe_layers * spec.moe.num_experts;
+    const int64_t local = moe_layers * ExpertsPerRank(spec, options);
+    const int64_t held =
+        options.expert_slots == 0 ? local : std::min<int64_t>(options.expert_slots, local);
+    needs.weight_bytes -= std::min<int64_t>(needs.weight_bytes, (all - held) * expert);
+  }
+  needs.kv_bytes = KvLayoutOf(spec, options).BytesPerPage() * options.num_pages;
+  return needs;
+}
+
+ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
+                         const RunnerOptions& options, std::unique_ptr<RoutingSource> routing,
+                         const LoadProgress& progress)
+    : spec_(spec), options_(options), pool_(options.num_threads), routing_(std::move(routing)) {
+  SLUICE_CHECK(routing_ != nullptr);
+  SLUICE_CHECK_GE(options_.num_pages, 1);
+  SLUICE_CHECK_LE(options_.max_model_len, spec_.max_positions);
+  Validate(spec_);
+  CheckFits(EstimateMemory(spec_, options_));
+
+  weights_ = std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, progress);
+  const std::vector<int> moe_layers = MoeLayers(spec_);
+  if (!moe_layers.empty()) {
+    const int local = ExpertsPerRank(spec_, options_);
+    ProcessGroup* group = options_.expert_parallel;
+    expert_source_ = std::make_unique<CheckpointExperts>(spec_, source);
+    experts_ = std::make_unique<ExpertStore>(
+        ExpertLayoutOf(spec_, options_.dtype),
+        ExpertStore::Options{.layers = moe_layers,
+                             .num_experts = local,
+                             .first_expert = group == nullptr ? 0 : group->rank() * local,
+                             .num_slots = options_.expert_slots,
+                             .poison_freed = options_.poison_freed_slots},
+        *expert_source_, pool_);
+    dispatcher_ = group == nullptr ? MakeLocalDispatcher(spec_.moe.num_experts)
+                                   : MakeAllToAllDispatcher(spec_.moe.num_experts, *group);
+  }
+  pages_ = std::make_unique<PagePool>(KvLayoutOf(spec_, options_), options_.num_pages);
+  decoder_ = std::make_unique<Decoder>(spec_, *weights_);
+}
+
+ModelRunner::~ModelRunner() = default;
+
+WorkerInfo ModelRunner::Info() const {
+  return {.vocab_size = spec_.vocab_size,
+          .max_model_len = options_.max_model_len,
+          .page_size = options_.page_size,
+          .num_pages = options_.num_pages};
+}
+
+// The plan's rows laid behind each other, as the Decoder takes them.
+struct ModelRunner::Rows {
+  TensorView tokens;
+  TensorView positions;
+  TensorView kv_slots;
+  std::vector<ops::AttentionSequence> sequences;
+  std::vector<RoutingKey> keys;  // [T]
+
+  // A row whose logits are wanted: where it is among all rows, and whose it is.
+  struct Wanted {
+    int32_t hidden_row;
+    int slice;
+    int row;
+  };
+  std::vector<Wanted> wanted;
+};
+
+ModelRunner::Rows ModelRunner::GatherRows(const StepPlan& plan) {
+  int64_t total = 0;
+  for (const SequenceSlice& slice : plan.slices) total += std::ssize(slice.tokens);
+  Rows rows{.tokens = arena_.Allocate(DType::kI32, {total}),
+            .positions = arena_.Allocate(DType::kI32, {total}),
+            .kv_slots = arena_.Allocate(DType::kI64, {total})};
+  rows.keys.reserve(total);
+  int begin = 0;
+  for (size_t s = 0; s < plan.slices.size(); ++s) {
+    const SequenceSlice& slice = plan.slices[s];
+    const int count = static_cast<int>(slice.tokens.size());
+    SLUICE_CHECK_EQ(slice.positions.size(), slice.tokens.size());
+    SLUICE_CHECK_EQ(slice.kv_positions.size(), slice.tokens.size());
+    std::copy(slice.tokens.begin(), slice.tokens.end(), rows.tokens.data<int32_t>() + begin);
+    std::copy(slice.positions.begin(), slice.positions.end(),
+              rows.positions.data<int32_t>() + begin);
+    for (int i = 0; i < count; ++i) {
+      const int position = slice.kv_positions[i];
+      SLUICE_CHECK_LT(position, slice.kv_length);
+      const int64_t page = slice.pages.at(position / options_.page_size);
+      rows.kv_slots.data<int64_t>()[begin + i] =
+          page * options_.page_size + position % options_.page_size;
+      rows.keys.push_back({.sequence = slice.sequence, .position = slice.positions[i]});
+    }
+    rows.sequences.push_back({.query_begin = begin,
+                              .query_count = count,
+                              .positions = slice.positions,
+                              .pages = slice.pages,
+                              .kv_length = slice.kv_length,
+                              .mask = MaskOf(spec_, slice.mask),
+                              .ancestors = slice.ancestors,
+                              .slots_of_queries = slice.kv_positions});
+    std::vector<int32_t> wanted(slice.sample_rows);
+    for (const SequenceSlice::ScoreRow& score : slice.score_rows) wanted.push_back(score.row);
+    std::sort(wanted.begin(), wanted.end());
+    wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
+    for (int32_t row : wanted) {
+      SLUICE_CHECK_LT(row, count);
+      rows.wanted.push_back({.hidden_row = begin + row, .slice = static_cast<int>(s), .row = row});
+    }
+    begin += count;
+  }
+  return rows;
+}
+
+void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink) {
+  Arena::Scope scope(arena_);
+  ops::OpContext ctx{
+      .pool = pool_, .arena = arena_, .tier = options_.tier, .reference = options_.reference_ops};
+  const Rows rows = GatherRows(plan);
+  const DecoderInput input{.tokens = rows.tokens,
+                           .positions = rows.positions,
+                           .kv_slots = rows.kv_slots,
+                           .sequences = rows.sequences};
+  std::optional<MoeContext> moe;
+  if (experts_ != nullptr) {
+    moe.emplace(MoeContext{.experts = *experts_,
+                           .dispatcher = *dispatcher_,
+                           .routing = *routing_,
+                           .observer = options_.observer,
+                           .step = plan.step,
+                           .tokens = rows.keys});
+  }
+  const TensorView hidden =
+      decoder_->Forward(input, *pages_, moe.has_value() ? &*moe : nullptr, ctx);
+
+  for (size_t begin = 0; begin < rows.wanted.size(); begin += kLogitRows) {
+    Arena::Scope chunk_scope(arena_);
+    const auto chunk =
+        std::span(rows.wanted).subspan(begin, std::min(kLogitRows, rows.wanted.size() - begin));
+    std::vector<int32_t> hidden_rows;
+    for (const Rows::Wanted& wanted : chunk) hidden_rows.push_back(wanted.hidden_row);
+    const TensorView logits = decoder_->Logits(hidden, hidden_rows, ctx);
+    pool_.ParallelFor(std::ssize(chunk), 1, [&](int64_t first, int64_t last, int thread) {
+      for (int64_t i = first; i < last; ++i) {
+        sink({.slice = chunk[i].slice,
+              .row = chunk[i].row,
+              .thread = thread,
+              .logits = {logits[i].data<float>(), static_cast<size_t>(spec_.vocab_size)}});
+      }
+    });
+  }
+}
+
+}  // namespace sluice

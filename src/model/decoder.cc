@@ -1,0 +1,114 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "ops/activation/silu_mul.h"
+#include "ops/embedding/embedding.h"
+#include "ops/gemm/gemm.h"
+#include "ops/norm/rms_norm.h"
+#include "ops/rope/rope.h"
+
+namespace sluice {
+namespace {
+
+// Columns [begin, end) of a matrix, as [T, heads, head_dim].
+TensorView Heads(const TensorView& matrix, int64_t begin, int64_t heads, int64_t head_dim) {
+  const int64_t strides[] = {matrix.stride(0), head_dim, 1};
+  return TensorView(matrix.data<float>() + begin, DType::kF32, {matrix.dim(0), heads, head_dim},
+                    strides);
+}
+
+}  // namespace
+
+TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, MoeContext* moe,
+                            ops::OpContext& ctx) const {
+  const int64_t tokens = input.tokens.dim(0);
+  const TensorView x = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
+  const TensorView out = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
+  const RopeSpec& rope = spec_.attention.rope;
+  const TensorView cos_sin = ctx.arena.Allocate(DType::kF32, {tokens, 2, rope.rotary_dim / 2});
+  ops::RopeAngles({.theta = rope.theta, .rotary_dim = rope.rotary_dim}, input.positions, cos_sin,
+                  ctx);
+
+  ops::Embedding(weights_.embedding(), input.tokens, x, ctx);
+  for (int layer = 0; layer < spec_.num_layers; ++layer) {
+    Attend(layer, input, cos_sin, pages, x, ctx);
+    FeedForward(layer, x, moe, ctx);
+  }
+  ops::RmsNorm({.eps = spec_.rms_norm_eps}, x, weights_.final_norm(), out, ctx);
+  return out;
+}
+
+// x += o_proj(attention(norm(x)))
+void Decoder::Attend(int layer, const DecoderInput& input, ConstTensorView cos_sin,
+                     const PagePool& pages, TensorView x, ops::OpContext& ctx) const {
+  Arena::Scope scope(ctx.arena);
+  const AttentionSpec& a = spec_.attention;
+  const LayerWeights& w = weights_.layer(layer);
+  const int64_t tokens = x.dim(0);
+  const int64_t q_width = int64_t{a.num_heads} * a.head_dim;
+  const int64_t kv_width = int64_t{a.num_kv_heads} * a.head_dim;
+  const ops::RmsNormDesc norm{.eps = spec_.rms_norm_eps};
+  const ops::KvPages kv{.k = pages.Keys(layer), .v = pages.Values(layer)};
+
+  const TensorView h = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
+  const TensorView qkv = ctx.arena.Allocate(DType::kF32, {tokens, q_width + 2 * kv_width});
+  const TensorView attended = ctx.arena.Allocate(DType::kF32, {tokens, a.num_heads, a.head_dim});
+  const TensorView q = Heads(qkv, 0, a.num_heads, a.head_dim);
+  const TensorView k = Heads(qkv, q_width, a.num_kv_heads, a.head_dim);
+  const TensorView v = Heads(qkv, q_width + kv_width, a.num_kv_heads, a.head_dim);
+
+  ops::RmsNorm(norm, x, w.input_norm, h, ctx);
+  ops::Gemm({}, h, w.qkv, w.qkv_bias, qkv, ctx);
+  if (a.qk_norm == QkNorm::kPerHead) {
+    ops::RmsNorm(norm, q, w.q_norm, q, ctx);
+    ops::RmsNorm(norm, k, w.k_norm, k, ctx);
+  }
+  ops::Rope(cos_sin, q, ctx);
+  ops::Rope(cos_sin, k, ctx);
+  ops::KvWrite(k, v, input.kv_slots, kv, ctx);
+  ops::Attention({.num_heads = a.num_heads,
+                  .num_kv_heads = a.num_kv_heads,
+                  .head_dim = a.head_dim,
+                  .scale = a.scale,
+                  .window = a.window},
+                 q, input.sequences, kv, attended, ctx);
+  ops::Gemm({.accumulate = true}, attended.Reshape({tokens, q_width}), w.o, w.o_bias, x, ctx);
+}
+
+// x += ffn(norm(x))
+void Decoder::FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpContext& ctx) const {
+  Arena::Scope scope(ctx.arena);
+  const LayerWeights& w = weights_.layer(layer);
+  const int64_t tokens = x.dim(0);
+  const TensorView h = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
+  ops::RmsNorm({.eps = spec_.rms_norm_eps}, x, w.post_attention_norm, h, ctx);
+  if (spec_.ffn[layer] == FfnKind::kMoe) {
+    SLUICE_CHECK(moe != nullptr);
+    MoeLayer(spec_.moe, layer, w.moe, h, x, *moe, ctx);
+    return;
+  }
+  const int64_t width = w.down.dim(1);
+  const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * width});
+  const TensorView inner = ctx.arena.Allocate(DType::kF32, {tokens, width});
+  ops::Gemm({}, h, w.gate_up, w.gate_up_bias, gate_up, ctx);
+  ops::SiluMul(gate_up, inner, ctx);
+  ops::Gemm({.accumulate = true}, inner, w.down, w.down_bias, x, ctx);
+}
+
+TensorView Decoder::Logits(ConstTensorView hidden, std::span<const int32_t> rows,
+                           ops::OpContext& ctx) const {
+  const auto count = static_cast<int64_t>(rows.size());
+  const TensorView logits = ctx.arena.Allocate(DType::kF32, {count, spec_.vocab_size});
+  Arena::Scope scope(ctx.arena);
+  const TensorView picked = ctx.arena.Allocate(DType::kF32, {count, spec_.hidden_size});
+  for (int64_t i = 0; i < count; ++i) {
+    std::memcpy(picked[i].raw(), hidden[rows[i]].raw(), spec_.hidden_size * sizeof(float));
+  }
+  ops::Gemm({}, picked, weights_.lm_head(), {}, logits, ctx);
+  return logits;
+}
+
+}  // namespace sluice

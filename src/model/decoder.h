@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "arch/model_spec.h"
+#include "device/tensor.h"
+#include "kv/page_pool.h"
+#include "model/model_weights.h"
+#include "moe/moe_layer.h"
+#include "ops/attention/attention.h"
+#include "ops/common/op_context.h"
+
+namespace sluice {
+
+// The rows of one step, sequence after sequence.
+struct DecoderInput {
+  ConstTensorView tokens;     // [T] i32
+  ConstTensorView positions;  // [T] i32 absolute
+  ConstTensorView kv_slots;   // [T] i64: page * page_size + offset that row t's K/V are written to
+  std::span<const ops::AttentionSequence> sequences;
+};
+
+// The model: embedding, layers, final norm and head, for every family. What differs between
+// families is in the spec. Stateless between steps but for the pages it writes; all references
+// outlive it.
+class Decoder {
+ public:
+  Decoder(const ModelSpec& spec, const ModelWeights& weights) : spec_(spec), weights_(weights) {}
+
+  // Runs the layers: writes each row's keys and values to its slot and returns the hidden states
+  // after the final norm, [T, hidden] f32 in the arena. `moe` may be null for a dense model.
+  TensorView Forward(const DecoderInput& input, const PagePool& pages, MoeContext* moe,
+                     ops::OpContext& ctx) const;
+
+  // Logits of the given hidden rows, [rows, vocab] f32 in the arena.
+  TensorView Logits(ConstTensorView hidden, std::span<const int32_t> rows,
+                    ops::OpContext& ctx) const;
+
+ private:
+  void Attend(int layer, const DecoderInput& input, ConstTensorView cos_sin, const PagePool& pages,
+              TensorView x, ops::OpContext& ctx) const;
+  void FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpContext& ctx) const;
+
+  const ModelSpec& spec_;
+  const ModelWeights& weights_;
+};
+
+}  // namespace sluice

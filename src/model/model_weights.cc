@@ -1,0 +1,148 @@
+#include "model/model_weights.h"
+
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+
+namespace sluice {
+namespace {
+
+const TensorRule& RequireRule(const ModelSpec& spec, TensorRole role) {
+  const TensorRule* rule = FindRule(spec, role);
+  SLUICE_CHECK(rule != nullptr);
+  return *rule;
+}
+
+}  // namespace
+
+// Allocates the tensors, notes which file tensor goes where, then reads them all in parallel.
+class ModelWeights::Builder {
+ public:
+  Builder(ModelWeights& weights, const ModelSpec& spec, DType dtype)
+      : weights_(weights), spec_(spec), dtype_(dtype) {}
+
+  void Plan() {
+    weights_.embedding_ = Whole(TensorRole::kEmbedding, 0, dtype_);
+    weights_.final_norm_ = Whole(TensorRole::kFinalNorm, 0, DType::kF32);
+    weights_.lm_head_ =
+        spec_.tie_embeddings ? weights_.embedding_ : Whole(TensorRole::kLmHead, 0, dtype_);
+    for (int i = 0; i < spec_.num_layers; ++i) weights_.layers_.push_back(PlanLayer(i));
+  }
+
+  void Read(const WeightSource& source, ThreadPool& pool, const LoadProgress& progress) {
+    int64_t total = 0;
+    for (const Job& job : jobs_) total += job.target.NumBytes();
+    std::mutex mutex;
+    int64_t done = 0;
+    pool.ParallelFor(static_cast<int64_t>(jobs_.size()), 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        source.Read(jobs_[i].name, jobs_[i].shape, jobs_[i].target);
+        if (!progress) continue;
+        std::lock_guard lock(mutex);
+        done += jobs_[i].target.NumBytes();
+        progress(done, total);
+      }
+    });
+  }
+
+ private:
+  struct Job {
+    std::string name;
+    Shape shape;
+    TensorView target;
+  };
+
+  LayerWeights PlanLayer(int layer) {
+    using enum TensorRole;
+    LayerWeights w;
+    w.input_norm = Whole(kInputNorm, layer, DType::kF32);
+    w.qkv = Stacked({kQ, kK, kV}, layer, dtype_);
+    w.qkv_bias = Stacked({kQBias, kKBias, kVBias}, layer, DType::kF32);
+    w.q_norm = Whole(kQNorm, layer, DType::kF32);
+    w.k_norm = Whole(kKNorm, layer, DType::kF32);
+    w.o = Whole(kO, layer, dtype_);
+    w.o_bias = Whole(kOBias, layer, DType::kF32);
+    w.post_attention_norm = Whole(kPostAttentionNorm, layer, DType::kF32);
+    w.gate_up = Stacked({kGate, kUp}, layer, dtype_);
+    w.gate_up_bias = Stacked({kGateBias, kUpBias}, layer, DType::kF32);
+    w.down = Whole(kDown, layer, dtype_);
+    w.down_bias = Whole(kDownBias, layer, DType::kF32);
+    w.moe.router = Whole(kRouter, layer, dtype_);
+    w.moe.shared_gate_up = Stacked({kSharedGate, kSharedUp}, layer, dtype_);
+    w.moe.shared_down = Whole(kSharedDown, layer, dtype_);
+    w.moe.shared_expert_gate = Whole(kSharedExpertGate, layer, dtype_);
+    return w;
+  }
+
+  ConstTensorView Whole(TensorRole role, int layer, DType dtype) {
+    return Stacked({role}, layer, dtype);
+  }
+
+  // The tensors of `roles` behind each other along their first dimension, in one allocation; empty
+  // where the layer has none of them.
+  ConstTensorView Stacked(std::initializer_list<TensorRole> roles, int layer, DType dtype) {
+    std::vector<const TensorRule*> rules;
+    Shape shape;
+    for (TensorRole role : roles) {
+      const TensorRule* rule = FindRule(spec_, role);
+      const bool applies = rule != nullptr && (rule->layers == LayerSet::kNone ||
+                                               spec_.HasLayer(rule->layers, layer));
+      if (!applies) continue;
+      const int64_t rows = rule->shape[0] + (rules.empty() ? 0 : shape[0]);
+      shape = rule->shape;
+      shape[0] = rows;
+      rules.push_back(rule);
+    }
+    if (rules.empty()) return {};
+    SLUICE_CHECK_EQ(rules.size(), roles.size());
+    const TensorView whole = weights_.storage_.emplace_back(dtype, shape).view();
+    int64_t row = 0;
+    for (const TensorRule* rule : rules) {
+      const TensorView part = whole.Slice(row, row + rule->shape[0]);
+      jobs_.push_back({TensorName(*rule, layer, 0), rule->shape, part});
+      row += rule->shape[0];
+    }
+    return whole;
+  }
+
+  ModelWeights& weights_;
+  const ModelSpec& spec_;
+  DType dtype_;
+  std::vector<Job> jobs_;
+};
+
+ModelWeights::ModelWeights(const ModelSpec& spec, const WeightSource& source, DType dtype,
+                           ThreadPool& pool, const LoadProgress& progress) {
+  Builder builder(*this, spec, dtype);
+  builder.Plan();
+  builder.Read(source, pool, progress);
+}
+
+CheckpointExperts::CheckpointExperts(const ModelSpec& spec, const WeightSource& source)
+    : source_(source),
+      gate_(RequireRule(spec, TensorRole::kExpertGate)),
+      up_(RequireRule(spec, TensorRole::kExpertUp)),
+      down_(RequireRule(spec, TensorRole::kExpertDown)) {}
+
+void CheckpointExperts::Read(int layer, int expert, const ExpertSlotView& target) const {
+  source_.Read(TensorName(gate_, layer, expert), gate_.shape, target.gate);
+  source_.Read(TensorName(up_, layer, expert), up_.shape, target.up);
+  source_.Read(TensorName(down_, layer, expert), down_.shape, target.down);
+}
+
+std::vector<int> MoeLayers(const ModelSpec& spec) {
+  std::vector<int> layers;
+  for (int i = 0; i < spec.num_layers; ++i) {
+    if (spec.ffn[i] == FfnKind::kMoe) layers.push_back(i);
+  }
+  return layers;
+}
+
+ExpertLayout ExpertLayoutOf(const ModelSpec& spec, DType dtype) {
+  return {.hidden = spec.hidden_size, .ffn = spec.moe.expert_ffn, .dtype = dtype};
+}
+
+}  // namespace sluice

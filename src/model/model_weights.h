@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "arch/model_spec.h"
+#include "base/thread_pool.h"
+#include "checkpoint/weight_source.h"
+#include "device/buffer.h"
+#include "moe/moe_layer.h"
+#include "offload/expert_store.h"
+
+namespace sluice {
+
+// One layer's weights as the Decoder reads them. Projections that share an input lie behind each
+// other as one matrix. Matrices have the model's dtype; norms and biases are f32. A view is empty
+// where the spec has no such tensor.
+struct LayerWeights {
+  ConstTensorView input_norm;           // [hidden]
+  ConstTensorView qkv;                  // [(heads + 2 * kv_heads) * head_dim, hidden]
+  ConstTensorView qkv_bias;             // [(heads + 2 * kv_heads) * head_dim]
+  ConstTensorView q_norm;               // [head_dim] per head, or [heads * head_dim]
+  ConstTensorView k_norm;               // [head_dim] per head, or [kv_heads * head_dim]
+  ConstTensorView o;                    // [hidden, heads * head_dim]
+  ConstTensorView o_bias;               // [hidden]
+  ConstTensorView post_attention_norm;  // [hidden]
+  ConstTensorView gate_up;              // [2 * intermediate, hidden], dense layers
+  ConstTensorView gate_up_bias;         // [2 * intermediate]
+  ConstTensorView down;                 // [hidden, intermediate], dense layers
+  ConstTensorView down_bias;            // [hidden]
+  MoeWeights moe;                       // MoE layers
+};
+
+// Told how far loading is. Called from loading threads, one at a time.
+using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
+
+// Every weight of a model but its routed experts, in host memory.
+class ModelWeights {
+ public:
+  // Reads what spec.tensors lists, converting to `dtype`. Throws Error(kDataLoss) for a tensor that
+  // is missing or has another shape, naming it.
+  ModelWeights(const ModelSpec& spec, const WeightSource& source, DType dtype, ThreadPool& pool,
+               const LoadProgress& progress = {});
+
+  const ConstTensorView& embedding() const { return embedding_; }    // [vocab, hidden]
+  const ConstTensorView& final_norm() const { return final_norm_; }  // [hidden]
+  const ConstTensorView& lm_head() const { return lm_head_; }        // [vocab, hidden]
+  const LayerWeights& layer(int i) const { return layers_[i]; }
+
+ private:
+  class Builder;
+  std::vector<Tensor> storage_;
+  ConstTensorView embedding_;
+  ConstTensorView final_norm_;
+  ConstTensorView lm_head_;
+  std::vector<LayerWeights> layers_;
+};
+
+// Routed experts out of a checkpoint, for ExpertStore. Both arguments must outlive it.
+class CheckpointExperts : public ExpertSource {
+ public:
+  CheckpointExperts(const ModelSpec& spec, const WeightSource& source);
+  void Read(int layer, int expert, const ExpertSlotView& target) const override;
+
+ private:
+  const WeightSource& source_;
+  const TensorRule& gate_;
+  const TensorRule& up_;
+  const TensorRule& down_;
+};
+
+// The layers of `spec` that have routed experts, ascending.
+std::vector<int> MoeLayers(const ModelSpec& spec);
+
+// How one of the model's experts lies in a slot.
+ExpertLayout ExpertLayoutOf(const ModelSpec& spec, DType dtype);
+
+}  // namespace sluice
