@@ -29,9 +29,9 @@ class TokenRandom {
   }
   // In (0, 1): 53 bits, never 0, so that its logarithm is finite.
   double Uniform() { return (static_cast<double>(Next() >> 11) + 0.5) * 0x1p-53; }
-  // In [0, bound). The bias of the product is below bound / 2^64.
+  // In [0, bound), bound below 2^32. The bias of the product is below bound / 2^32.
   uint64_t Below(uint64_t bound) {
-    return static_cast<uint64_t>((static_cast<unsigned __int128>(Next()) * bound) >> 64);
+    return (Next() >> 32) * bound >> 32;
   }
 
  private:
