@@ -1,0 +1,195 @@
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "sched/generator.h"
+
+namespace sluice {
+
+// A Generator for the tests of the door: its own thread gives every live sequence one token a
+// round. The tokens are a function of the prompt, the seed and the sequence's index alone, as an
+// engine's are.
+class FakeGenerator : public Generator {
+ public:
+  static constexpr TokenId kEos = 4095;
+  using Script = std::function<std::vector<TokenId>(const Request&, int index)>;
+
+  // `script` gives a sequence's tokens; when they run out before max_tokens it ends with kEos.
+  explicit FakeGenerator(Script script = HashScript, std::chrono::microseconds round = {})
+      : script_(std::move(script)), round_(round), thread_([this] { Run(); }) {}
+  ~FakeGenerator() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+
+  RequestId Submit(Request request, OutputCallback callback) override {
+    const std::lock_guard lock(mutex_);
+    if (refusal_) throw *refusal_;
+    const RequestId id = next_++;
+    for (int index = 0; index < request.sampling.n; ++index) {
+      live_[{id, index}] = {
+          .request = request, .tokens = script_(request, index), .callback = callback};
+    }
+    submitted_.push_back(request);
+    wake_.notify_all();
+    return id;
+  }
+
+  void Abort(RequestId request) override {
+    const std::lock_guard lock(mutex_);
+    aborted_.insert(request);
+    std::erase_if(live_, [&](const auto& entry) { return entry.first.first == request; });
+    changed_.notify_all();
+  }
+
+  void AbortSequence(RequestId request, int index) override {
+    const std::lock_guard lock(mutex_);
+    ended_.insert({request, index});
+    live_.erase({request, index});
+    changed_.notify_all();
+  }
+
+  EngineStats Stats() const override {
+    const std::lock_guard lock(mutex_);
+    const int running = static_cast<int>(live_.size());
+    return {.running = running, .pages_total = 1000, .pages_used = running};
+  }
+
+  // The next Submits throw this.
+  void RefuseWith(std::optional<Error> refusal) {
+    const std::lock_guard lock(mutex_);
+    refusal_ = std::move(refusal);
+  }
+  // Every live sequence is reported with kError at the next round.
+  void FailStep(std::string message) {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::move(message);
+  }
+  // Waits until `count` sequences live; false after ten seconds.
+  bool AwaitLive(size_t count) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(10), [&] { return live_.size() == count; });
+  }
+  std::vector<Request> submitted() const {
+    const std::lock_guard lock(mutex_);
+    return submitted_;
+  }
+  size_t aborted() const {
+    const std::lock_guard lock(mutex_);
+    return aborted_.size();
+  }
+  size_t ended_sequences() const {
+    const std::lock_guard lock(mutex_);
+    return ended_.size();
+  }
+
+  static std::vector<TokenId> HashScript(const Request& request, int index) {
+    uint64_t state = request.sampling.seed.value_or(7) * 31 + static_cast<uint64_t>(index);
+    for (const TokenId token : request.prompt)
+      state = state * 1'000'003 + static_cast<uint64_t>(token);
+    std::vector<TokenId> tokens;
+    for (int i = 0; i < request.sampling.max_tokens; ++i) {
+      state = state * 6'364'136'223'846'793'005u + 1'442'695'040'888'963'407u;
+      tokens.push_back(static_cast<TokenId>((state >> 33) % 4000));
+    }
+    return tokens;
+  }
+
+ private:
+  struct Live {
+    Request request;
+    std::vector<TokenId> tokens;
+    OutputCallback callback;
+    size_t made = 0;
+  };
+  using Report = std::pair<OutputCallback, Output>;
+
+  static SampledToken Scored(TokenId token, const std::optional<int>& alternatives) {
+    SampledToken scored{.token = token, .logprob = -0.5f, .rank = 1};
+    for (int i = 0; i < alternatives.value_or(0); ++i) {
+      scored.top.push_back({.token = (token + i) % 4000, .logprob = -0.5f - static_cast<float>(i)});
+    }
+    return scored;
+  }
+
+  Output Advance(int index, Live& live) {
+    const SamplingParams& params = live.request.sampling;
+    Output output{.index = index};
+    if (failure_) {
+      output.finish = FinishReason::kError;
+      output.error = *failure_;
+      return output;
+    }
+    if (live.made == 0 && params.prompt_logprobs) {
+      for (size_t i = 1; i < live.request.prompt.size(); ++i) {
+        output.prompt.push_back(Scored(live.request.prompt[i], params.prompt_logprobs));
+      }
+    }
+    const TokenId token = live.made < live.tokens.size() ? live.tokens[live.made] : kEos;
+    ++live.made;
+    output.tokens.push_back(Scored(token, params.logprobs));
+    const auto& stops = params.stop_token_ids;
+    if ((token == kEos && !params.ignore_eos) ||
+        std::find(stops.begin(), stops.end(), token) != stops.end()) {
+      output.finish = FinishReason::kStop;
+    } else if (live.made == static_cast<size_t>(params.max_tokens)) {
+      output.finish = FinishReason::kLength;
+    }
+    return output;
+  }
+
+  void Run() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      wake_.wait(lock, [&] { return stop_ || !live_.empty(); });
+      if (stop_) return;
+      std::vector<Report> reports;
+      for (auto entry = live_.begin(); entry != live_.end();) {
+        Output output = Advance(entry->first.second, entry->second);
+        const bool ended = output.finish.has_value();
+        reports.emplace_back(entry->second.callback, std::move(output));
+        entry = ended ? live_.erase(entry) : std::next(entry);
+      }
+      failure_.reset();
+      changed_.notify_all();
+      lock.unlock();
+      for (auto& [callback, output] : reports) callback(std::move(output));
+      reports.clear();
+      if (round_.count() > 0) std::this_thread::sleep_for(round_);
+      lock.lock();
+    }
+  }
+
+  const Script script_;
+  const std::chrono::microseconds round_;
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable wake_;
+  std::condition_variable changed_;
+  std::map<std::pair<RequestId, int>, Live> live_;
+  std::vector<Request> submitted_;
+  std::set<RequestId> aborted_;
+  std::set<std::pair<RequestId, int>> ended_;
+  std::optional<Error> refusal_;
+  std::optional<std::string> failure_;
+  RequestId next_ = 1;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,163 @@
+#include "server/generation.h"
+
+#include <utility>
+
+#include "base/check.h"
+#include "server/sse.h"
+
+namespace sluice {
+
+Generation::Generation(GenerationJob job, std::unique_ptr<AnswerFormat> format,
+                       Generator& generator, const Tokenizer& tokenizer, ResponseWriter& writer)
+    : job_(std::move(job)),
+      format_(std::move(format)),
+      generator_(generator),
+      tokenizer_(tokenizer),
+      writer_(writer) {
+  for (const GenerationJob::Prompt& prompt : job_.prompts) {
+    for (int i = 0; i < job_.sampling.n; ++i) {
+      const int index = static_cast<int>(choices_.size());
+      choices_.push_back({.text = TextGeneration(tokenizer_, job_.sampling, job_.skip_special,
+                                                 CountCodePoints(prompt.echo)),
+                          .whole = {.index = index}});
+    }
+  }
+}
+
+void Generation::Start() {
+  const Executor executor = writer_.executor();
+  const std::weak_ptr<Generation> weak = weak_from_this();
+  try {
+    for (size_t prompt = 0; prompt < job_.prompts.size(); ++prompt) {
+      Request request{.prompt = job_.prompts[prompt].tokens, .sampling = job_.sampling};
+      request.sampling.max_tokens = job_.prompts[prompt].max_tokens;
+      requests_.push_back(
+          generator_.Submit(std::move(request), [executor, weak, prompt](Output output) {
+            executor([weak, prompt, output = std::move(output)] {
+              if (const auto self = weak.lock()) self->OnOutput(prompt, output);
+            });
+          }));
+    }
+  } catch (...) {
+    AbortAll();
+    throw;
+  }
+  if (!job_.stream) return;
+  writer_.StartStream(kSseContentType);
+  std::string events;
+  for (const std::string& event : format_->Opening(static_cast<int>(choices_.size()))) {
+    events += SseEvent(event);
+  }
+  writer_.Write(events);
+}
+
+void Generation::Cancel() {
+  if (done_) return;
+  AbortAll();
+}
+
+void Generation::AbortAll() {
+  done_ = true;
+  for (const RequestId request : requests_) generator_.Abort(request);
+}
+
+void Generation::OnOutput(size_t prompt, const Output& output) {
+  if (done_) return;
+  SLUICE_CHECK_LT(output.index, job_.sampling.n);
+  if (output.finish == FinishReason::kError) {
+    Fail(ApiError(500, "the model's step failed: " + output.error, std::nullopt, "internal"));
+    return;
+  }
+  const size_t index = prompt * job_.sampling.n + output.index;
+  if (choices_[index].text.finished()) return;
+  if (output.finish == FinishReason::kAbort) {
+    Fail(ApiError(503, "the server is stopping", std::nullopt, "unavailable"));
+    return;
+  }
+  if (ttft_ms_ == 0 && !output.tokens.empty()) ttft_ms_ = MillisecondsSinceArrival();
+
+  ChoicePart part = Advance(prompt, output);
+  const bool ended = part.finish.has_value();
+  Emit(std::move(part));
+  if (ended && ++finished_ == choices_.size()) Finish();
+}
+
+ChoicePart Generation::Advance(size_t prompt, const Output& output) {
+  const size_t index = prompt * job_.sampling.n + output.index;
+  Choice& choice = choices_[index];
+  TextDelta delta = choice.text.Consume(output);
+  if (choice.text.stopped_by_text() && !output.finish) {
+    generator_.AbortSequence(requests_[prompt], output.index);
+  }
+  ChoicePart part{.index = static_cast<int>(index), .finish = delta.finish};
+  if (job_.echo && !choice.echoed) AddEcho(prompt, output, &choice, &part);
+  if (job_.only_echo) {
+    if (part.finish) part.finish = FinishReason::kLength;
+    return part;
+  }
+  part.text += delta.text;
+  part.tokens.insert(part.tokens.end(), std::make_move_iterator(delta.tokens.begin()),
+                     std::make_move_iterator(delta.tokens.end()));
+  return part;
+}
+
+void Generation::AddEcho(size_t prompt, const Output& output, Choice* choice, ChoicePart* part) {
+  choice->echoed = true;
+  part->text = job_.prompts[prompt].echo;
+  if (!job_.sampling.prompt_logprobs) return;
+  size_t offset = 0;
+  part->tokens = DescribePrompt(tokenizer_, job_.prompts[prompt].tokens, output.prompt, &offset);
+}
+
+void Generation::Emit(ChoicePart part) {
+  if (job_.stream) {
+    // Text may be held back for a character or a stop string to become whole.
+    if (part.text.empty() && part.tokens.empty() && !part.finish) return;
+    writer_.Write(SseEvent(format_->Event(part)));
+    return;
+  }
+  ChoicePart& whole = choices_[part.index].whole;
+  whole.text += part.text;
+  whole.tokens.insert(whole.tokens.end(), std::make_move_iterator(part.tokens.begin()),
+                      std::make_move_iterator(part.tokens.end()));
+  whole.finish = part.finish;
+}
+
+void Generation::Finish() {
+  GenerationFigures figures{.latency_ms = MillisecondsSinceArrival(), .ttft_ms = ttft_ms_};
+  for (const GenerationJob::Prompt& prompt : job_.prompts) {
+    figures.prompt_tokens += static_cast<int>(prompt.tokens.size());
+  }
+  std::vector<ChoicePart> wholes;
+  for (Choice& choice : choices_) {
+    if (!job_.only_echo) figures.completion_tokens += choice.text.completion_tokens();
+    wholes.push_back(std::move(choice.whole));
+  }
+  done_ = true;
+  if (!job_.stream) {
+    writer_.Send({.body = format_->Whole(wholes, figures)});
+    return;
+  }
+  std::string last;
+  if (const auto closing = format_->Closing(figures)) last = SseEvent(*closing);
+  last += kSseDone;
+  writer_.Write(last);
+  writer_.EndStream();
+}
+
+void Generation::Fail(const ApiError& error) {
+  AbortAll();
+  if (!job_.stream) {
+    writer_.Send({.status = error.status(), .body = error.Body()});
+    return;
+  }
+  writer_.Write(SseEvent(error.Body()) + std::string(kSseDone));
+  writer_.EndStream();
+}
+
+double Generation::MillisecondsSinceArrival() const {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - arrival_)
+      .count();
+}
+
+}  // namespace sluice

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sched/generator.h"
+#include "server/answer_format.h"
+#include "server/api_error.h"
+#include "server/http_types.h"
+#include "server/text_generation.h"
+
+namespace sluice {
+
+// One request for text, whichever endpoint it came through, checked and tokenised.
+struct GenerationJob {
+  struct Prompt {
+    std::vector<TokenId> tokens;
+    std::string echo;     // text that its choices begin with
+    int max_tokens = 16;  // fits the context together with `tokens`
+  };
+  std::vector<Prompt> prompts;
+  SamplingParams sampling;  // max_tokens is each prompt's own
+  bool stream = false;
+  bool echo = false;
+  bool only_echo = false;  // the prompt alone is wanted: what is generated is dropped
+  bool skip_special = true;
+};
+
+// Runs a job: submits its prompts, turns the reports into text, writes the answer, whole or as a
+// stream of events. Lives on its connection's thread; the engine's reports are posted there.
+class Generation : public Exchange, public std::enable_shared_from_this<Generation> {
+ public:
+  // `generator`, `tokenizer` and `writer` must outlive it.
+  Generation(GenerationJob job, std::unique_ptr<AnswerFormat> format, Generator& generator,
+             const Tokenizer& tokenizer, ResponseWriter& writer);
+
+  // Throws Error when the engine refuses; nothing has been written then and nothing is running.
+  void Start();
+
+  void Cancel() override;
+
+ private:
+  struct Choice {
+    TextGeneration text;
+    ChoicePart whole;     // gathered unless streaming
+    bool echoed = false;  // the prompt's text has been given out
+  };
+
+  void OnOutput(size_t prompt, const Output& output);
+  ChoicePart Advance(size_t prompt, const Output& output);
+  void AddEcho(size_t prompt, const Output& output, Choice* choice, ChoicePart* part);
+  void Emit(ChoicePart part);
+  void Finish();
+  void Fail(const ApiError& error);
+  void AbortAll();
+  double MillisecondsSinceArrival() const;
+
+  const std::chrono::steady_clock::time_point arrival_ = std::chrono::steady_clock::now();
+  GenerationJob job_;
+  const std::unique_ptr<AnswerFormat> format_;
+  Generator& generator_;
+  const Tokenizer& tokenizer_;
+  ResponseWriter& writer_;
+
+  std::vector<RequestId> requests_;  // one for each prompt
+  std::vector<Choice> choices_;      // [prompt * n + sequence]
+  size_t finished_ = 0;
+  double ttft_ms_ = 0;
+  bool done_ = false;  // answered or cancelled: the writer is not used any more
+};
+
+}  // namespace sluice

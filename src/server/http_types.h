@@ -1,0 +1,62 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sluice {
+
+struct HttpRequest {
+  std::string method;  // "GET"
+  std::string path;    // percent-decoded, without the query
+  std::string authorization;
+  std::string body;
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body;
+  std::vector<std::pair<std::string, std::string>> headers;  // beyond content type and length
+};
+
+// Runs a function on the thread of the connection that it came from. May be called from any thread
+// and outlive the connection and the server: a function that can no longer run is dropped.
+using Executor = std::function<void(std::function<void()>)>;
+
+// Where the answer to one request goes: either one Send, or StartStream, Writes and EndStream. Used
+// on the connection's thread only. After the client has gone, calls do nothing.
+class ResponseWriter {
+ public:
+  virtual ~ResponseWriter() = default;
+
+  virtual void Send(HttpResponse response) = 0;
+  virtual void StartStream(std::string_view content_type) = 0;
+  virtual void Write(std::string_view data) = 0;
+  virtual void EndStream() = 0;
+  virtual Executor executor() = 0;
+};
+
+// A request whose answer is still being made after its handler returned. Owned by the connection,
+// which drops it when the answer has been written or the client is gone.
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+
+  // The client is gone: gives up the work, and uses the writer no more.
+  virtual void Cancel() = 0;
+};
+
+class HttpHandler {
+ public:
+  virtual ~HttpHandler() = default;
+
+  // Answers through `writer`, at once (then returns null) or later through the Exchange. `writer`
+  // lives as long as the Exchange. Called from several threads. Does not throw.
+  virtual std::shared_ptr<Exchange> Handle(HttpRequest request, ResponseWriter& writer) = 0;
+};
+
+}  // namespace sluice

@@ -1,0 +1,351 @@
+#include "server/openai_schema.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <limits>
+#include <utility>
+
+#include "server/request_fields.h"
+
+namespace sluice {
+
+namespace json = boost::json;
+
+namespace {
+
+// Bounds on what one request may ask for, so that none can fill the queue alone. 128 is OpenAI's
+// bound on n.
+constexpr int kMaxN = 128;
+constexpr size_t kMaxChoices = 1024;  // prompts times n
+constexpr size_t kMaxStops = 16;
+constexpr size_t kMaxMessages = 4096;
+constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
+// Smallest top_p and repetition_penalty: both are above 0.
+constexpr double kAboveZero = std::numeric_limits<float>::min();
+
+// Refuses fields that would change the answer and that nothing here can do. Null, false, empty and
+// zero ask for nothing.
+void RefuseFields(const RequestFields& fields, std::initializer_list<std::string_view> names) {
+  for (const std::string_view name : names) {
+    const json::value* value = fields.Find(name);
+    if (value == nullptr) continue;
+    const bool asks_nothing = (value->is_bool() && !value->get_bool()) ||
+                              (value->is_array() && value->get_array().empty()) ||
+                              (value->is_object() && value->get_object().empty()) ||
+                              (value->is_string() && value->get_string().empty());
+    if (!asks_nothing) {
+      throw ApiError(400, fmt::format("{} is not supported: leave it out", name), std::string(name),
+                     "unsupported_parameter");
+    }
+  }
+}
+
+void ReadStops(const RequestFields& fields, SamplingParams* params) {
+  const json::value* value = fields.Find("stop");
+  if (value == nullptr) return;
+  if (value->is_string()) {
+    params->stop.emplace_back(value->get_string());
+  } else if (value->is_array()) {
+    for (const json::value& element : value->get_array()) {
+      if (!element.is_string()) {
+        fields.FailType("stop", "a string or an array of strings", element);
+      }
+      params->stop.emplace_back(element.get_string());
+    }
+  } else {
+    fields.FailType("stop", "a string or an array of strings", *value);
+  }
+  if (params->stop.size() > kMaxStops) {
+    fields.Fail("stop", fmt::format("stop takes at most {} strings, got {}", kMaxStops,
+                                    params->stop.size()));
+  }
+  for (const std::string& stop : params->stop) {
+    if (stop.empty()) fields.Fail("stop", "stop must not hold an empty string");
+  }
+}
+
+void ReadLogitBias(const RequestFields& fields, int vocab_size, SamplingParams* params) {
+  const json::value* value = fields.Find("logit_bias");
+  if (value == nullptr) return;
+  if (!value->is_object()) fields.FailType("logit_bias", "an object", *value);
+  for (const auto& [key, bias] : value->get_object()) {
+    TokenId token = 0;
+    const auto parsed = std::from_chars(key.data(), key.data() + key.size(), token);
+    if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size() || token < 0 ||
+        token >= vocab_size) {
+      fields.Fail("logit_bias",
+                  fmt::format("logit_bias must map token ids from 0 to {} to numbers, got key '{}'",
+                              vocab_size - 1, std::string_view(key.data(), key.size())));
+    }
+    if (!bias.is_number()) fields.FailType("logit_bias", "an object of numbers", bias);
+    const double number = bias.to_number<double>();
+    if (!(number >= -100 && number <= 100)) {
+      fields.Fail("logit_bias",
+                  fmt::format("logit_bias must lie between -100 and 100, got {}", number));
+    }
+    params->logit_bias.emplace_back(token, static_cast<float>(number));
+  }
+}
+
+void ReadFloat(const RequestFields& fields, std::string_view name, Bounds<double> bounds,
+               float* out) {
+  if (const auto number = fields.Number(name, bounds)) *out = static_cast<float>(*number);
+}
+
+void ReadSampling(const RequestFields& fields, const SchemaContext& context,
+                  SamplingParams* params) {
+  params->temperature = context.defaults.temperature;
+  params->top_p = context.defaults.top_p;
+  params->top_k = context.defaults.top_k;
+  params->min_p = context.defaults.min_p;
+  params->repetition_penalty = context.defaults.repetition_penalty;
+  ReadFloat(fields, "temperature", {0, 2}, &params->temperature);
+  ReadFloat(fields, "top_p", {kAboveZero, 1}, &params->top_p);
+  ReadFloat(fields, "min_p", {0, 1}, &params->min_p);
+  ReadFloat(fields, "repetition_penalty", {kAboveZero, 1e6}, &params->repetition_penalty);
+  ReadFloat(fields, "presence_penalty", {-2, 2}, &params->presence_penalty);
+  ReadFloat(fields, "frequency_penalty", {-2, 2}, &params->frequency_penalty);
+  // -1 is an older way to say 0.
+  if (const auto top_k = fields.Integer("top_k", {-1, kMaxInt})) {
+    params->top_k = *top_k == -1 ? 0 : static_cast<int>(*top_k);
+  }
+  if (const auto seed = fields.Integer("seed")) params->seed = static_cast<uint64_t>(*seed);
+  if (const auto n = fields.Integer("n", {1, kMaxN})) params->n = static_cast<int>(*n);
+  ReadStops(fields, params);
+  ReadLogitBias(fields, context.vocab_size, params);
+  if (auto ids = fields.TokenIds("stop_token_ids", context.vocab_size)) {
+    params->stop_token_ids = std::move(*ids);
+  }
+  params->ignore_eos = fields.Bool("ignore_eos").value_or(false);
+  params->include_stop_str_in_output = fields.Bool("include_stop_str_in_output").value_or(false);
+}
+
+void ReadLengths(const RequestFields& fields, GenerationFields* out) {
+  for (const std::string_view name : {"max_tokens", "max_completion_tokens"}) {
+    if (const auto most = fields.Integer(name, {0, kMaxInt})) {
+      out->max_tokens = static_cast<int>(*most);
+    }
+  }
+  if (const auto least = fields.Integer("min_tokens", {0, kMaxInt})) {
+    if (out->max_tokens && *least > *out->max_tokens) {
+      fields.Fail("min_tokens", fmt::format("min_tokens must not be above max_tokens ({}), got {}",
+                                            *out->max_tokens, *least));
+    }
+    out->sampling.min_tokens = static_cast<int>(*least);
+  }
+}
+
+void RequireTokens(const RequestFields& fields, const GenerationFields& generation) {
+  if (generation.max_tokens == 0) fields.Fail("max_tokens", "max_tokens must be at least 1, got 0");
+}
+
+GenerationFields ReadGeneration(const RequestFields& fields, const SchemaContext& context) {
+  GenerationFields out;
+  out.model = fields.String("model").value_or("");
+  ReadSampling(fields, context, &out.sampling);
+  ReadLengths(fields, &out);
+  out.stream = fields.Bool("stream").value_or(false);
+  out.skip_special_tokens = fields.Bool("skip_special_tokens").value_or(true);
+  if (const json::value* options = fields.Find("stream_options")) {
+    if (!options->is_object()) fields.FailType("stream_options", "an object", *options);
+    if (!out.stream) {
+      fields.Fail("stream_options", "stream_options is only for requests with stream = true");
+    }
+    const RequestFields inner(options->get_object(), "stream_options.");
+    out.include_usage = inner.Bool("include_usage").value_or(false);
+  }
+  if (const json::value* format = fields.Find("response_format")) {
+    if (!format->is_object()) fields.FailType("response_format", "an object", *format);
+    const RequestFields inner(format->get_object(), "response_format.");
+    const std::string type = inner.String("type").value_or("");
+    if (type != "text") {
+      fields.Fail("response_format",
+                  fmt::format("response_format must have type 'text', got '{}'", type));
+    }
+  }
+  RefuseFields(fields, {"use_beam_search", "structured_outputs", "guided_json", "guided_regex",
+                        "guided_choice", "guided_grammar", "truncate_prompt_tokens",
+                        "prompt_logprobs", "logits_processors", "bad_words"});
+  if (const auto best_of = fields.Integer("best_of"); best_of && *best_of != out.sampling.n) {
+    fields.Fail("best_of",
+                fmt::format("best_of must equal n ({}), got {}", out.sampling.n, *best_of));
+  }
+  return out;
+}
+
+std::vector<TokenId> TokensOf(const RequestFields& fields, const json::value& list,
+                              int vocab_size) {
+  const json::object wrapped{{"prompt", list}};
+  std::vector<TokenId> ids = *RequestFields(wrapped).TokenIds("prompt", vocab_size);
+  if (ids.empty()) fields.Fail("prompt", "prompt must hold at least one token");
+  return ids;
+}
+
+// A string, a list of strings, a list of token ids, or a list of those.
+std::vector<PromptInput> ReadPrompts(const RequestFields& fields, int vocab_size) {
+  static constexpr std::string_view kExpected =
+      "a string, an array of strings, an array of token ids or an array of arrays of token ids";
+  const json::value* value = fields.Find("prompt");
+  if (value == nullptr) {
+    throw ApiError(400, "prompt is missing", "prompt", "missing_required_parameter");
+  }
+  if (value->is_string()) return {std::string(value->get_string())};
+  if (!value->is_array()) fields.FailType("prompt", kExpected, *value);
+  const json::array& list = value->get_array();
+  if (list.empty()) fields.Fail("prompt", "prompt must not be an empty array");
+  if (list[0].is_number()) return {TokensOf(fields, *value, vocab_size)};
+
+  std::vector<PromptInput> prompts;
+  const json::kind kind = list[0].kind();
+  for (const json::value& element : list) {
+    if (element.kind() != kind) fields.FailType("prompt", kExpected, element);
+    if (element.is_string()) {
+      prompts.emplace_back(std::string(element.get_string()));
+    } else if (element.is_array()) {
+      prompts.emplace_back(TokensOf(fields, element, vocab_size));
+    } else {
+      fields.FailType("prompt", kExpected, element);
+    }
+  }
+  return prompts;
+}
+
+std::string ReadContent(const RequestFields& message) {
+  const json::value* content = message.Find("content");
+  if (content == nullptr) message.Fail("content", "every message needs content: a string");
+  if (content->is_string()) return std::string(content->get_string());
+  if (!content->is_array()) message.FailType("content", "a string or an array of parts", *content);
+  std::string text;
+  for (const json::value& element : content->get_array()) {
+    if (!element.is_object()) message.FailType("content", "an array of part objects", element);
+    const RequestFields part(element.get_object());
+    const std::string type = part.String("type").value_or("");
+    const std::optional<std::string> piece = part.String("text");
+    if (type != "text" || !piece) {
+      message.Fail("content", fmt::format("this model reads text only: each part must be "
+                                          "{{\"type\": \"text\", \"text\": ...}}, got type '{}'",
+                                          type));
+    }
+    if (!text.empty()) text += "\n";
+    text += *piece;
+  }
+  return text;
+}
+
+std::vector<ChatMessage> ReadMessages(const RequestFields& fields) {
+  const json::value* value = fields.Find("messages");
+  if (value == nullptr) {
+    throw ApiError(400, "messages is missing", "messages", "missing_required_parameter");
+  }
+  if (!value->is_array()) fields.FailType("messages", "an array", *value);
+  const json::array& list = value->get_array();
+  if (list.empty() || list.size() > kMaxMessages) {
+    fields.Fail("messages", fmt::format("messages must hold from 1 to {} messages, got {}",
+                                        kMaxMessages, list.size()));
+  }
+  static constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user",
+                                                             "assistant", "tool"};
+  std::vector<ChatMessage> messages;
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (!list[i].is_object()) fields.FailType("messages", "an array of objects", list[i]);
+    const RequestFields message(list[i].get_object(), fmt::format("messages[{}].", i));
+    RefuseFields(message, {"tool_calls", "function_call", "audio"});
+    const std::string role = message.String("role").value_or("");
+    if (std::find(kRoles.begin(), kRoles.end(), role) == kRoles.end()) {
+      message.Fail("role", fmt::format("messages[{}].role must be system, developer, user, "
+                                       "assistant or tool, got '{}'",
+                                       i, role));
+    }
+    // Newer name of the same role; no template knows it.
+    messages.push_back(
+        {.role = role == "developer" ? "system" : role, .content = ReadContent(message)});
+  }
+  return messages;
+}
+
+}  // namespace
+
+CompletionRequest ParseCompletionRequest(std::string_view body, const SchemaContext& context) {
+  const json::object object = ParseBody(body);
+  const RequestFields fields(object);
+  CompletionRequest request{.fields = ReadGeneration(fields, context)};
+  SamplingParams& sampling = request.fields.sampling;
+  RefuseFields(fields, {"suffix"});
+  request.prompts = ReadPrompts(fields, context.vocab_size);
+  if (request.prompts.size() * sampling.n > kMaxChoices) {
+    fields.Fail("prompt", fmt::format("prompts times n must be at most {}, got {}", kMaxChoices,
+                                      request.prompts.size() * sampling.n));
+  }
+  request.echo = fields.Bool("echo").value_or(false);
+  if (const auto logprobs = fields.Integer("logprobs", {0, kMaxLogprobs})) {
+    sampling.logprobs = static_cast<int>(*logprobs);
+    if (request.echo) sampling.prompt_logprobs = sampling.logprobs;
+  }
+  // With echo, nothing may be asked for beyond the prompt: this is how prompts are scored.
+  if (!request.echo) RequireTokens(fields, request.fields);
+  return request;
+}
+
+ChatRequest ParseChatRequest(std::string_view body, const SchemaContext& context) {
+  const json::object object = ParseBody(body);
+  const RequestFields fields(object);
+  ChatRequest request{.fields = ReadGeneration(fields, context)};
+  RequireTokens(fields, request.fields);
+  RefuseFields(fields, {"tools", "functions", "echo", "continue_final_message", "chat_template",
+                        "audio", "prediction", "web_search_options", "documents"});
+  request.messages = ReadMessages(fields);
+  request.add_generation_prompt = fields.Bool("add_generation_prompt").value_or(true);
+  const bool logprobs = fields.Bool("logprobs").value_or(false);
+  const auto top = fields.Integer("top_logprobs", {0, kMaxLogprobs});
+  if (top.value_or(0) > 0 && !logprobs) {
+    fields.Fail("top_logprobs", "top_logprobs needs logprobs = true");
+  }
+  if (logprobs) request.fields.sampling.logprobs = static_cast<int>(top.value_or(0));
+  return request;
+}
+
+GenerateRequest ParseGenerateRequest(std::string_view body, const SchemaContext& context) {
+  const json::object object = ParseBody(body);
+  const RequestFields fields(object);
+  GenerateRequest request{.fields = ReadGeneration(fields, context)};
+  RequireTokens(fields, request.fields);
+  RefuseFields(fields, {"logprobs", "echo"});
+  if (request.fields.sampling.n != 1) fields.Fail("n", "n must be 1 here: use /v1/completions");
+  std::vector<PromptInput> prompts = ReadPrompts(fields, context.vocab_size);
+  if (prompts.size() != 1) {
+    fields.Fail("prompt", fmt::format("one prompt is expected, got {}", prompts.size()));
+  }
+  request.prompt = std::move(prompts[0]);
+  return request;
+}
+
+TokenizeRequest ParseTokenizeRequest(std::string_view body, const SchemaContext&) {
+  const json::object object = ParseBody(body);
+  const RequestFields fields(object);
+  TokenizeRequest request{.model = fields.String("model").value_or("")};
+  if (auto prompt = fields.String("prompt")) {
+    request.input = std::move(*prompt);
+  } else if (fields.Find("messages") != nullptr) {
+    request.input = ReadMessages(fields);
+  } else {
+    throw ApiError(400, "prompt or messages is missing", "prompt", "missing_required_parameter");
+  }
+  request.add_generation_prompt = fields.Bool("add_generation_prompt").value_or(true);
+  request.return_token_strings = fields.Bool("return_token_strs").value_or(false);
+  return request;
+}
+
+DetokenizeRequest ParseDetokenizeRequest(std::string_view body, const SchemaContext& context) {
+  const json::object object = ParseBody(body);
+  const RequestFields fields(object);
+  DetokenizeRequest request{.model = fields.String("model").value_or("")};
+  auto tokens = fields.TokenIds("tokens", context.vocab_size);
+  if (!tokens) throw ApiError(400, "tokens is missing", "tokens", "missing_required_parameter");
+  request.tokens = std::move(*tokens);
+  return request;
+}
+
+}  // namespace sluice

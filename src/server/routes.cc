@@ -1,0 +1,354 @@
+#include "server/routes.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <chrono>
+#include <random>
+#include <utility>
+
+#include "base/check.h"
+#include "server/api_error.h"
+#include "server/metrics_text.h"
+#include "tokenizer/utf8.h"
+
+namespace sluice {
+
+namespace json = boost::json;
+
+namespace {
+
+// OpenAI's default for /v1/completions.
+constexpr int kDefaultCompletionTokens = 16;
+
+int64_t UnixTime() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+std::string RandomPrefix() {
+  std::random_device device;
+  return fmt::format("{:08x}{:08x}", device(), device());
+}
+
+bool PathMatches(std::string_view pattern, std::string_view path) {
+  if (!pattern.ends_with('/')) return pattern == path;
+  return path.size() > pattern.size() && path.starts_with(pattern);
+}
+
+// Takes the same time wherever the texts differ.
+bool SameSecret(std::string_view a, std::string_view b) {
+  if (a.size() != b.size()) return false;
+  unsigned char difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) difference |= static_cast<unsigned char>(a[i] ^ b[i]);
+  return difference == 0;
+}
+
+void SendError(const ApiError& error, ResponseWriter& writer,
+               std::vector<std::pair<std::string, std::string>> headers = {}) {
+  writer.Send({.status = error.status(), .body = error.Body(), .headers = std::move(headers)});
+}
+
+json::object ModelObject(const std::string& name, int64_t created, int max_model_len) {
+  return {{"id", name},
+          {"object", "model"},
+          {"created", created},
+          {"owned_by", "sluice"},
+          {"max_model_len", max_model_len}};
+}
+
+void SendJson(const json::value& value, ResponseWriter& writer) {
+  writer.Send({.body = json::serialize(value)});
+}
+
+}  // namespace
+
+Routes::Routes(ServedModel model, std::vector<std::string> api_keys, std::string version)
+    : model_(std::move(model)),
+      api_keys_(std::move(api_keys)),
+      version_(std::move(version)),
+      started_(UnixTime()),
+      id_prefix_(RandomPrefix()) {
+  SLUICE_CHECK(!model_.names.empty());
+  for (const Route& route : Table()) {
+    requests_[route.path] =
+        &model_.metrics.Counter("sluice:http_requests_total", "HTTP requests, by endpoint",
+                                {{"handler", std::string(route.path)}});
+  }
+}
+
+std::span<const Routes::Route> Routes::Table() {
+  static constexpr Route kRoutes[] = {
+      {"POST", "/v1/completions", &Routes::Completions},
+      {"POST", "/v1/chat/completions", &Routes::Chat},
+      {"POST", "/v1/generate", &Routes::Generate},
+      {"POST", "/v1/generate_stream", &Routes::GenerateStream},
+      {"POST", "/tokenize", &Routes::Tokenize},
+      {"POST", "/detokenize", &Routes::Detokenize},
+      {"GET", "/v1/models", &Routes::Models},
+      {"GET", "/v1/models/", &Routes::Model},
+      {"GET", "/health", &Routes::Health},
+      {"GET", "/metrics", &Routes::MetricsPage},
+      {"GET", "/version", &Routes::Version},
+  };
+  return kRoutes;
+}
+
+std::shared_ptr<Exchange> Routes::Handle(HttpRequest request, ResponseWriter& writer) {
+  try {
+    return Dispatch(request, writer);
+  } catch (const ApiError& error) {
+    SendError(error, writer);
+  } catch (const Error& error) {
+    SendError(ApiError::From(error), writer);
+  } catch (const std::exception& error) {
+    spdlog::error("{} {} failed: {}", request.method, request.path, error.what());
+    SendError(ApiError(500, "internal error", std::nullopt, "internal"), writer);
+  }
+  return nullptr;
+}
+
+std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseWriter& writer) {
+  const Route* found = nullptr;
+  for (const Route& route : Table()) {
+    if (PathMatches(route.path, request.path)) found = &route;
+  }
+  if (found == nullptr) {
+    throw ApiError(404,
+                   fmt::format("there is no {} here: see /v1/models, /v1/completions and "
+                               "/v1/chat/completions",
+                               RepairUtf8(request.path)),
+                   std::nullopt, "not_found");
+  }
+  requests_.at(found->path)->Increment();
+  const bool gets = found->method == "GET";
+  const std::string allowed = gets ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+  if (request.method == "OPTIONS") {
+    writer.Send({.status = 204, .headers = {{"Allow", allowed}}});
+    return nullptr;
+  }
+  if (request.method != found->method && !(gets && request.method == "HEAD")) {
+    const ApiError error(
+        405, fmt::format("{} takes {}, got {}", request.path, allowed, RepairUtf8(request.method)),
+        std::nullopt, "method_not_allowed");
+    SendError(error, writer, {{"Allow", allowed}});
+    return nullptr;
+  }
+  if (request.path.starts_with("/v1/")) CheckKey(request);
+  return (this->*found->endpoint)(request, writer);
+}
+
+void Routes::CheckKey(const HttpRequest& request) const {
+  if (api_keys_.empty()) return;
+  static constexpr std::string_view kScheme = "Bearer ";
+  const std::string_view given = request.authorization;
+  bool known = false;
+  if (given.starts_with(kScheme)) {
+    for (const std::string& key : api_keys_) {
+      known |= SameSecret(key, given.substr(kScheme.size()));
+    }
+  }
+  if (!known) {
+    throw ApiError(401, "this server needs its API key as 'Authorization: Bearer KEY'",
+                   std::nullopt, "invalid_api_key");
+  }
+}
+
+std::string Routes::ModelName(const std::string& asked) const {
+  if (asked.empty()) return model_.names[0];
+  if (std::find(model_.names.begin(), model_.names.end(), asked) == model_.names.end()) {
+    throw ApiError(
+        404,
+        fmt::format("the model '{}' does not exist: this server has '{}'", asked, model_.names[0]),
+        "model", "model_not_found");
+  }
+  return asked;
+}
+
+SchemaContext Routes::schema() const {
+  return {.vocab_size = model_.tokenizer.vocab_size(), .defaults = model_.default_sampling};
+}
+
+AnswerHead Routes::Head(std::string_view kind, const GenerationFields& fields) {
+  return {.id = fmt::format("{}-{}{:08x}", kind, id_prefix_, next_id_++),
+          .model = ModelName(fields.model),
+          .created = UnixTime(),
+          .include_usage = fields.include_usage,
+          .wants_logprobs = fields.sampling.logprobs.has_value()};
+}
+
+MemoryFigures Routes::Memory() const {
+  const EngineStats stats = model_.generator.Stats();
+  return {.resident_bytes = model_.resident_bytes ? model_.resident_bytes() : 0,
+          .kv_pages_used = stats.pages_used,
+          .kv_pages_total = stats.pages_total};
+}
+
+std::vector<TokenId> Routes::Tokens(const PromptInput& prompt) const {
+  if (const auto* ids = std::get_if<std::vector<TokenId>>(&prompt)) return *ids;
+  return model_.tokenizer.WrapInSpecial(model_.tokenizer.Encode(std::get<std::string>(prompt)));
+}
+
+std::string Routes::RenderChat(const std::vector<ChatMessage>& messages,
+                               bool add_generation_prompt) const {
+  if (model_.chat_template == nullptr) {
+    throw ApiError(400, "this model has no chat template: use /v1/completions", std::nullopt,
+                   "no_chat_template");
+  }
+  return model_.chat_template->Render(messages, {.add_generation_prompt = add_generation_prompt});
+}
+
+GenerationJob::Prompt Routes::FitPrompt(std::vector<TokenId> tokens, const GenerationFields& fields,
+                                        std::optional<int> default_max_tokens,
+                                        std::string_view what) const {
+  const int64_t limit = model_.max_model_len;
+  const auto length = static_cast<int64_t>(tokens.size());
+  if (length == 0) {
+    throw ApiError(400, fmt::format("the {} must hold at least one token", what), std::string(what),
+                   "invalid_value");
+  }
+  if (length >= limit || length + fields.max_tokens.value_or(0) > limit) {
+    const int64_t asked = fields.max_tokens.value_or(1);
+    throw ApiError(400,
+                   fmt::format("This model's maximum context length is {} tokens. However, you "
+                               "requested {} tokens ({} in the {}, {} in the completion). Please "
+                               "reduce the length of the {} or completion.",
+                               limit, length + asked, length, what, asked, what),
+                   std::string(what), "context_length_exceeded");
+  }
+  const auto room = static_cast<int>(limit - length);
+  const int most = fields.max_tokens.value_or(std::min(default_max_tokens.value_or(room), room));
+  return {.tokens = std::move(tokens), .max_tokens = most};
+}
+
+std::shared_ptr<Exchange> Routes::Run(GenerationJob job, std::unique_ptr<AnswerFormat> format,
+                                      ResponseWriter& writer) {
+  auto generation = std::make_shared<Generation>(std::move(job), std::move(format),
+                                                 model_.generator, model_.tokenizer, writer);
+  generation->Start();
+  return generation;
+}
+
+std::shared_ptr<Exchange> Routes::Completions(const HttpRequest& request, ResponseWriter& writer) {
+  CompletionRequest asked = ParseCompletionRequest(request.body, schema());
+  AnswerHead head = Head("cmpl", asked.fields);
+  GenerationJob job{.sampling = asked.fields.sampling,
+                    .stream = asked.fields.stream,
+                    .echo = asked.echo,
+                    .only_echo = asked.fields.max_tokens == 0,
+                    .skip_special = asked.fields.skip_special_tokens};
+  for (const PromptInput& input : asked.prompts) {
+    GenerationJob::Prompt prompt =
+        FitPrompt(Tokens(input), asked.fields, kDefaultCompletionTokens, "prompt");
+    // The engine makes at least one token, which scores the whole prompt on its way.
+    if (job.only_echo) prompt.max_tokens = 1;
+    if (asked.echo) {
+      const auto* text = std::get_if<std::string>(&input);
+      prompt.echo = text ? *text : model_.tokenizer.Decode(prompt.tokens, /*skip_special=*/false);
+    }
+    job.prompts.push_back(std::move(prompt));
+  }
+  return Run(std::move(job), MakeCompletionFormat(std::move(head), model_.tokenizer), writer);
+}
+
+std::shared_ptr<Exchange> Routes::Chat(const HttpRequest& request, ResponseWriter& writer) {
+  ChatRequest asked = ParseChatRequest(request.body, schema());
+  AnswerHead head = Head("chatcmpl", asked.fields);
+  GenerationJob job{.sampling = asked.fields.sampling,
+                    .stream = asked.fields.stream,
+                    .skip_special = asked.fields.skip_special_tokens};
+  const std::string text = RenderChat(asked.messages, asked.add_generation_prompt);
+  job.prompts.push_back(
+      FitPrompt(model_.tokenizer.Encode(text), asked.fields, std::nullopt, "messages"));
+  return Run(std::move(job), MakeChatFormat(std::move(head), model_.tokenizer), writer);
+}
+
+std::shared_ptr<Exchange> Routes::Generate(const HttpRequest& request, ResponseWriter& writer) {
+  return GenerateAs(request, /*stream=*/false, writer);
+}
+
+std::shared_ptr<Exchange> Routes::GenerateStream(const HttpRequest& request,
+                                                 ResponseWriter& writer) {
+  return GenerateAs(request, /*stream=*/true, writer);
+}
+
+std::shared_ptr<Exchange> Routes::GenerateAs(const HttpRequest& request, bool stream,
+                                             ResponseWriter& writer) {
+  GenerateRequest asked = ParseGenerateRequest(request.body, schema());
+  AnswerHead head = Head("gen", asked.fields);
+  GenerationJob job{.sampling = asked.fields.sampling,
+                    .stream = stream || asked.fields.stream,
+                    .skip_special = asked.fields.skip_special_tokens};
+  job.prompts.push_back(
+      FitPrompt(Tokens(asked.prompt), asked.fields, kDefaultCompletionTokens, "prompt"));
+  return Run(std::move(job), MakeGenerateFormat(std::move(head), [this] { return Memory(); }),
+             writer);
+}
+
+std::shared_ptr<Exchange> Routes::Tokenize(const HttpRequest& request, ResponseWriter& writer) {
+  const TokenizeRequest asked = ParseTokenizeRequest(request.body, schema());
+  ModelName(asked.model);
+  std::vector<TokenId> tokens;
+  if (const auto* text = std::get_if<std::string>(&asked.input)) {
+    tokens = Tokens(*text);
+  } else {
+    tokens = model_.tokenizer.Encode(
+        RenderChat(std::get<std::vector<ChatMessage>>(asked.input), asked.add_generation_prompt));
+  }
+  json::object answer{{"count", tokens.size()},
+                      {"max_model_len", model_.max_model_len},
+                      {"tokens", json::array(tokens.begin(), tokens.end())},
+                      {"token_strs", nullptr}};
+  if (asked.return_token_strings) {
+    json::array strings;
+    for (const TokenId token : tokens) {
+      strings.emplace_back(RepairUtf8(model_.tokenizer.TokenText(token)));
+    }
+    answer["token_strs"] = std::move(strings);
+  }
+  SendJson(answer, writer);
+  return nullptr;
+}
+
+std::shared_ptr<Exchange> Routes::Detokenize(const HttpRequest& request, ResponseWriter& writer) {
+  const DetokenizeRequest asked = ParseDetokenizeRequest(request.body, schema());
+  ModelName(asked.model);
+  SendJson({{"prompt", model_.tokenizer.Decode(asked.tokens, /*skip_special=*/false)}}, writer);
+  return nullptr;
+}
+
+std::shared_ptr<Exchange> Routes::Models(const HttpRequest&, ResponseWriter& writer) {
+  json::array list;
+  for (const std::string& name : model_.names)
+    list.push_back(ModelObject(name, started_, model_.max_model_len));
+  SendJson({{"object", "list"}, {"data", std::move(list)}}, writer);
+  return nullptr;
+}
+
+std::shared_ptr<Exchange> Routes::Model(const HttpRequest& request, ResponseWriter& writer) {
+  static constexpr std::string_view kPath = "/v1/models/";
+  const std::string name = ModelName(RepairUtf8(request.path.substr(kPath.size())));
+  SendJson(ModelObject(name, started_, model_.max_model_len), writer);
+  return nullptr;
+}
+
+std::shared_ptr<Exchange> Routes::Health(const HttpRequest&, ResponseWriter& writer) {
+  SendJson({{"status", "ok"}}, writer);
+  return nullptr;
+}
+
+std::shared_ptr<Exchange> Routes::MetricsPage(const HttpRequest&, ResponseWriter& writer) {
+  writer.Send(
+      {.content_type = std::string(kMetricsContentType), .body = MetricsText(model_.metrics)});
+  return nullptr;
+}
+
+std::shared_ptr<Exchange> Routes::Version(const HttpRequest&, ResponseWriter& writer) {
+  SendJson({{"version", version_}}, writer);
+  return nullptr;
+}
+
+}  // namespace sluice

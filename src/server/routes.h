@@ -1,0 +1,76 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/generation.h"
+#include "server/http_types.h"
+#include "server/openai_schema.h"
+#include "server/server.h"
+
+namespace sluice {
+
+// The endpoints: finds the one a request means, checks the request, answers it. Knows nothing of
+// sockets. Thread-safe.
+class Routes : public HttpHandler {
+ public:
+  Routes(ServedModel model, std::vector<std::string> api_keys, std::string version);
+
+  std::shared_ptr<Exchange> Handle(HttpRequest request, ResponseWriter& writer) override;
+
+ private:
+  using Endpoint = std::shared_ptr<Exchange> (Routes::*)(const HttpRequest&, ResponseWriter&);
+  struct Route {
+    std::string_view method;
+    std::string_view path;  // ends in '/' for every path below it
+    Endpoint endpoint;
+  };
+  static std::span<const Route> Table();
+
+  std::shared_ptr<Exchange> Dispatch(const HttpRequest& request, ResponseWriter& writer);
+  void CheckKey(const HttpRequest& request) const;
+
+  std::shared_ptr<Exchange> Completions(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> Chat(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> Generate(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> GenerateStream(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> Tokenize(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> Detokenize(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> Models(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> Model(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> Health(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> MetricsPage(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> Version(const HttpRequest& request, ResponseWriter& writer);
+
+  std::shared_ptr<Exchange> GenerateAs(const HttpRequest& request, bool stream,
+                                       ResponseWriter& writer);
+  std::shared_ptr<Exchange> Run(GenerationJob job, std::unique_ptr<AnswerFormat> format,
+                                ResponseWriter& writer);
+
+  // The name to answer with. Throws ApiError(404) for a model that is not served.
+  std::string ModelName(const std::string& asked) const;
+  std::vector<TokenId> Tokens(const PromptInput& prompt) const;
+  std::string RenderChat(const std::vector<ChatMessage>& messages,
+                         bool add_generation_prompt) const;
+  GenerationJob::Prompt FitPrompt(std::vector<TokenId> tokens, const GenerationFields& fields,
+                                  std::optional<int> default_max_tokens,
+                                  std::string_view what) const;
+  SchemaContext schema() const;
+  AnswerHead Head(std::string_view kind, const GenerationFields& fields);
+  MemoryFigures Memory() const;
+
+  const ServedModel model_;
+  const std::vector<std::string> api_keys_;
+  const std::string version_;
+  const int64_t started_;        // Unix time
+  const std::string id_prefix_;  // random, so that ids of two runs differ
+  std::atomic<uint64_t> next_id_{1};
+  std::map<std::string_view, prometheus::Counter*> requests_;  // by the route's path
+};
+
+}  // namespace sluice

@@ -1,0 +1,428 @@
+#include "server/routes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <deque>
+
+#include "server/fake_generator.h"
+
+namespace sluice {
+namespace {
+
+namespace json = boost::json;
+using ::testing::HasSubstr;
+
+// Gathers an answer. What other threads post runs in Await, on the test's thread.
+class FakeWriter : public ResponseWriter {
+ public:
+  void Send(HttpResponse response) override {
+    sent = std::move(response);
+    ++endings;
+  }
+  void StartStream(std::string_view content_type) override { stream_type = content_type; }
+  void Write(std::string_view data) override { stream += data; }
+  void EndStream() override { ++endings; }
+  Executor executor() override {
+    return [queue = queue_](std::function<void()> function) {
+      const std::lock_guard lock(queue->mutex);
+      queue->functions.push_back(std::move(function));
+      queue->wake.notify_all();
+    };
+  }
+
+  bool Await() {
+    std::unique_lock lock(queue_->mutex);
+    while (endings == 0) {
+      if (!queue_->wake.wait_for(lock, std::chrono::seconds(10),
+                                 [&] { return !queue_->functions.empty(); })) {
+        return false;
+      }
+      const auto function = std::move(queue_->functions.front());
+      queue_->functions.pop_front();
+      lock.unlock();
+      function();
+      lock.lock();
+    }
+    return true;
+  }
+
+  json::object Body() const { return json::parse(sent.body).as_object(); }
+
+  // The events' JSON; the last event must be [DONE].
+  std::vector<json::object> Events() const {
+    std::vector<json::object> events;
+    std::string_view rest = stream;
+    while (!rest.empty()) {
+      const size_t end = rest.find("\n\n");
+      EXPECT_NE(end, std::string_view::npos);
+      const std::string_view event = rest.substr(0, end);
+      EXPECT_TRUE(event.starts_with("data: "));
+      rest.remove_prefix(end + 2);
+      if (event == "data: [DONE]") {
+        EXPECT_TRUE(rest.empty());
+        return events;
+      }
+      events.push_back(json::parse({event.data() + 6, event.size() - 6}).as_object());
+    }
+    ADD_FAILURE() << "the stream does not end with [DONE]: " << stream;
+    return events;
+  }
+
+  HttpResponse sent;
+  std::string stream_type;
+  std::string stream;
+  int endings = 0;
+
+ private:
+  struct Queue {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::deque<std::function<void()>> functions;
+  };
+  const std::shared_ptr<Queue> queue_ = std::make_shared<Queue>();
+};
+
+class RoutesTest : public ::testing::Test {
+ protected:
+  RoutesTest() { Remake(FakeGenerator::HashScript); }
+
+  void Remake(FakeGenerator::Script script, std::vector<std::string> keys = {},
+              std::chrono::microseconds round = {}) {
+    routes_.reset();
+    metrics_ = std::make_unique<Metrics>();
+    generator_ = std::make_unique<FakeGenerator>(std::move(script), round);
+    routes_ =
+        std::make_unique<Routes>(ServedModel{.names = {"storyteller", "org/alias"},
+                                             .tokenizer = *tokenizer_,
+                                             .chat_template = chat_.get(),
+                                             .generator = *generator_,
+                                             .metrics = *metrics_,
+                                             .max_model_len = 256,
+                                             .resident_bytes = [] { return uint64_t{12345}; }},
+                                 std::move(keys), "1.2.3");
+  }
+
+  // Sequences that say `text`.
+  FakeGenerator::Script Says(const std::string& text) const {
+    return [ids = tokenizer_->Encode(text)](const Request&, int) { return ids; };
+  }
+
+  void Do(FakeWriter& writer, const std::string& method, const std::string& path,
+          const std::string& body = "", const std::string& authorization = "") {
+    const auto exchange = routes_->Handle({method, path, authorization, body}, writer);
+    EXPECT_TRUE(writer.Await());
+  }
+  json::object Post(const std::string& path, const std::string& body, int status = 200) {
+    FakeWriter writer;
+    Do(writer, "POST", path, body);
+    EXPECT_EQ(writer.sent.status, status) << writer.sent.body;
+    return writer.Body();
+  }
+  std::vector<json::object> Stream(const std::string& path, const std::string& body) {
+    FakeWriter writer;
+    Do(writer, "POST", path, body);
+    EXPECT_EQ(writer.stream_type, "text/event-stream; charset=utf-8");
+    return writer.Events();
+  }
+
+  static std::string Text(const json::value& value) { return std::string(value.as_string()); }
+
+  const std::unique_ptr<Tokenizer> tokenizer_ =
+      Tokenizer::Load(SLUICE_SOURCE_DIR "/models/storyteller/tokenizer.json");
+  const std::unique_ptr<ChatTemplate> chat_ = MakeTemplate();
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<FakeGenerator> generator_;
+  std::unique_ptr<Routes> routes_;
+
+ private:
+  static std::unique_ptr<ChatTemplate> MakeTemplate();
+};
+
+std::unique_ptr<ChatTemplate> RoutesTest::MakeTemplate() {
+  return std::make_unique<ChatTemplate>();
+}
+
+TEST_F(RoutesTest, WholeCompletion) {
+  Remake(Says(" there was a fox"));
+  const json::object answer =
+      Post("/v1/completions", R"({"model": "storyteller", "prompt": "Once", "max_tokens": 50})");
+  const json::object& choice = answer.at("choices").at(0).as_object();
+  EXPECT_EQ(Text(answer.at("object")), "text_completion");
+  EXPECT_EQ(Text(choice.at("text")), " there was a fox");
+  EXPECT_EQ(Text(choice.at("finish_reason")), "stop");
+  EXPECT_TRUE(choice.at("logprobs").is_null());
+  const int64_t prompt = static_cast<int64_t>(tokenizer_->Encode("Once").size());
+  const int64_t made = static_cast<int64_t>(tokenizer_->Encode(" there was a fox").size()) + 1;
+  EXPECT_EQ(answer.at("usage").at("prompt_tokens").as_int64(), prompt);
+  EXPECT_EQ(answer.at("usage").at("completion_tokens").as_int64(), made);
+  EXPECT_EQ(answer.at("usage").at("total_tokens").as_int64(), prompt + made);
+}
+
+TEST_F(RoutesTest, CompletionsDefaultTo16TokensAndChatToTheContext) {
+  Post("/v1/completions", R"({"prompt": "Once"})");
+  Post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "Once"}]})");
+  const std::vector<Request> requests = generator_->submitted();
+  EXPECT_EQ(requests[0].sampling.max_tokens, 16);
+  EXPECT_EQ(requests[1].sampling.max_tokens, 256 - static_cast<int>(requests[1].prompt.size()));
+}
+
+TEST_F(RoutesTest, StreamsGiveTheSameTextAsWholeAnswers) {
+  const std::string common = R"("prompt": ["Once", "Twice"], "n": 2, "seed": 5, "max_tokens": 40)";
+  const json::object whole = Post("/v1/completions", "{" + common + "}");
+  std::map<int64_t, std::string> streamed;
+  std::map<int64_t, std::string> reasons;
+  for (const json::object& event :
+       Stream("/v1/completions", "{" + common + R"(, "stream": true})")) {
+    const json::value& choice = event.at("choices").at(0);
+    streamed[choice.at("index").as_int64()] += Text(choice.at("text"));
+    if (!choice.at("finish_reason").is_null()) {
+      reasons[choice.at("index").as_int64()] = Text(choice.at("finish_reason"));
+    }
+  }
+  ASSERT_EQ(whole.at("choices").as_array().size(), 4u);
+  for (const json::value& choice : whole.at("choices").as_array()) {
+    EXPECT_EQ(streamed[choice.at("index").as_int64()], Text(choice.at("text")));
+    EXPECT_EQ(reasons[choice.at("index").as_int64()], Text(choice.at("finish_reason")));
+  }
+}
+
+TEST_F(RoutesTest, StopStringEndsTheSequenceInTheEngine) {
+  Remake(Says("one two three four five six seven eight nine ten"));
+  const json::object answer =
+      Post("/v1/completions", R"({"prompt": "x", "max_tokens": 100, "stop": "hree f"})");
+  EXPECT_EQ(Text(answer.at("choices").at(0).at("text")), "one two t");
+  EXPECT_EQ(Text(answer.at("choices").at(0).at("finish_reason")), "stop");
+  EXPECT_EQ(generator_->ended_sequences(), 1u);
+  const auto used = answer.at("usage").at("completion_tokens").as_int64();
+  const auto ids = tokenizer_->Encode("one two three four five six seven eight nine ten");
+  EXPECT_NE(tokenizer_->Decode(std::span(ids).first(used), true).find("hree f"), std::string::npos);
+  EXPECT_EQ(tokenizer_->Decode(std::span(ids).first(used - 1), true).find("hree f"),
+            std::string::npos);
+}
+
+TEST_F(RoutesTest, CompletionLogprobs) {
+  Remake(Says("ab cd"));
+  const json::object answer =
+      Post("/v1/completions", R"({"prompt": "x y", "max_tokens": 9, "logprobs": 2, "echo": true})");
+  const json::value& choice = answer.at("choices").at(0);
+  EXPECT_EQ(Text(choice.at("text")), "x yab cd");
+  const json::object& logprobs = choice.at("logprobs").as_object();
+  const size_t tokens = tokenizer_->Encode("x y").size() + tokenizer_->Encode("ab cd").size() + 1;
+  for (const char* name : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) {
+    EXPECT_EQ(logprobs.at(name).as_array().size(), tokens) << name;
+  }
+  EXPECT_TRUE(logprobs.at("token_logprobs").at(0).is_null());
+  EXPECT_TRUE(logprobs.at("top_logprobs").at(0).is_null());
+  EXPECT_DOUBLE_EQ(logprobs.at("token_logprobs").at(1).as_double(), -0.5);
+  EXPECT_EQ(logprobs.at("top_logprobs").at(1).as_object().size(), 2u);
+  // Each token stands where its offset says.
+  const std::string text = Text(choice.at("text"));
+  for (size_t i = 0; i + 1 < tokens; ++i) {
+    const std::string token = Text(logprobs.at("tokens").at(i));
+    const auto offset = static_cast<size_t>(logprobs.at("text_offset").at(i).as_int64());
+    EXPECT_EQ(text.substr(offset, token.size()), token);
+  }
+  EXPECT_EQ(Text(logprobs.at("tokens").at(tokens - 1)), "<|im_end|>");
+}
+
+TEST_F(RoutesTest, ThePromptAloneCanBeScored) {
+  const json::object answer =
+      Post("/v1/completions",
+           R"({"prompt": "once upon", "max_tokens": 0, "logprobs": 0, "echo": true})");
+  EXPECT_EQ(Text(answer.at("choices").at(0).at("text")), "once upon");
+  EXPECT_EQ(Text(answer.at("choices").at(0).at("finish_reason")), "length");
+  EXPECT_EQ(answer.at("usage").at("completion_tokens").as_int64(), 0);
+  EXPECT_EQ(answer.at("choices").at(0).at("logprobs").at("tokens").as_array().size(),
+            tokenizer_->Encode("once upon").size());
+}
+
+TEST_F(RoutesTest, WholeChatWithLogprobs) {
+  Remake(Says("hé"));
+  const json::object answer = Post(
+      "/v1/chat/completions",
+      R"({"messages": [{"role": "user", "content": "x"}], "logprobs": true, "top_logprobs": 2})");
+  const json::value& choice = answer.at("choices").at(0);
+  EXPECT_EQ(Text(answer.at("object")), "chat.completion");
+  EXPECT_EQ(Text(choice.at("message").at("role")), "assistant");
+  EXPECT_EQ(Text(choice.at("message").at("content")), "hé");
+  std::string bytes;
+  for (const json::value& token : choice.at("logprobs").at("content").as_array()) {
+    EXPECT_EQ(token.at("top_logprobs").as_array().size(), 2u);
+    for (const json::value& byte : token.at("bytes").as_array()) {
+      bytes += static_cast<char>(byte.to_number<int>());
+    }
+  }
+  EXPECT_EQ(bytes, "hé<|im_end|>");
+}
+
+TEST_F(RoutesTest, ChatStreamWithUsage) {
+  Remake(Says("The fox slept."));
+  const auto events =
+      Stream("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "x"}],
+             "stream": true, "stream_options": {"include_usage": true}})");
+  EXPECT_EQ(Text(events.front().at("choices").at(0).at("delta").at("role")), "assistant");
+  std::string text;
+  for (size_t i = 0; i + 1 < events.size(); ++i) {
+    EXPECT_TRUE(events[i].at("usage").is_null());
+    EXPECT_EQ(Text(events[i].at("object")), "chat.completion.chunk");
+    const json::object& delta = events[i].at("choices").at(0).at("delta").as_object();
+    if (delta.contains("content")) text += Text(delta.at("content"));
+  }
+  EXPECT_EQ(text, "The fox slept.");
+  EXPECT_EQ(Text(events[events.size() - 2].at("choices").at(0).at("finish_reason")), "stop");
+  EXPECT_TRUE(events.back().at("choices").as_array().empty());
+  EXPECT_EQ(events.back().at("usage").at("completion_tokens").as_int64(),
+            static_cast<int64_t>(tokenizer_->Encode("The fox slept.").size()) + 1);
+}
+
+TEST_F(RoutesTest, Generate) {
+  Remake(Says(" a fox"));
+  const json::object answer = Post("/v1/generate", R"({"prompt": "Once", "max_tokens": 30})");
+  EXPECT_EQ(Text(answer.at("text")), " a fox");
+  EXPECT_GE(answer.at("latency_ms").as_double(), answer.at("ttft_ms").as_double());
+  EXPECT_GT(answer.at("ttft_ms").as_double(), 0);
+  EXPECT_EQ(answer.at("tokens").at("prompt").as_int64(), 1);
+  EXPECT_EQ(answer.at("memory").at("resident_bytes").to_number<int>(), 12345);
+  EXPECT_EQ(answer.at("memory").at("kv_pages_total").as_int64(), 1000);
+
+  const auto events = Stream("/v1/generate_stream", R"({"prompt": "Once", "max_tokens": 30})");
+  std::string text;
+  for (const json::object& event : events) text += Text(event.at("text"));
+  EXPECT_EQ(text, " a fox");
+  EXPECT_EQ(Text(events.back().at("finish_reason")), "stop");
+  EXPECT_TRUE(events.back().contains("memory"));
+}
+
+TEST_F(RoutesTest, PromptsLongerThanTheContextAreRefusedWithBothNumbers) {
+  std::string ids = "[1";
+  for (int i = 1; i < 300; ++i) ids += ", 1";
+  const json::object refused =
+      Post("/v1/completions", R"({"prompt": )" + ids + R"(], "max_tokens": 5})", 400);
+  const json::value& error = refused.at("error");
+  EXPECT_EQ(Text(error.at("code")), "context_length_exceeded");
+  EXPECT_THAT(Text(error.at("message")), HasSubstr("maximum context length is 256 tokens"));
+  EXPECT_THAT(Text(error.at("message")), HasSubstr("requested 305 tokens (300 in the prompt, 5"));
+  Post("/v1/completions", R"({"prompt": "x", "max_tokens": 256})", 400);
+  Post("/v1/completions", R"({"prompt": "x", "max_tokens": 255})", 200);
+  Post("/v1/completions", R"({"prompt": ""})", 400);
+}
+
+TEST_F(RoutesTest, PathsMethodsAndModels) {
+  struct Case {
+    const char* method;
+    const char* path;
+    const char* body;
+    int status;
+    const char* code;
+  };
+  const Case cases[] = {
+      {"GET", "/nowhere", "", 404, "not_found"},
+      {"GET", "/v1/models/", "", 404, "not_found"},
+      {"GET", "/v1/completions", "", 405, "method_not_allowed"},
+      {"DELETE", "/v1/models", "", 405, "method_not_allowed"},
+      {"GET", "/v1/models/other", "", 404, "model_not_found"},
+      {"POST", "/v1/completions", R"({"model": "other", "prompt": "x"})", 404, "model_not_found"},
+      {"POST", "/v1/chat/completions",
+       R"({"model": "other", "messages": [{"role": "user", "content": "x"}]})", 404,
+       "model_not_found"},
+      {"POST", "/v1/completions", "{", 400, "invalid_json"},
+  };
+  for (const Case& test : cases) {
+    FakeWriter writer;
+    Do(writer, test.method, test.path, test.body);
+    EXPECT_EQ(writer.sent.status, test.status) << test.path;
+    const json::object error = writer.Body().at("error").as_object();
+    EXPECT_EQ(Text(error.at("code")), test.code) << test.path;
+    EXPECT_EQ(Text(error.at("type")), "invalid_request_error");
+    EXPECT_TRUE(error.contains("param"));
+  }
+  EXPECT_TRUE(generator_->submitted().empty());
+}
+
+TEST_F(RoutesTest, SmallPages) {
+  FakeWriter models, model, health, version, metrics, options, head;
+  Do(models, "GET", "/v1/models");
+  EXPECT_EQ(models.Body().at("data").as_array().size(), 2u);
+  Do(model, "GET", "/v1/models/org/alias");
+  EXPECT_EQ(Text(model.Body().at("id")), "org/alias");
+  Do(health, "GET", "/health");
+  EXPECT_EQ(health.sent.status, 200);
+  Do(version, "GET", "/version");
+  EXPECT_EQ(Text(version.Body().at("version")), "1.2.3");
+  Do(metrics, "GET", "/metrics");
+  EXPECT_THAT(metrics.sent.body,
+              HasSubstr("sluice:http_requests_total{handler=\"/v1/models/\"} 1"));
+  Do(options, "OPTIONS", "/v1/completions");
+  EXPECT_EQ(options.sent.status, 204);
+  Do(head, "HEAD", "/health");
+  EXPECT_EQ(head.sent.status, 200);
+}
+
+TEST_F(RoutesTest, TokenizeAndBack) {
+  const json::object answer =
+      Post("/tokenize", R"({"prompt": "naïve fox", "return_token_strs": true})");
+  EXPECT_EQ(answer.at("count").to_number<size_t>(), tokenizer_->Encode("naïve fox").size());
+  EXPECT_EQ(answer.at("token_strs").as_array().size(), answer.at("tokens").as_array().size());
+  const std::string tokens = json::serialize(answer.at("tokens"));
+  EXPECT_EQ(Text(Post("/detokenize", R"({"tokens": )" + tokens + "}").at("prompt")), "naïve fox");
+  Post("/detokenize", R"({"tokens": [4096]})", 400);
+}
+
+TEST_F(RoutesTest, KeysAreAsked) {
+  Remake(FakeGenerator::HashScript, {"secret", "second"});
+  for (const auto& [authorization, status] :
+       std::vector<std::pair<std::string, int>>{{"", 401},
+                                                {"Bearer wrong!", 401},
+                                                {"secret", 401},
+                                                {"Bearer secret", 200},
+                                                {"Bearer second", 200}}) {
+    FakeWriter writer;
+    Do(writer, "GET", "/v1/models", "", authorization);
+    EXPECT_EQ(writer.sent.status, status) << authorization;
+  }
+  FakeWriter health;
+  Do(health, "GET", "/health");
+  EXPECT_EQ(health.sent.status, 200);
+}
+
+TEST_F(RoutesTest, WhatTheEngineRefusesBecomesAStatus) {
+  for (const auto& [code, status] :
+       std::vector<std::pair<ErrorCode, int>>{{ErrorCode::kInvalidArgument, 400},
+                                              {ErrorCode::kResourceExhausted, 429},
+                                              {ErrorCode::kUnavailable, 503},
+                                              {ErrorCode::kInternal, 500}}) {
+    generator_->RefuseWith(Error(code, "because"));
+    const json::object body = Post("/v1/completions", R"({"prompt": "x", "stream": true})", status);
+    EXPECT_EQ(Text(body.at("error").at("message")), "because");
+  }
+}
+
+TEST_F(RoutesTest, AFailedStepIsReported) {
+  generator_->FailStep("matrix fell over");
+  const json::object body = Post("/v1/completions", R"({"prompt": "x"})", 500);
+  EXPECT_THAT(Text(body.at("error").at("message")), HasSubstr("matrix fell over"));
+  generator_->FailStep("again");
+  const auto events = Stream("/v1/completions", R"({"prompt": "x", "stream": true})");
+  EXPECT_EQ(Text(events.back().at("error").at("type")), "server_error");
+}
+
+TEST_F(RoutesTest, CancelAbortsEveryPrompt) {
+  Remake(FakeGenerator::HashScript, {}, std::chrono::milliseconds(5));
+  FakeWriter writer;
+  const auto exchange = routes_->Handle(
+      {.method = "POST",
+       .path = "/v1/completions",
+       .body = R"({"prompt": ["a", "b"], "n": 2, "max_tokens": 200, "ignore_eos": true})"},
+      writer);
+  ASSERT_NE(exchange, nullptr);
+  EXPECT_TRUE(generator_->AwaitLive(4));
+  exchange->Cancel();
+  EXPECT_EQ(generator_->aborted(), 2u);
+  EXPECT_TRUE(generator_->AwaitLive(0));
+  EXPECT_EQ(writer.endings, 0);
+}
+
+}  // namespace
+}  // namespace sluice
