@@ -42,7 +42,8 @@ inline void DotTile(const float* const* x, int64_t x_offset, const T* w, int64_t
     for (int m = 0; m < kRows; ++m) left[m] = Vec::Load(rows[m] + k);
 #pragma GCC unroll 8
     for (int n = 0; n < kColumns; ++n) {
-      const Vec right = Vec::Load(w + n * w_stride + k);
+      Vec right = Vec::Load(w + n * w_stride + k);
+      if constexpr (kRows > 1) Vec::Pin(right);
 #pragma GCC unroll 8
       for (int m = 0; m < kRows; ++m) sums[m][n] = Vec::Fma(left[m], right, sums[m][n]);
     }
@@ -59,8 +60,11 @@ inline void DotTile(const float* const* x, int64_t x_offset, const T* w, int64_t
   }
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 8
-    for (int n = 0; n < kColumns; ++n) out[m * out_stride + n] += Vec::ReduceAdd(sums[m][n]);
+    if constexpr (kColumns == Vec::kTileColumns) {
+      Vec::AddReduced(sums[m], out + m * out_stride);
+    } else {
+      for (int n = 0; n < kColumns; ++n) out[m * out_stride + n] += Vec::ReduceAdd(sums[m][n]);
+    }
   }
 }
 

@@ -69,10 +69,32 @@ struct Vec {
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
   }
+  // out[n] += ReduceAdd(sums[n]), the same additions made for all columns at once.
+  static inline __attribute__((always_inline)) void AddReduced(const Vec (&sums)[kTileColumns],
+                                                               float* out) {
+    const __m256 first = JoinTwo(sums[0].v, sums[1].v);
+    const __m256 second = JoinTwo(sums[2].v, sums[3].v);
+    const __m256 pairs = _mm256_add_ps(_mm256_shuffle_ps(first, second, 0x44),
+                                       _mm256_shuffle_ps(first, second, 0xee));
+    const __m256 totals = _mm256_add_ps(pairs, _mm256_movehdup_ps(pairs));
+    // Columns 0 and 2 lie in the lower half, 1 and 3 in the upper.
+    const __m128 mixed =
+        _mm_shuffle_ps(_mm256_castps256_ps128(totals), _mm256_extractf128_ps(totals, 1), 0x88);
+    const __m128 sorted = _mm_shuffle_ps(mixed, mixed, 0xd8);
+    _mm_storeu_ps(out, _mm_add_ps(_mm_loadu_ps(out), sorted));
+  }
+  // Keeps a value in a register where the compiler would load it again for each use.
+  static void Pin(Vec& a) { asm("" : "+x"(a.v)); }
   static float ReduceMax(Vec a) {
     __m128 max = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
     max = _mm_max_ps(max, _mm_movehl_ps(max, max));
     return _mm_cvtss_f32(_mm_max_ss(max, _mm_movehdup_ps(max)));
+  }
+
+ private:
+  // Lanes l + (l + 4) of two vectors: 4 lanes of each, in order.
+  static inline __attribute__((always_inline)) __m256 JoinTwo(__m256 a, __m256 b) {
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
   }
 };
 

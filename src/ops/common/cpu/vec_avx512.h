@@ -68,11 +68,36 @@ struct Vec {
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
   }
+  // out[n] += ReduceAdd(sums[n]), the same additions made for all columns at once.
+  static inline __attribute__((always_inline)) void AddReduced(const Vec (&sums)[kTileColumns],
+                                                               float* out) {
+    const __m512 quarters[2] = {JoinFour(sums[0].v, sums[1].v, sums[2].v, sums[3].v),
+                                JoinFour(sums[4].v, sums[5].v, sums[6].v, sums[7].v)};
+    const __m512 pairs = _mm512_add_ps(_mm512_shuffle_ps(quarters[0], quarters[1], 0x44),
+                                       _mm512_shuffle_ps(quarters[0], quarters[1], 0xee));
+    const __m512 totals = _mm512_add_ps(pairs, _mm512_movehdup_ps(pairs));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m256 sorted = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, totals));
+    _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), sorted));
+  }
+  // Keeps a value in a register where the compiler would load it again for each use.
+  static void Pin(Vec& a) { asm("" : "+v"(a.v)); }
   static float ReduceMax(Vec a) {
     const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
     __m128 max = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     max = _mm_max_ps(max, _mm_movehl_ps(max, max));
     return _mm_cvtss_f32(_mm_max_ss(max, _mm_movehdup_ps(max)));
+  }
+
+ private:
+  // Lanes l + (l + 8), then l + (l + 4), of four vectors: 4 lanes of each, in order.
+  static inline __attribute__((always_inline)) __m512 JoinFour(__m512 a, __m512 b, __m512 c,
+                                                               __m512 d) {
+    const __m512 ab =
+        _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    const __m512 cd =
+        _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
   }
 };
 

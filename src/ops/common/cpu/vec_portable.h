@@ -67,6 +67,12 @@ struct Vec {
     return r;
   }
   static float ReduceAdd(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+  // out[n] += ReduceAdd(sums[n]).
+  static void AddReduced(const Vec (&sums)[kTileColumns], float* out) {
+    for (int n = 0; n < kTileColumns; ++n) out[n] += ReduceAdd(sums[n]);
+  }
+  // Where a tier has the means: keeps a value in a register for its next uses.
+  static void Pin(Vec&) {}
   static float ReduceMax(Vec a) {
     float largest = a.v[0];
     for (int i = 1; i < kLanes; ++i) largest = a.v[i] > largest ? a.v[i] : largest;
