@@ -115,7 +115,8 @@ void FailIfAny(const std::string& what, const std::vector<std::string>& names,
   if (names.empty()) return;
   std::string message = std::to_string(names.size()) + " tensor(s) " + what + ": ";
   for (size_t i = 0; i < std::min(names.size(), kNamesShown); ++i) {
-    message += (i > 0 ? ", " : "") + names[i];
+    if (i > 0) message += ", ";
+    message += names[i];
   }
   if (names.size() > kNamesShown) {
     message += " and " + std::to_string(names.size() - kNamesShown) + " more";

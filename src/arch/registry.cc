@@ -94,7 +94,8 @@ SpecResult SpecFromConfig(const HfConfig& config, const HfConfig* generation_con
   });
   if (family == kFamilies.end()) {
     std::string known;
-    for (const std::string& name : KnownFamilies()) known += (known.empty() ? "" : ", ") + name;
+    for (const std::string& name : KnownFamilies())
+      known.append(known.empty() ? "" : ", ").append(name);
     throw Error(ErrorCode::kUnsupported, config.origin() + ": \"model_type\" is \"" + model_type +
                                              "\"; the families supported are " + known);
   }

@@ -15,8 +15,8 @@ namespace {
 
 // The reference implementation's bound on the header.
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
-// {"name": {"shape": [..]}} is three deep; metadata is two.
-constexpr size_t kMaxDepth = 3;
+// {"name": {"shape": [..]}} is three deep; one more lets the handler say what is wrong.
+constexpr size_t kMaxDepth = 4;
 
 struct DTypeEntry {
   std::string_view name;

@@ -30,9 +30,7 @@ class TokenRandom {
   // In (0, 1): 53 bits, never 0, so that its logarithm is finite.
   double Uniform() { return (static_cast<double>(Next() >> 11) + 0.5) * 0x1p-53; }
   // In [0, bound), bound below 2^32. The bias of the product is below bound / 2^32.
-  uint64_t Below(uint64_t bound) {
-    return (Next() >> 32) * bound >> 32;
-  }
+  uint64_t Below(uint64_t bound) { return (Next() >> 32) * bound >> 32; }
 
  private:
   uint64_t state_;
@@ -169,9 +167,9 @@ std::string SyntheticRouting::Name() const {
     char text[32];
     const auto [end, error] = std::to_chars(text, text + sizeof(text), desc_.parameter);
     SLUICE_CHECK(error == std::errc());
-    name += ":" + std::string(text, end);
+    name.append(":").append(text, end);
   }
-  return name + ":" + std::to_string(desc_.seed);
+  return name.append(":").append(std::to_string(desc_.seed));
 }
 
 void SyntheticRouting::Apply(int layer, std::span<const RoutingKey> tokens, TensorView weights,

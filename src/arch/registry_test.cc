@@ -1,0 +1,201 @@
+#include "arch/registry.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "checkpoint/checkpoint.h"
+
+namespace sluice {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+HfConfig Golden(const std::string& name) {
+  return HfConfig::FromFolder(std::filesystem::path(SLUICE_SOURCE_DIR) / "tests/golden" / name);
+}
+
+HfConfig Model(const std::string& name) {
+  return HfConfig::FromFolder(std::filesystem::path(SLUICE_SOURCE_DIR) / "configs/models" / name);
+}
+
+// The spec of a golden's config with some keys replaced.
+SpecResult Changed(const std::string& golden, const std::string& overrides) {
+  HfConfig config = Golden(golden);
+  config.ApplyOverrides(overrides);
+  return SpecFromConfig(config);
+}
+
+TEST(Registry, GoldenTablesEqualTheirFiles) {
+  for (const std::string name :
+       {"qwen3_moe", "qwen2_moe", "qwen2_moe_sharded_bf16_v4", "llama_dense"}) {
+    const SpecResult result = SpecFromConfig(Golden(name));
+    EXPECT_TRUE(result.unknown_keys.empty()) << name << " " << result.unknown_keys.front();
+    const CheckpointSource source(
+        Checkpoint::Open(std::filesystem::path(SLUICE_SOURCE_DIR) / "tests/golden" / name));
+    EXPECT_NO_THROW(CheckTensors(result.spec, source)) << name;
+    EXPECT_EQ(ListTensors(result.spec).size(), source.names().size()) << name;
+    uint64_t elements = 0;
+    for (const std::string& tensor : source.names()) {
+      elements += static_cast<uint64_t>(source.shape(tensor).NumElements());
+    }
+    EXPECT_EQ(ParameterCount(result.spec), elements) << name;
+  }
+}
+
+TEST(Registry, StorytellerIsTied) {
+  const std::filesystem::path folder =
+      std::filesystem::path(SLUICE_SOURCE_DIR) / "models/storyteller";
+  const HfConfig generation = HfConfig::FromFile(folder / "generation_config.json");
+  const SpecResult result = SpecFromConfig(HfConfig::FromFolder(folder), &generation);
+  EXPECT_TRUE(result.spec.tie_embeddings);
+  EXPECT_EQ(FindRule(result.spec, TensorRole::kLmHead), nullptr);
+  EXPECT_THAT(result.spec.eos_token_ids, ElementsAre(4095, 4093));
+  EXPECT_NO_THROW(CheckTensors(result.spec, CheckpointSource(Checkpoint::Open(folder))));
+}
+
+TEST(Registry, ReadsQwen3) {
+  const ModelSpec spec = SpecFromConfig(Model("Qwen3-30B-A3B")).spec;
+  EXPECT_EQ(spec.attention.num_heads, 32);
+  EXPECT_EQ(spec.attention.num_kv_heads, 4);
+  EXPECT_EQ(spec.attention.head_dim, 128);
+  EXPECT_EQ(spec.attention.qk_norm, QkNorm::kPerHead);
+  EXPECT_FALSE(spec.attention.qkv_bias);
+  EXPECT_EQ(spec.attention.rope.theta, 1e6);
+  EXPECT_EQ(spec.attention.rope.rotary_dim, 128);
+  EXPECT_FLOAT_EQ(spec.attention.scale, 0.088388348f);
+  EXPECT_EQ(spec.moe.num_experts, 128);
+  EXPECT_EQ(spec.moe.top_k, 8);
+  EXPECT_TRUE(spec.moe.renormalize_topk);
+  EXPECT_EQ(spec.moe.shared_ffn, 0);
+  EXPECT_EQ(spec.NumMoeLayers(), 48);
+  EXPECT_EQ(spec.checkpoint_dtype, DType::kBF16);
+  EXPECT_THAT(spec.eos_token_ids, ElementsAre(151645));
+  // The model card says 30.5 billion, 3.3 billion of them active.
+  EXPECT_EQ(ParameterCount(spec), 30'532'122'624u);
+  EXPECT_EQ(WeightBytes(spec, DType::kBF16), 61'064'245'248u);
+  EXPECT_NEAR(static_cast<double>(ActiveBytesPerToken(spec, DType::kBF16)) / 2e9, 3.04, 0.02);
+}
+
+TEST(Registry, ReadsQwen2) {
+  const ModelSpec spec = SpecFromConfig(Model("Qwen1.5-MoE-A2.7B")).spec;
+  EXPECT_TRUE(spec.attention.qkv_bias);
+  EXPECT_FALSE(spec.attention.output_bias);
+  EXPECT_EQ(spec.attention.qk_norm, QkNorm::kNone);
+  EXPECT_EQ(spec.attention.head_dim, 128);
+  EXPECT_EQ(spec.moe.num_experts, 60);
+  EXPECT_FALSE(spec.moe.renormalize_topk);
+  EXPECT_EQ(spec.moe.shared_ffn, 5632);
+  EXPECT_TRUE(spec.moe.shared_gate);
+  EXPECT_EQ(FindRule(spec, TensorRole::kSharedExpertGate)->shape, (Shape{1, 2048}));
+  // The model card says 14.3 billion.
+  EXPECT_NEAR(static_cast<double>(ParameterCount(spec)) / 1e9, 14.3, 0.05);
+}
+
+TEST(Registry, SparseLayersFollowStepAndList) {
+  ModelSpec spec = Changed("qwen2_moe", R"({"num_hidden_layers":6,"decoder_sparse_step":2,
+                               "mlp_only_layers":[3],"norm_topk_prob":true,"qkv_bias":false,
+                               "layer_types":null})")
+                       .spec;
+  const FfnKind dense = FfnKind::kDense;
+  const FfnKind moe = FfnKind::kMoe;
+  EXPECT_THAT(spec.ffn, ElementsAre(dense, moe, dense, dense, dense, moe));
+  EXPECT_TRUE(spec.moe.renormalize_topk);
+  EXPECT_EQ(FindRule(spec, TensorRole::kQBias), nullptr);
+  EXPECT_EQ(FindRule(spec, TensorRole::kGate)->shape, (Shape{128, 64}));
+  const HfConfig none = [] {
+    HfConfig config = Golden("qwen3_moe");
+    config.ApplyOverrides(R"({"num_experts":0})");
+    return config;
+  }();
+  EXPECT_EQ(SpecFromConfig(none).spec.NumMoeLayers(), 0);
+}
+
+TEST(Registry, Llama) {
+  const ModelSpec spec =
+      Changed("llama_dense", R"({"attention_bias":true,"mlp_bias":true,"head_dim":null,
+                                 "num_key_value_heads":2,"tie_word_embeddings":true})")
+          .spec;
+  EXPECT_EQ(spec.attention.head_dim, 16);
+  EXPECT_EQ(FindRule(spec, TensorRole::kK)->shape, (Shape{32, 64}));
+  EXPECT_EQ(FindRule(spec, TensorRole::kOBias)->shape, (Shape{64}));
+  EXPECT_EQ(FindRule(spec, TensorRole::kUpBias)->shape, (Shape{128}));
+  EXPECT_EQ(FindRule(spec, TensorRole::kLmHead), nullptr);
+  EXPECT_THAT(spec.eos_token_ids, ElementsAre(2));
+  EXPECT_EQ(Changed("llama_dense", R"({"rope_parameters":{"rope_theta":null}})")
+                .spec.attention.rope.theta,
+            10000.0);
+}
+
+TEST(Registry, EndOfSequenceIds) {
+  EXPECT_TRUE(SpecFromConfig(Golden("qwen3_moe")).spec.eos_token_ids.empty());
+  const HfConfig generation = HfConfig::FromJson(R"({"eos_token_id":[7,9]})", "g");
+  EXPECT_THAT(SpecFromConfig(Golden("llama_dense"), &generation).spec.eos_token_ids,
+              ElementsAre(7, 9));
+  EXPECT_THROW(Changed("llama_dense", R"({"eos_token_id":"</s>"})"), Error);
+  EXPECT_THROW(Changed("llama_dense", R"({"eos_token_id":-1})"), Error);
+}
+
+TEST(Registry, UnknownKeysAreReported) {
+  EXPECT_THAT(Changed("qwen3_moe", R"({"frobnicate":3,"use_cache":false})").unknown_keys,
+              ElementsAre("frobnicate"));
+}
+
+struct Refusal {
+  const char* golden;
+  const char* overrides;
+  const char* message;
+};
+
+class RegistryRefuses : public ::testing::TestWithParam<Refusal> {};
+
+TEST_P(RegistryRefuses, NamingTheKey) {
+  try {
+    Changed(GetParam().golden, GetParam().overrides);
+    FAIL() << "accepted " << GetParam().overrides;
+  } catch (const Error& error) {
+    EXPECT_NE(error.code(), ErrorCode::kInternal) << error.what();
+    EXPECT_THAT(error.what(), HasSubstr(GetParam().message));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, RegistryRefuses,
+    ::testing::Values(
+        Refusal{"qwen3_moe", R"({"model_type":"gpt2"})", "llama, qwen2_moe, qwen3_moe"},
+        Refusal{"qwen3_moe", R"({"hidden_act":"gelu"})", "\"hidden_act\" is \"gelu\""},
+        Refusal{"qwen3_moe", R"({"rope_scaling":{"type":"yarn","factor":4.0}})", "rope_scaling"},
+        Refusal{"llama_dense", R"({"rope_parameters":{"rope_type":"llama3"}})",
+                "\"rope_parameters\" is {"},
+        Refusal{"llama_dense", R"({"rope_parameters":{"factor":8}})", "\"factor\""},
+        Refusal{"qwen2_moe", R"({"use_sliding_window":true})", "\"use_sliding_window\" is true"},
+        Refusal{"qwen2_moe", R"({"layer_types":["sliding_attention"]})", "sliding_attention"},
+        Refusal{"qwen3_moe", R"({"quantization_config":{"quant_method":"fp8"}})", "fp8"},
+        Refusal{"qwen3_moe", R"({"dtype":"int8"})", "\"dtype\" is \"int8\""},
+        Refusal{"llama_dense", R"({"pretraining_tp":2})", "\"pretraining_tp\" is 2"},
+        Refusal{"qwen3_moe", R"({"hidden_size":"big"})", "\"hidden_size\" should be an integer"},
+        Refusal{"qwen3_moe", R"({"hidden_size":null})", "\"hidden_size\" should be an integer"},
+        Refusal{"qwen3_moe", R"({"hidden_size":-1})", "\"hidden_size\" is -1"},
+        Refusal{"qwen3_moe", R"({"hidden_size":0})", "hidden_size is 0"},
+        Refusal{"qwen3_moe", R"({"num_hidden_layers":2000000000})", "num_layers is 2000000000"},
+        Refusal{"qwen3_moe", R"({"num_attention_heads":0})", "\"num_attention_heads\" is 0"},
+        Refusal{"qwen3_moe", R"({"num_key_value_heads":3})", "num_kv_heads is 3"},
+        Refusal{"qwen3_moe", R"({"head_dim":12})", "head_dim is 12"},
+        Refusal{"llama_dense", R"({"head_dim":null,"num_attention_heads":3})", "multiple"},
+        Refusal{"qwen3_moe", R"({"num_experts_per_tok":17})", "moe.top_k is 17"},
+        Refusal{"qwen3_moe", R"({"decoder_sparse_step":0})", "\"decoder_sparse_step\" is 0"},
+        Refusal{"qwen2_moe", R"({"shared_expert_intermediate_size":0})", "is 0"},
+        Refusal{"qwen3_moe", R"({"rope_parameters":{"rope_theta":0}})", "rope.theta"},
+        Refusal{"qwen3_moe", R"({"rms_norm_eps":0})", "rms_norm_eps"}));
+
+TEST(Registry, RefusesScalingInTheOlderDialect) {
+  HfConfig config = Golden("qwen2_moe_sharded_bf16_v4");
+  config.ApplyOverrides(R"({"rope_scaling":{"type":"linear","factor":2.0}})");
+  EXPECT_THROW(SpecFromConfig(config), Error);
+}
+
+}  // namespace
+}  // namespace sluice

@@ -1,0 +1,168 @@
+#include "trace/routing_source.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "base/error.h"
+
+namespace sluice {
+namespace {
+
+struct Routed {
+  std::vector<int32_t> ids;
+  std::vector<float> weights;
+};
+
+Routed Apply(RoutingSource& source, int layer, const std::vector<RoutingKey>& tokens, int top_k) {
+  Routed routed;
+  routed.ids.assign(tokens.size() * static_cast<size_t>(top_k), -1);
+  routed.weights.assign(routed.ids.size(), -1.0f);
+  const Shape shape = {static_cast<int64_t>(tokens.size()), top_k};
+  source.Apply(layer, tokens, TensorView(routed.weights.data(), DType::kF32, shape),
+               TensorView(routed.ids.data(), DType::kI32, shape));
+  return routed;
+}
+
+std::vector<RoutingKey> Tokens(int count) {
+  std::vector<RoutingKey> tokens;
+  for (int i = 0; i < count; ++i) tokens.push_back({static_cast<uint64_t>(i / 100), i % 100});
+  return tokens;
+}
+
+// How often each expert was chosen, most often first.
+std::vector<int> Popularity(const Routed& routed, int num_experts) {
+  std::vector<int> counts(static_cast<size_t>(num_experts));
+  for (const int32_t id : routed.ids) ++counts[id];
+  std::sort(counts.rbegin(), counts.rend());
+  return counts;
+}
+
+TEST(RoutingSource, ModelChangesNothing) {
+  ModelRouting model;
+  const Routed routed = Apply(model, 0, Tokens(2), 2);
+  EXPECT_THAT(routed.ids, ::testing::Each(-1));
+  EXPECT_TRUE(model.IsModel());
+}
+
+class SyntheticRows : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(SyntheticRows, AreDistinctInRangeAndIndependentOfTheBatch) {
+  for (const int experts : {8, 16, 60, 64, 128, 256}) {
+    const auto source = ParseRoutingSource(GetParam(), experts);
+    const auto again = ParseRoutingSource(source->Name(), experts);
+    for (const int top_k : {1, 4, 8}) {
+      const std::vector<RoutingKey> tokens = Tokens(300);
+      const Routed batch = Apply(*source, 3, tokens, top_k);
+      EXPECT_THAT(batch.weights, ::testing::Each(1.0f / static_cast<float>(top_k)));
+      for (size_t t = 0; t < tokens.size(); ++t) {
+        const auto begin = batch.ids.begin() + static_cast<std::ptrdiff_t>(t) * top_k;
+        const std::vector<int32_t> row(begin, begin + top_k);
+        ASSERT_EQ(std::set<int32_t>(row.begin(), row.end()).size(), row.size());
+        for (const int32_t id : row) ASSERT_TRUE(id >= 0 && id < experts);
+        ASSERT_EQ(Apply(*again, 3, {tokens[t]}, top_k).ids, row);
+      }
+      EXPECT_EQ(Apply(*source, 3, Tokens(0), top_k).ids.size(), 0u);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SyntheticRows,
+                         ::testing::Values("uniform", "uniform:9", "zipf:1.1", "zipf:2.5:4",
+                                           "skewed:0.9", "skewed:0:2", "skewed:1"));
+
+TEST(SyntheticRouting, UniformCoversExpertsEvenly) {
+  const auto source = ParseRoutingSource("uniform:5", 64);
+  const std::vector<int> counts = Popularity(Apply(*source, 0, Tokens(8000), 8), 64);
+  // 1000 expected each; the deviation is about 30.
+  EXPECT_LT(counts.front(), 1150);
+  EXPECT_GT(counts.back(), 850);
+}
+
+TEST(SyntheticRouting, ZipfFollowsItsExponent) {
+  const auto source = ParseRoutingSource("zipf:1", 16);
+  const std::vector<int> counts = Popularity(Apply(*source, 0, Tokens(20000), 1), 16);
+  double sum = 0.0;
+  for (int rank = 1; rank <= 16; ++rank) sum += 1.0 / rank;
+  EXPECT_NEAR(counts[0] / 20000.0, 1.0 / sum, 0.02);
+  EXPECT_NEAR(counts[1] / 20000.0, 0.5 / sum, 0.02);
+  EXPECT_NEAR(counts[7] / 20000.0, 0.125 / sum, 0.01);
+}
+
+TEST(SyntheticRouting, SkewedFavoursTheHotExperts) {
+  const auto source = ParseRoutingSource("skewed:0.9", 128);
+  const std::vector<int> counts = Popularity(Apply(*source, 0, Tokens(4000), 4), 128);
+  int hot = 0;
+  for (int i = 0; i < 8; ++i) hot += counts[i];
+  EXPECT_NEAR(hot / 16000.0, 0.9 + 0.1 * 8 / 128, 0.02);
+}
+
+TEST(SyntheticRouting, SeedsAndLayersDiffer) {
+  const auto one = ParseRoutingSource("zipf:3:1", 64);
+  const auto two = ParseRoutingSource("zipf:3:2", 64);
+  const std::vector<RoutingKey> tokens = Tokens(50);
+  EXPECT_NE(Apply(*one, 0, tokens, 4).ids, Apply(*two, 0, tokens, 4).ids);
+  EXPECT_NE(Apply(*one, 0, tokens, 4).ids, Apply(*one, 1, tokens, 4).ids);
+}
+
+std::shared_ptr<InMemoryTrace> OneRecord() {
+  auto trace = std::make_shared<InMemoryTrace>(
+      RouterTraceHeader{.model = "m", .num_layers = 2, .num_experts = 8, .top_k = 2});
+  trace->Add(
+      {.sequence = 4, .position = 6, .layer = 1, .experts = {5, 2}, .weights = {0.7f, 0.3f}});
+  return trace;
+}
+
+TEST(ReplayRouting, TakesExpertsFromTheTrace) {
+  ReplayRouting replay(OneRecord());
+  const Routed routed = Apply(replay, 1, {{4, 6}, {4, 6}}, 2);
+  EXPECT_THAT(routed.ids, ::testing::ElementsAre(5, 2, 5, 2));
+  EXPECT_THAT(routed.weights, ::testing::ElementsAre(0.7f, 0.3f, 0.7f, 0.3f));
+  EXPECT_THROW(Apply(replay, 0, {{4, 6}}, 2), Error);
+  EXPECT_THROW(Apply(replay, 1, {{4, 7}}, 2), Error);
+  EXPECT_THROW(Apply(replay, 1, {{4, 6}}, 3), Error);
+}
+
+TEST(ReplayRouting, MayKeepTheModelsWeights) {
+  ReplayRouting replay(OneRecord(), ReplayWeights::kFromModel);
+  std::vector<int32_t> ids = {2, 7};
+  std::vector<float> weights = {0.6f, 0.4f};
+  replay.Apply(1, std::vector<RoutingKey>{{4, 6}}, TensorView(weights.data(), DType::kF32, {1, 2}),
+               TensorView(ids.data(), DType::kI32, {1, 2}));
+  EXPECT_THAT(ids, ::testing::ElementsAre(5, 2));
+  EXPECT_THAT(weights, ::testing::ElementsAre(0.7f, 0.6f));
+}
+
+TEST(ParseRoutingSource, ReadsATraceFile) {
+  const std::filesystem::path path = std::filesystem::temp_directory_path() /
+                                     ("sluice_replay_" + std::to_string(getpid()) + ".trace");
+  {
+    RouterTraceWriter writer(path, OneRecord()->header());
+    writer.Append(std::vector<RouterRecord>{
+        {.sequence = 4, .position = 6, .layer = 1, .experts = {5, 2}, .weights = {0.7f, 0.3f}}});
+    writer.Close();
+  }
+  const auto replay = ParseRoutingSource("replay:" + path.string(), 8);
+  EXPECT_EQ(replay->Name(), "replay");
+  EXPECT_THAT(Apply(*replay, 1, {{4, 6}}, 2).ids, ::testing::ElementsAre(5, 2));
+  EXPECT_THROW(ParseRoutingSource("replay:" + path.string(), 16), Error);
+  std::filesystem::remove(path);
+  EXPECT_THROW(ParseRoutingSource("replay:" + path.string(), 8), Error);
+}
+
+TEST(ParseRoutingSource, RefusesAnythingElse) {
+  for (const char* text : {"", "models", "replay", "replay:", "uniform:", "uniform:x",
+                           "uniform:1:2", "zipf", "zipf:0", "zipf:-1", "zipf:x", "zipf:1.1:",
+                           "zipf:nan", "skewed:1.5", "skewed:-0.1", "skewed", "zipf:1:-3"}) {
+    EXPECT_THROW(ParseRoutingSource(text, 8), Error) << text;
+  }
+  EXPECT_EQ(ParseRoutingSource("uniform", 8)->Name(), "uniform:0");
+  EXPECT_EQ(ParseRoutingSource("zipf:1.1:3", 8)->Name(), "zipf:1.1:3");
+}
+
+}  // namespace
+}  // namespace sluice
