@@ -22,10 +22,11 @@ inline constexpr int64_t kDepthChunk = 512;
 // cheaper than the round trip.
 inline constexpr int64_t kPackRows = 8;
 
-// Sums of kRows x kColumns over one chunk: out[m][n] += x[m] . w[n]. `depth` <= kDepthChunk.
+// Sums of kRows x kColumns over one chunk: out[m][n] += x[m] . w[n]. `depth` <= kDepthChunk. The
+// rows at `next` are fetched into cache on the way.
 template <int kRows, int kColumns, class T>
-inline void DotTile(const float* const* x, int64_t x_offset, const T* w, int64_t w_stride,
-                    int64_t depth, float* out, int64_t out_stride) {
+inline void DotTile(const float* const* x, const float* const* next, int64_t x_offset, const T* w,
+                    int64_t w_stride, int64_t depth, float* out, int64_t out_stride) {
   Vec sums[kRows][kColumns];
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) {
@@ -35,11 +36,17 @@ inline void DotTile(const float* const* x, int64_t x_offset, const T* w, int64_t
   const float* rows[kRows];
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) rows[m] = x[m] + x_offset;
+  const float* ahead[kRows];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) ahead[m] = next[m] + x_offset;
   int64_t k = 0;
   for (; k + Vec::kLanes <= depth; k += Vec::kLanes) {
     Vec left[kRows];
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) left[m] = Vec::Load(rows[m] + k);
+    for (int m = 0; m < kRows; ++m) {
+      left[m] = Vec::Load(rows[m] + k);
+      if constexpr (kRows == Vec::kTileRows) __builtin_prefetch(ahead[m] + k);
+    }
 #pragma GCC unroll 8
     for (int n = 0; n < kColumns; ++n) {
       Vec right = Vec::Load(w + n * w_stride + k);
@@ -75,12 +82,16 @@ inline void DotColumns(const float* const* x, int64_t rows, int64_t x_offset, co
   static_assert(Vec::kTileRows == 3);
   int64_t m = 0;
   for (; m + 3 <= rows; m += 3) {
-    DotTile<3, kColumns>(x + m, x_offset, w, w_stride, depth, out + m * out_stride, out_stride);
+    const float* const* next = m + 6 <= rows ? x + m + 3 : x;
+    DotTile<3, kColumns>(x + m, next, x_offset, w, w_stride, depth, out + m * out_stride,
+                         out_stride);
   }
   if (rows - m == 2) {
-    DotTile<2, kColumns>(x + m, x_offset, w, w_stride, depth, out + m * out_stride, out_stride);
+    DotTile<2, kColumns>(x + m, x + m, x_offset, w, w_stride, depth, out + m * out_stride,
+                         out_stride);
   } else if (rows - m == 1) {
-    DotTile<1, kColumns>(x + m, x_offset, w, w_stride, depth, out + m * out_stride, out_stride);
+    DotTile<1, kColumns>(x + m, x + m, x_offset, w, w_stride, depth, out + m * out_stride,
+                         out_stride);
   }
 }
 
