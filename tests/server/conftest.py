@@ -1,0 +1,61 @@
+"""Starts one `sluice serve` with the embedded model for the whole session."""
+
+import os
+import pathlib
+import queue
+import re
+import subprocess
+import threading
+
+import openai
+import pytest
+
+from raw_http import Address
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+START_SECONDS = 120  # a sanitizer's build on a busy machine
+
+
+def wait_for_address(process):
+    """Reads standard output until the server says where it listens; keeps draining it after."""
+    lines = queue.Queue()
+
+    def drain():
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=drain, daemon=True).start()
+    seen = []
+    while True:
+        try:
+            line = lines.get(timeout=START_SECONDS)
+        except queue.Empty:
+            pytest.exit(f"the server did not say where it listens within {START_SECONDS} s: {seen}", 1)
+        if line is None:
+            pytest.exit(f"the server ended with code {process.wait()}: {seen}", 1)
+        seen.append(line)
+        found = re.search(r"listening on http://([0-9.]+):(\d+)", line)
+        if found:
+            return Address(found[1], int(found[2]))
+
+
+@pytest.fixture(scope="session")
+def address():
+    binary = os.environ.get("SLUICE_BIN", str(ROOT / "build/release/bin/sluice"))
+    process = subprocess.Popen([binary, "serve", "--port", "0"], stdout=subprocess.PIPE, text=True)
+    yield wait_for_address(process)
+    assert process.poll() is None, f"the server died during the tests, code {process.returncode}"
+    process.terminate()
+    assert process.wait(timeout=30) == 0, "the server did not end cleanly on SIGTERM"
+
+
+@pytest.fixture(scope="session")
+def client(address):
+    with openai.OpenAI(base_url=address.url + "/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def model(client):
+    return client.models.list().data[0].id
