@@ -260,8 +260,10 @@ std::vector<ChatMessage> ReadMessages(const RequestFields& fields) {
                                        i, role));
     }
     // Newer name of the same role; no template knows it.
-    messages.push_back(
-        {.role = role == "developer" ? "system" : role, .content = ReadContent(message)});
+    messages.push_back({.role = role == "developer" ? "system" : role,
+                        .content = ReadContent(message),
+                        .name = message.String("name"),
+                        .tool_call_id = message.String("tool_call_id")});
   }
   return messages;
 }
@@ -298,6 +300,10 @@ ChatRequest ParseChatRequest(std::string_view body, const SchemaContext& context
                         "audio", "prediction", "web_search_options", "documents"});
   request.messages = ReadMessages(fields);
   request.add_generation_prompt = fields.Bool("add_generation_prompt").value_or(true);
+  if (const json::value* variables = fields.Find("chat_template_kwargs")) {
+    if (!variables->is_object()) fields.FailType("chat_template_kwargs", "an object", *variables);
+    request.template_variables = json::serialize(*variables);
+  }
   const bool logprobs = fields.Bool("logprobs").value_or(false);
   const auto top = fields.Integer("top_logprobs", {0, kMaxLogprobs});
   if (top.value_or(0) > 0 && !logprobs) {

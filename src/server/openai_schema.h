@@ -43,6 +43,7 @@ struct ChatRequest {
   GenerationFields fields;
   std::vector<ChatMessage> messages;
   bool add_generation_prompt = true;
+  std::optional<std::string> template_variables;  // a JSON object
 };
 
 struct GenerateRequest {

@@ -193,12 +193,12 @@ std::vector<TokenId> Routes::Tokens(const PromptInput& prompt) const {
 }
 
 std::string Routes::RenderChat(const std::vector<ChatMessage>& messages,
-                               bool add_generation_prompt) const {
+                               const RenderOptions& options) const {
   if (model_.chat_template == nullptr) {
     throw ApiError(400, "this model has no chat template: use /v1/completions", std::nullopt,
                    "no_chat_template");
   }
-  return model_.chat_template->Render(messages, {.add_generation_prompt = add_generation_prompt});
+  return model_.chat_template->Render(messages, options);
 }
 
 GenerationJob::Prompt Routes::FitPrompt(std::vector<TokenId> tokens, const GenerationFields& fields,
@@ -260,7 +260,9 @@ std::shared_ptr<Exchange> Routes::Chat(const HttpRequest& request, ResponseWrite
   GenerationJob job{.sampling = asked.fields.sampling,
                     .stream = asked.fields.stream,
                     .skip_special = asked.fields.skip_special_tokens};
-  const std::string text = RenderChat(asked.messages, asked.add_generation_prompt);
+  const std::string text =
+      RenderChat(asked.messages, {.add_generation_prompt = asked.add_generation_prompt,
+                                  .extra_json = asked.template_variables});
   job.prompts.push_back(
       FitPrompt(model_.tokenizer.Encode(text), asked.fields, std::nullopt, "messages"));
   return Run(std::move(job), MakeChatFormat(std::move(head), model_.tokenizer), writer);
@@ -295,8 +297,9 @@ std::shared_ptr<Exchange> Routes::Tokenize(const HttpRequest& request, ResponseW
   if (const auto* text = std::get_if<std::string>(&asked.input)) {
     tokens = Tokens(*text);
   } else {
-    tokens = model_.tokenizer.Encode(
-        RenderChat(std::get<std::vector<ChatMessage>>(asked.input), asked.add_generation_prompt));
+    tokens =
+        model_.tokenizer.Encode(RenderChat(std::get<std::vector<ChatMessage>>(asked.input),
+                                           {.add_generation_prompt = asked.add_generation_prompt}));
   }
   json::object answer{{"count", tokens.size()},
                       {"max_model_len", model_.max_model_len},

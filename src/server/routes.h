@@ -56,7 +56,7 @@ class Routes : public HttpHandler {
   std::string ModelName(const std::string& asked) const;
   std::vector<TokenId> Tokens(const PromptInput& prompt) const;
   std::string RenderChat(const std::vector<ChatMessage>& messages,
-                         bool add_generation_prompt) const;
+                         const RenderOptions& options) const;
   GenerationJob::Prompt FitPrompt(std::vector<TokenId> tokens, const GenerationFields& fields,
                                   std::optional<int> default_max_tokens,
                                   std::string_view what) const;

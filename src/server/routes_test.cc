@@ -96,7 +96,7 @@ class RoutesTest : public ::testing::Test {
     routes_ =
         std::make_unique<Routes>(ServedModel{.names = {"storyteller", "org/alias"},
                                              .tokenizer = *tokenizer_,
-                                             .chat_template = chat_.get(),
+                                             .chat_template = &chat_,
                                              .generator = *generator_,
                                              .metrics = *metrics_,
                                              .max_model_len = 256,
@@ -131,18 +131,11 @@ class RoutesTest : public ::testing::Test {
 
   const std::unique_ptr<Tokenizer> tokenizer_ =
       Tokenizer::Load(SLUICE_SOURCE_DIR "/models/storyteller/tokenizer.json");
-  const std::unique_ptr<ChatTemplate> chat_ = MakeTemplate();
+  const ChatTemplate chat_ = ChatTemplate::Parse(kChatMlTemplate);
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<FakeGenerator> generator_;
   std::unique_ptr<Routes> routes_;
-
- private:
-  static std::unique_ptr<ChatTemplate> MakeTemplate();
 };
-
-std::unique_ptr<ChatTemplate> RoutesTest::MakeTemplate() {
-  return std::make_unique<ChatTemplate>();
-}
 
 TEST_F(RoutesTest, WholeCompletion) {
   Remake(Says(" there was a fox"));
@@ -238,6 +231,14 @@ TEST_F(RoutesTest, ThePromptAloneCanBeScored) {
             tokenizer_->Encode("once upon").size());
 }
 
+TEST_F(RoutesTest, ChatPromptsAreRendered) {
+  Post("/v1/chat/completions", R"({"messages": [{"role": "developer", "content": "be brief"},
+       {"role": "user", "content": "hi"}], "chat_template_kwargs": {"enable_thinking": false}})");
+  const std::string prompt = tokenizer_->Decode(generator_->submitted().at(0).prompt, false);
+  EXPECT_THAT(prompt, HasSubstr("<|im_start|>system\nbe brief<|im_end|>"));
+  EXPECT_TRUE(prompt.ends_with("<|im_start|>assistant\n")) << prompt;
+}
+
 TEST_F(RoutesTest, WholeChatWithLogprobs) {
   Remake(Says("hé"));
   const json::object answer = Post(
@@ -283,7 +284,8 @@ TEST_F(RoutesTest, Generate) {
   EXPECT_EQ(Text(answer.at("text")), " a fox");
   EXPECT_GE(answer.at("latency_ms").as_double(), answer.at("ttft_ms").as_double());
   EXPECT_GT(answer.at("ttft_ms").as_double(), 0);
-  EXPECT_EQ(answer.at("tokens").at("prompt").as_int64(), 1);
+  EXPECT_EQ(answer.at("tokens").at("prompt").to_number<size_t>(),
+            tokenizer_->Encode("Once").size());
   EXPECT_EQ(answer.at("memory").at("resident_bytes").to_number<int>(), 12345);
   EXPECT_EQ(answer.at("memory").at("kv_pages_total").as_int64(), 1000);
 
