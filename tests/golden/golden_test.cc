@@ -244,7 +244,7 @@ TEST_P(GoldenTest, NgramDraftsGiveTheSameTextInFewerSteps) {
 INSTANTIATE_TEST_SUITE_P(Checkpoints, GoldenTest,
                          ::testing::Values("llama_dense", "qwen2_moe", "qwen2_moe_sharded_bf16_v4",
                                            "qwen3_moe"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& param) { return std::string(param.param); });
 
 }  // namespace
 }  // namespace sluice
