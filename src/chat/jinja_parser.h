@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string_view>
+
+#include "chat/jinja_ast.h"
+
+namespace sluice::jinja {
+
+// Parses a template. Throws Error(kDataLoss) where it is not Jinja and Error(kUnsupported) for
+// Jinja that is not written here (inheritance, includes, call blocks, unknown filters, tests and
+// methods), each with its line and column.
+Body Parse(std::string_view source);
+
+}  // namespace sluice::jinja
