@@ -2,7 +2,6 @@
 
 import raw_http
 
-LONG = {"prompt": "Once", "max_tokens": 1500, "ignore_eos": True}
 RUNNING, KV_USAGE = "vllm:num_requests_running", "vllm:kv_cache_usage_perc"
 
 
@@ -22,8 +21,7 @@ def test_a_client_that_goes_before_a_whole_answer_frees_everything(address):
     with raw_http.connect(address) as connection:
         body = b'{"prompt": "Once", "n": 8, "max_tokens": 1900, "ignore_eos": true}'
         connection.sendall(raw_http.encode("POST", "/v1/completions", body))
-        while raw_http.metric(address, "vllm:generation_tokens_total") == before:
-            pass
+        raw_http.await_metric(address, RUNNING, 8)
     raw_http.await_metric(address, RUNNING, 0)
     raw_http.await_metric(address, KV_USAGE, 0)
     made = raw_http.metric(address, "vllm:generation_tokens_total") - before
