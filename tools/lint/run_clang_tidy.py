@@ -48,10 +48,11 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, message in zip(todo, pool.map(tidy, todo)):
             if message:
-                violations.append(message)
+                print(message, flush=True)
+                violations.append(path)
             else:
                 (passed_dir / todo[path]).touch()
-    return lint_files.report(f"clang-tidy, {len(todo)} files", violations)
+    return lint_files.report(f"clang-tidy, {len(todo)} files", [f"{path}:1: see above" for path in violations])
 
 
 if __name__ == "__main__":
