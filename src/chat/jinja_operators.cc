@@ -203,7 +203,7 @@ Value At(const Value& sequence, int64_t index, Budget* budget) {
       sequence.IsString() ? ItemsOf(sequence, budget) : std::vector<Value>();
   const std::vector<Value>& all = sequence.IsString() ? items : sequence.IfList()->items;
   const auto size = static_cast<int64_t>(all.size());
-  if (index < -size || index >= size) return Value::NotDefined("[" + std::to_string(index) + "]");
+  if (index < -size || index >= size) return Value::NotDefined("item " + std::to_string(index));
   return all[static_cast<size_t>(index < 0 ? index + size : index)];
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "tokenizer/json_fields.h"
+#include "tokenizer/unicode_versions.h"
 #include "tokenizer/utf8.h"
 
 namespace sluice {
@@ -79,10 +80,12 @@ void SortCombiningMarks(std::vector<utf8proc_int32_t>* points) {
   }
 }
 
-}  // namespace
-
-std::string NormalizeNfc(std::string_view text) {
-  if (IsTriviallyNfc(text)) return std::string(text);
+// Appends the normal form of text in which NFC knows every code point.
+void AppendNfc(std::string_view text, std::string* out) {
+  if (IsTriviallyNfc(text)) {
+    *out += text;
+    return;
+  }
   std::vector<utf8proc_int32_t> points = Decompose(text);
   SortCombiningMarks(&points);
   const auto size = static_cast<utf8proc_ssize_t>(points.size());
@@ -90,11 +93,26 @@ std::string NormalizeNfc(std::string_view text) {
   const auto composed = utf8proc_normalize_utf32(
       points.data(), size, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
   SLUICE_CHECK_GE(composed, 0);
+  for (utf8proc_ssize_t i = 0; i < composed; ++i) {
+    AppendUtf8(static_cast<char32_t>(points[static_cast<size_t>(i)]), out);
+  }
+}
+
+}  // namespace
+
+std::string NormalizeNfc(std::string_view text) {
+  if (IsTriviallyNfc(text)) return std::string(text);
   std::string result;
   result.reserve(text.size());
-  for (utf8proc_ssize_t i = 0; i < composed; ++i) {
-    AppendUtf8(static_cast<char32_t>(points[static_cast<size_t>(i)]), &result);
+  size_t done = 0;
+  for (size_t i = 0; i < text.size();) {
+    const size_t begin = i;
+    if (!IsUnknownToNfc(NextCodePoint(text, &i))) continue;
+    AppendNfc(text.substr(done, begin - done), &result);
+    result += text.substr(begin, i - begin);
+    done = i;
   }
+  AppendNfc(text.substr(done), &result);
   return result;
 }
 

@@ -19,8 +19,8 @@ class Normalizer {
 // Throws Error(kUnsupported) naming any other kind.
 std::unique_ptr<Normalizer> NormalizerFromJson(const boost::json::value* json);
 
-// Returns the text in Unicode's normal form C, in time linear in its size but for the sorting of
-// runs of combining marks.
+// Returns the text in normal form C of Unicode 9, as the `tokenizers` library has it, in time
+// linear in its size but for the sorting of runs of combining marks.
 std::string NormalizeNfc(std::string_view text);
 
 }  // namespace sluice

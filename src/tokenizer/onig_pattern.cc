@@ -5,14 +5,16 @@
 #include <vector>
 
 #include "base/error.h"
+#include "tokenizer/unicode_versions.h"
 
 namespace sluice {
 namespace {
 
-constexpr std::array<std::string_view, 38> kCategories = {
-    "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl",
-    "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk",
-    "So", "Z",  "Zs", "Zl", "Zp", "C",  "Cc", "Cf", "Co", "Cs", "Cn", "LC"};
+// Without those whose members newer versions of Unicode take away (C, Cn).
+constexpr std::array<std::string_view, 35> kCategories = {
+    "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N", "Nd",
+    "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S", "Sm",
+    "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Cs"};
 
 constexpr std::array<std::string_view, 14> kScripts = {
     "Han",    "Hiragana", "Katakana",   "Hangul", "Latin", "Greek",   "Cyrillic",
@@ -129,11 +131,13 @@ class Translator {
       case 'S':
         return Replace("\\P{White_Space}");
       case 'd':
-        return Replace("\\p{Nd}");
       case 'D':
-        return Replace("\\P{Nd}");
+        AppendCategory("Nd", /*negated=*/c == 'D', in_class);
+        position_ += 2;
+        return;
       case 'w': {
-        const std::string word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+        const std::string word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}" + NewerMembersOf("L") +
+                                 NewerMembersOf("M") + NewerMembersOf("Nd") + NewerMembersOf("Pc");
         return Replace(in_class ? word : "[" + word + "]");
       }
       case 'v':
@@ -145,7 +149,7 @@ class Translator {
         return Copy(2);
       case 'p':
       case 'P':
-        return TranslateProperty();
+        return TranslateProperty(in_class);
       case 'u':
         return TranslateCodePoint();
       default:
@@ -159,7 +163,7 @@ class Translator {
     position_ += 2;
   }
 
-  void TranslateProperty() {
+  void TranslateProperty(bool in_class) {
     const size_t close = pattern_.find('}', position_);
     if (close == std::string_view::npos || pattern_[position_ + 2] != '{') {
       throw Refuse("a property without braces");
@@ -168,11 +172,26 @@ class Translator {
     const bool is_category = std::ranges::find(kCategories, name) != kCategories.end();
     const bool is_script = std::ranges::find(kScripts, name) != kScripts.end();
     if (!is_category && !is_script) throw Refuse("the property " + name);
-    const bool is_case = name == "Lu" || name == "Ll" || name == "Lt" || name == "LC";
+    const bool is_case = name == "Lu" || name == "Ll" || name == "Lt";
     if (is_case && IgnoresCase()) throw Refuse("the property " + name + " under (?i:)");
-    out_ += std::string("\\") + pattern_[position_ + 1] + "{" + (is_script ? "sc:" : "") +
-            (name == "LC" ? "L&" : name) + "}";
+    const bool negated = pattern_[position_ + 1] == 'P';
+    if (is_script) {
+      out_ += (negated ? "\\P{sc:" : "\\p{sc:") + name + "}";
+    } else {
+      AppendCategory(name, negated, in_class);
+    }
     position_ = close + 1;
+  }
+
+  void AppendCategory(const std::string& name, bool negated, bool in_class) {
+    const std::string newer = NewerMembersOf(name);
+    if (newer.empty()) {
+      out_ += (negated ? "\\P{" : "\\p{") + name + "}";
+      return;
+    }
+    if (in_class && negated) throw Refuse("the complement of " + name + " in a class");
+    const std::string members = "\\p{" + name + "}" + newer;
+    out_ += in_class ? members : (negated ? "[^" : "[") + members + "]";
   }
 
   // Handles \uHHHH.

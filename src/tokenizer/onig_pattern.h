@@ -9,6 +9,7 @@ namespace sluice {
 // that PCRE2 (UTF, UCP) matches the same texts:
 //   - \s is Unicode's White_Space; PCRE2's own also takes U+180E;
 //   - \p{Han} is the Script property; PCRE2's own is Script_Extensions;
+//   - categories have the members of Unicode 16;
 //   - \w is Alphabetic, Mark, Nd or Pc; \v is one character;
 //   - {n,m}+ repeats greedily in Ruby and possessively in PCRE2: refused, as is every construct
 //     whose meaning differs and that no published tokenizer needs (anchors, nested classes, class

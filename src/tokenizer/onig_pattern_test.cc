@@ -37,16 +37,27 @@ TEST(OnigPatternTest, WordsAndVerticalTabs) {
   EXPECT_THAT(Matches(R"(\v|\u0041)", "\n\vA"), testing::ElementsAre("\v", "A"));
 }
 
+TEST(OnigPatternTest, CategoriesAreThoseOfUnicode16) {
+  // A Garay letter and digit, of Unicode 16, and a letter of CJK extension H, of Unicode 15.
+  const std::string newer = "\U00010D4A\U00010D40\U00031350";
+  EXPECT_THAT(Matches(R"(\p{L}|\p{N}+)", newer),
+              testing::ElementsAre("\U00010D4A", "\U00010D40", "\U00031350"));
+  EXPECT_THAT(Matches(R"([^\p{L}\p{N}]|\P{L})", newer), testing::ElementsAre("\U00010D40"));
+  EXPECT_THAT(Matches(R"(\d\D)", newer), testing::ElementsAre("\U00010D40\U00031350"));
+}
+
 TEST(OnigPatternTest, EmptyMatchesDoNotRepeat) {
   EXPECT_THAT(Matches("a*", "baa\u00E9"), testing::ElementsAre("", "aa", ""));
 }
 
 TEST(OnigPatternTest, RefusesWhatDiffers) {
-  for (const char* pattern :
-       {"^a",     "a$",         R"(\ba)",    R"(\h)",          "[[:alpha:]]", "[a&&b]",
-        "[a[b]]", "[]a]",       "(?i)a",     "(?<n>a)",        R"((a)\1)",    "a{2}+",
-        "a{,3}",  R"(\p{Foo})", R"(\p{^L})", R"((?i:\p{Lu}))", R"(\pL)",      "(a",
-        "a)",     "[a",         "a\\",       R"(\u12)",        "(*UCP)a"}) {
+  for (const char* pattern : {"^a",          "a$",         R"(\ba)",    R"(\h)",
+                              "[[:alpha:]]", "[a&&b]",     "[a[b]]",    "[]a]",
+                              "(?i)a",       "(?<n>a)",    R"((a)\1)",  "a{2}+",
+                              "a{,3}",       R"(\p{Foo})", R"(\p{^L})", R"((?i:\p{Lu}))",
+                              R"(\pL)",      R"([\P{L}])", R"(\p{Cn})", "(a",
+                              "a)",          "[a",         "a\\",       R"(\u12)",
+                              "(*UCP)a"}) {
     try {
       Pcre2FromOniguruma(pattern);
       ADD_FAILURE() << pattern;

@@ -82,6 +82,13 @@ TEST(TokenizerTest, TakesInvalidBytesAsReplacementCharacters) {
   EXPECT_EQ(tokenizer->Encode("a\xFF\xE2\x82z\xF0\x9F"), tokenizer->Encode("a\uFFFD\uFFFDz\uFFFD"));
 }
 
+TEST(NormalizerTest, KnowsTheMarksOfUnicode9) {
+  EXPECT_EQ(NormalizeNfc("e\u0301q\u0307\u0323"), "\u00E9q\u0323\u0307");
+  // U+1DF6 has combining class 232 since Unicode 10 and would go before U+0323 (220) after it.
+  EXPECT_EQ(NormalizeNfc("q\u1DF6\u0323"), "q\u1DF6\u0323");
+  EXPECT_EQ(NormalizeNfc("\U00011935\U00011930"), "\U00011935\U00011930");
+}
+
 TEST(TokenizerTest, EveryTextComesBack) {
   const auto tokenizer = LoadNamed("storyteller");
   const std::string text = ReadFile(kData + "heldout.txt");

@@ -2,6 +2,8 @@
 
 #include <utf8proc.h>
 
+#include "tokenizer/unicode_versions.h"
+
 namespace sluice {
 namespace {
 
@@ -109,6 +111,7 @@ bool IsWordCharacter(char32_t c) {
     return true;
   }
   if (c == 0x200C || c == 0x200D) return true;
+  if (IsNewerMemberOf({"L", "M", "Nd", "Nl", "Pc"}, c)) return true;
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
