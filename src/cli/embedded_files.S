@@ -1,12 +1,12 @@
-// The files of the embedded model as read-only data; SLUICE_EMBEDDED_DIR is given by the build.
+// The files of the embedded model as read-only data. The build gives the assembler their folder.
 
-#define EMBED(symbol, file)              \
-  .global symbol;                        \
-  .global symbol##_end;                  \
-  .balign 64;                            \
-  symbol:                                \
-  .incbin SLUICE_EMBEDDED_DIR "/" file;  \
-  symbol##_end:                          \
+#define EMBED(symbol, file)  \
+  .global symbol;            \
+  .global symbol##_end;      \
+  .balign 64;                \
+  symbol:                    \
+  .incbin file;              \
+  symbol##_end:              \
   .byte 0
 
   .section .rodata, "a"

@@ -168,8 +168,10 @@ LogitsDistance CompareLogits(std::span<const float> logits, std::span<const floa
     const double d = static_cast<double>(logits[i]) - reference[i];
     difference += d * d;
     norm += static_cast<double>(reference[i]) * reference[i];
-    // Written so that a NaN is kept, not lost in a comparison.
-    if (!(std::abs(d) <= distance.max_abs)) distance.max_abs = std::abs(d);
+    // Once NaN, it stays: no comparison with NaN holds.
+    if (!std::isnan(distance.max_abs) && !(std::abs(d) <= distance.max_abs)) {
+      distance.max_abs = std::abs(d);
+    }
   }
   distance.relative_l2 = std::sqrt(difference / norm);
   const size_t rows = logits.size() / vocab_size;
