@@ -12,6 +12,9 @@ namespace {
 // server sleeps.
 constexpr int kSpinsBeforeSleep = 20'000;
 
+// A piece is microseconds of work; past that the thread inside is not running.
+constexpr int kSpinsBeforeYield = 2'000;
+
 inline void CpuRelax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -49,18 +52,40 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain,
   grain_ = grain;
   next_.store(0, std::memory_order_relaxed);
   failed_.store(false, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
-  {
-    // Under the lock, so that a thread about to sleep cannot miss the new generation.
+  state_.store(kOpen, std::memory_order_release);
+  generation_.fetch_add(1);
+  // A thread counts itself as a sleeper before it looks at the generation for the last time, so one
+  // of the two sides sees the other.
+  if (sleepers_.load() > 0) {
     std::lock_guard lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
+    wake_.notify_all();
   }
-  wake_.notify_all();
   RunPieces(0);
-  while (busy_.load(std::memory_order_acquire) != 0) CpuRelax();
+  Close();
   if (failed_.load(std::memory_order_relaxed)) {
     std::lock_guard lock(mutex_);
     std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+}
+
+// Joins the current loop unless it is closed.
+bool ThreadPool::Enter() {
+  uint32_t state = state_.load(std::memory_order_relaxed);
+  while ((state & kOpen) != 0) {
+    if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire)) return true;
+  }
+  return false;
+}
+
+// Lets nobody join any more and waits for those inside.
+void ThreadPool::Close() {
+  uint32_t inside = state_.fetch_and(~kOpen, std::memory_order_acquire) & ~kOpen;
+  for (int spins = 0; inside != 0; inside = state_.load(std::memory_order_acquire)) {
+    if (++spins < kSpinsBeforeYield) {
+      CpuRelax();
+    } else {
+      std::this_thread::yield();  // whoever is inside may be waiting for this very core
+    }
   }
 }
 
@@ -78,22 +103,29 @@ void ThreadPool::RunPieces(int thread) {
   }
 }
 
+// Returns when there is a loop that this thread has not seen, or when the pool stops.
+void ThreadPool::WaitForLoop(uint64_t* seen) {
+  for (int spins = 0; spins < kSpinsBeforeSleep; ++spins) {
+    if (generation_.load(std::memory_order_acquire) != *seen) break;
+    CpuRelax();
+  }
+  if (generation_.load(std::memory_order_acquire) == *seen) {
+    std::unique_lock lock(mutex_);
+    sleepers_.fetch_add(1);
+    wake_.wait(lock, [&] { return generation_.load() != *seen; });
+    sleepers_.fetch_sub(1);
+  }
+  *seen = generation_.load(std::memory_order_acquire);
+}
+
 void ThreadPool::ThreadMain(int thread) {
   uint64_t seen = 0;
   while (true) {
-    int spins = 0;
-    while (generation_.load(std::memory_order_acquire) == seen) {
-      if (++spins < kSpinsBeforeSleep) {
-        CpuRelax();
-        continue;
-      }
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
-    }
-    seen = generation_.load(std::memory_order_acquire);
+    WaitForLoop(&seen);
     if (stop_.load()) return;
+    if (!Enter()) continue;
     RunPieces(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    state_.fetch_sub(1, std::memory_order_release);
   }
 }
 

@@ -37,16 +37,25 @@ class ThreadPool {
  private:
   void ThreadMain(int thread);
   void RunPieces(int thread);
+  bool Enter();
+  void Close();
+  void WaitForLoop(uint64_t* seen);
 
   std::vector<std::thread> threads_;
 
-  // The current loop. Written by the caller before generation_ is advanced, read by the team after.
+  // The current loop: written by the caller while the loop is closed, read by threads inside it.
   const std::function<void(int64_t, int64_t, int)>* body_ = nullptr;
   int64_t count_ = 0;
   int64_t grain_ = 1;
   std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};  // threads of the team that have not finished the current loop
-  std::atomic<uint64_t> generation_{0};
+
+  // Whether the loop is open to join (kOpen), and how many threads of the team are inside. A thread
+  // that wakes late finds the loop closed and is not waited for.
+  static constexpr uint32_t kOpen = 1u << 31;
+  std::atomic<uint32_t> state_{0};
+
+  std::atomic<uint64_t> generation_{0};  // advanced with each loop, and to stop
+  std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::atomic<bool> failed_{false};
   std::exception_ptr error_;  // guarded by mutex_

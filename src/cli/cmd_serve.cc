@@ -69,7 +69,9 @@ int Serve(const ServeFlags& flags) {
 
   const std::vector<std::string> names =
       flags.served_names.empty() ? std::vector{model.name} : flags.served_names;
-  ServerOptions options{.api_keys = flags.api_keys, .version = SLUICE_VERSION};
+  ServerOptions options;
+  options.api_keys = flags.api_keys;
+  options.version = SLUICE_VERSION;
   options.http.host = flags.host;
   options.http.port = flags.port;
   Server server(options,
