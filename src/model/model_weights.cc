@@ -88,8 +88,8 @@ class ModelWeights::Builder {
     Shape shape;
     for (TensorRole role : roles) {
       const TensorRule* rule = FindRule(spec_, role);
-      const bool applies = rule != nullptr && (rule->layers == LayerSet::kNone ||
-                                               spec_.HasLayer(rule->layers, layer));
+      const bool applies = rule != nullptr &&
+                           (rule->layers == LayerSet::kNone || spec_.HasLayer(rule->layers, layer));
       if (!applies) continue;
       const int64_t rows = rule->shape[0] + (rules.empty() ? 0 : shape[0]);
       shape = rule->shape;
