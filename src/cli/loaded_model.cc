@@ -137,11 +137,15 @@ int DefaultPages(const ModelSpec& spec, const ModelFlags& flags, const RunnerOpt
   return static_cast<int>(std::min(pages, kMaxPages));
 }
 
+// Less than this is loaded before a reader could see that it is loading.
+constexpr int64_t kProgressFromBytes = 256 << 20;
+
 // One line on standard error: rewritten in place on a terminal, else a line each quarter.
 LoadProgress MakeProgress(const std::string& name) {
   const bool terminal = isatty(STDERR_FILENO) != 0;
   return [name, terminal, last = int64_t{-1}](int64_t done, int64_t total) mutable {
-    const int64_t percent = total == 0 ? 100 : done * 100 / total;
+    if (total < kProgressFromBytes) return;
+    const int64_t percent = done * 100 / total;
     const int64_t mark = terminal ? percent : percent / 25;
     if (mark == last) return;
     last = mark;

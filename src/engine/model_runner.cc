@@ -1,6 +1,7 @@
 #include "engine/model_runner.h"
 
 #include <algorithm>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,21 @@ void CheckFits(const MemoryNeeds& needs) {
                   "), " + FormatBytes(available) +
                   " available: try a smaller --max-model-len or --max-num-seqs, --dtype bf16, or "
                   "--expert-slots to keep fewer experts in memory");
+}
+
+// Adds up what loading threads read. Copies share the count.
+OnBytesRead CountBytes(int64_t total, const LoadProgress& progress) {
+  if (!progress) return {};
+  struct Count {
+    std::mutex mutex;
+    int64_t done = 0;
+  };
+  return [count = std::make_shared<Count>(), total, progress](int64_t bytes) {
+    std::lock_guard lock(count->mutex);
+    if (count->done >= total) return;  // loaded: experts that are read again later are no progress
+    count->done = std::min(total, count->done + bytes);
+    progress(count->done, total);
+  };
 }
 
 }  // namespace
@@ -77,12 +93,15 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
   Validate(spec_);
   CheckFits(EstimateMemory(spec_, options_));
 
-  weights_ = std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, progress);
+  const OnBytesRead on_read =
+      CountBytes(static_cast<int64_t>(EstimateMemory(spec_, options_).weight_bytes), progress);
+  weights_ = std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read);
   const std::vector<int> moe_layers = MoeLayers(spec_);
   if (!moe_layers.empty()) {
     const int local = ExpertsPerRank(spec_, options_);
     ProcessGroup* group = options_.expert_parallel;
-    expert_source_ = std::make_unique<CheckpointExperts>(spec_, source);
+    expert_source_ = std::make_unique<CheckpointExperts>(
+        spec_, source, options_.expert_slots == 0 ? on_read : OnBytesRead());
     experts_ = std::make_unique<ExpertStore>(
         ExpertLayoutOf(spec_, options_.dtype),
         ExpertStore::Options{.layers = moe_layers,

@@ -52,6 +52,9 @@ MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options);
 // The KV layout that a spec has under `options`.
 KvLayout KvLayoutOf(const ModelSpec& spec, const RunnerOptions& options);
 
+// Told how far loading is, from loading threads, one at a time. Not called once loading is over.
+using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
+
 // A model on this process's CPU: weights, pages, threads and scratch, and the way from a StepPlan
 // to logits. One caller thread.
 class ModelRunner {

@@ -1,6 +1,5 @@
 #include "model/model_weights.h"
 
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -32,18 +31,11 @@ class ModelWeights::Builder {
     for (int i = 0; i < spec_.num_layers; ++i) weights_.layers_.push_back(PlanLayer(i));
   }
 
-  void Read(const WeightSource& source, ThreadPool& pool, const LoadProgress& progress) {
-    int64_t total = 0;
-    for (const Job& job : jobs_) total += job.target.NumBytes();
-    std::mutex mutex;
-    int64_t done = 0;
+  void Read(const WeightSource& source, ThreadPool& pool, const OnBytesRead& on_read) {
     pool.ParallelFor(static_cast<int64_t>(jobs_.size()), 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         source.Read(jobs_[i].name, jobs_[i].shape, jobs_[i].target);
-        if (!progress) continue;
-        std::lock_guard lock(mutex);
-        done += jobs_[i].target.NumBytes();
-        progress(done, total);
+        if (on_read) on_read(jobs_[i].target.NumBytes());
       }
     });
   }
@@ -115,14 +107,16 @@ class ModelWeights::Builder {
 };
 
 ModelWeights::ModelWeights(const ModelSpec& spec, const WeightSource& source, DType dtype,
-                           ThreadPool& pool, const LoadProgress& progress) {
+                           ThreadPool& pool, const OnBytesRead& on_read) {
   Builder builder(*this, spec, dtype);
   builder.Plan();
-  builder.Read(source, pool, progress);
+  builder.Read(source, pool, on_read);
 }
 
-CheckpointExperts::CheckpointExperts(const ModelSpec& spec, const WeightSource& source)
+CheckpointExperts::CheckpointExperts(const ModelSpec& spec, const WeightSource& source,
+                                     OnBytesRead on_read)
     : source_(source),
+      on_read_(std::move(on_read)),
       gate_(RequireRule(spec, TensorRole::kExpertGate)),
       up_(RequireRule(spec, TensorRole::kExpertUp)),
       down_(RequireRule(spec, TensorRole::kExpertDown)) {}
@@ -131,6 +125,7 @@ void CheckpointExperts::Read(int layer, int expert, const ExpertSlotView& target
   source_.Read(TensorName(gate_, layer, expert), gate_.shape, target.gate);
   source_.Read(TensorName(up_, layer, expert), up_.shape, target.up);
   source_.Read(TensorName(down_, layer, expert), down_.shape, target.down);
+  if (on_read_) on_read_(3 * target.gate.NumBytes());
 }
 
 std::vector<int> MoeLayers(const ModelSpec& spec) {

@@ -33,8 +33,8 @@ struct LayerWeights {
   MoeWeights moe;                       // MoE layers
 };
 
-// Told how far loading is. Called from loading threads, one at a time.
-using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
+// Told of bytes that were read, piece by piece, from loading threads, several at once.
+using OnBytesRead = std::function<void(int64_t bytes)>;
 
 // Every weight of a model but its routed experts, in host memory.
 class ModelWeights {
@@ -42,7 +42,7 @@ class ModelWeights {
   // Reads what spec.tensors lists, converting to `dtype`. Throws Error(kDataLoss) for a tensor that
   // is missing or has another shape, naming it.
   ModelWeights(const ModelSpec& spec, const WeightSource& source, DType dtype, ThreadPool& pool,
-               const LoadProgress& progress = {});
+               const OnBytesRead& on_read = {});
 
   const ConstTensorView& embedding() const { return embedding_; }    // [vocab, hidden]
   const ConstTensorView& final_norm() const { return final_norm_; }  // [hidden]
@@ -61,11 +61,12 @@ class ModelWeights {
 // Routed experts out of a checkpoint, for ExpertStore. Both arguments must outlive it.
 class CheckpointExperts : public ExpertSource {
  public:
-  CheckpointExperts(const ModelSpec& spec, const WeightSource& source);
+  CheckpointExperts(const ModelSpec& spec, const WeightSource& source, OnBytesRead on_read = {});
   void Read(int layer, int expert, const ExpertSlotView& target) const override;
 
  private:
   const WeightSource& source_;
+  const OnBytesRead on_read_;
   const TensorRule& gate_;
   const TensorRule& up_;
   const TensorRule& down_;
