@@ -33,9 +33,9 @@ const Value* Arguments::Find(size_t index, std::string_view name) const {
   return nullptr;
 }
 
-Value Arguments::Get(size_t index, std::string_view name, Value fallback) const {
+Value Arguments::Get(size_t index, std::string_view name, const Value& fallback) const {
   const Value* found = Find(index, name);
-  return found != nullptr ? *found : std::move(fallback);
+  return found != nullptr ? *found : fallback;
 }
 
 const std::string& Arguments::Text(size_t index, std::string_view name) const {

@@ -25,7 +25,7 @@ class Arguments {
 
   // The argument at `index` or called `name`; null when it was not given.
   const Value* Find(size_t index, std::string_view name) const;
-  Value Get(size_t index, std::string_view name, Value fallback) const;
+  Value Get(size_t index, std::string_view name, const Value& fallback) const;
   // Throws when the argument is missing or of another type.
   const std::string& Text(size_t index, std::string_view name) const;
   int64_t Integer(size_t index, std::string_view name, int64_t fallback) const;

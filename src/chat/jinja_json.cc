@@ -92,7 +92,7 @@ class Writer {
     if (style_.indent < 0) return;
     out_.push_back('\n');
     budget_->Bytes(static_cast<uint64_t>(level) * static_cast<uint64_t>(style_.indent));
-    out_.append(static_cast<size_t>(level * style_.indent), ' ');
+    out_.append(static_cast<size_t>(level) * static_cast<size_t>(style_.indent), ' ');
   }
 
   void WriteEscape(char32_t unit) {

@@ -61,7 +61,9 @@ class Value {
                                std::shared_ptr<const Callable>>;
 
   Value() : storage_(None{}) {}
-  Value(Storage storage) : storage_(std::move(storage)) {}
+  // Any alternative of the variant is a value.
+  Value(Storage storage)  // NOLINT(google-explicit-constructor)
+      : storage_(std::move(storage)) {}
   static Value Bool(bool value) { return Storage(value); }
   static Value Int(int64_t value) { return Storage(value); }
   static Value Float(double value) { return Storage(value); }
