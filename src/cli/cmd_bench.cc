@@ -22,13 +22,13 @@ struct BenchFlags {
 void AddBenchFlags(CLI::App& command, BenchFlags& flags) {
   AddModelFlags(command, flags.model);
   command.add_option("--batch-size", flags.latency.batch, "Sequences at once")
-      ->check(CLI::Range(1, 4096));
+      ->check(Quiet(CLI::Range(1, 4096)));
   command.add_option("--input-len", flags.latency.prompt_tokens, "Prompt tokens a sequence")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(Quiet(CLI::Range(1, 1 << 20)));
   command.add_option("--output-len", flags.latency.output_tokens, "Tokens to make a sequence")
-      ->check(CLI::Range(2, 1 << 20));
+      ->check(Quiet(CLI::Range(2, 1 << 20)));
   command.add_option("--repeats", flags.latency.repeats, "Timed runs, after one warm-up")
-      ->check(CLI::Range(1, 1000));
+      ->check(Quiet(CLI::Range(1, 1000)));
   command.add_flag("--json", flags.json, "Print every figure and the raw samples as JSON");
 }
 

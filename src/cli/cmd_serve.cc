@@ -12,6 +12,7 @@
 #include "base/metrics.h"
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
+#include "cli/model_flags.h"
 #include "sched/engine_loop.h"
 #include "server/server.h"
 
@@ -105,17 +106,19 @@ Command AddServe(CLI::App& app) {
   const char* group = "Server";
   command->add_option("--host", flags->host, "Address to listen on")->group(group);
   command->add_option("--port", flags->port, "Port to listen on; 0 = any that is free")
-      ->check(CLI::Range(0, 65535))
+      ->check(Quiet(CLI::Range(0, 65535)))
       ->group(group);
   command
       ->add_option("--served-model-name", flags->served_names,
                    "Names that requests may use for the model; default: the folder's")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->default_str("")
       ->group(group);
   command
       ->add_option("--api-key", flags->api_keys,
                    "Require this key as 'Authorization: Bearer KEY'; may be given several times")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->default_str("")
       ->group(group);
   return [flags] { return Serve(*flags); };
 }

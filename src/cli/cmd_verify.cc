@@ -225,7 +225,7 @@ Command AddVerify(CLI::App& app) {
   command->add_option("--text", flags->text,
                       "Text file: print the mean negative log-likelihood per token");
   command->add_option("--window", flags->window, "Tokens of text scored together")
-      ->check(CLI::Range(2, 1 << 20));
+      ->check(Quiet(CLI::Range(2, 1 << 20)));
   command->add_option("--logits-out", flags->logits_out,
                       "Write our logits to this safetensors file");
   command->add_flag("--replay-routing", flags->replay_routing,

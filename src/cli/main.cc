@@ -29,7 +29,11 @@ int Main(std::vector<std::string> arguments) {
   app.require_subcommand(1);
   app.fallthrough();
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app.option_defaults()->always_capture_default();
   app.get_formatter()->column_width(34);
+  app.get_formatter()->label("INT", "N");
+  app.get_formatter()->label("UINT", "N");
+  app.get_formatter()->label("FLOAT", "X");
   std::string log_level = "info";
   app.add_option("--log-level", log_level, "trace, debug, info, warning, error or off");
 

@@ -7,6 +7,11 @@
 
 namespace sluice {
 
+CLI::Validator Quiet(CLI::Validator validator) {
+  validator.description("");
+  return validator;
+}
+
 void AddModelFlags(CLI::App& app, ModelFlags& flags) {
   app.add_option("model", flags.model,
                  "Folder of a Hugging Face checkpoint (config.json, *.safetensors, "
@@ -20,18 +25,18 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
       ->group(group);
   app.add_option("--load-format", flags.load_format,
                  "auto, safetensors, or dummy: seeded random weights for the config")
-      ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
+      ->check(Quiet(CLI::IsMember({"auto", "safetensors", "dummy"})))
       ->group(group);
   app.add_option("--hf-overrides", flags.hf_overrides,
                  "JSON object merged into config.json, as '{\"num_hidden_layers\": 2}'")
       ->group(group);
   app.add_option("--dtype", flags.dtype, "Weights: auto (as stored), float32, bfloat16 or float16")
-      ->check(CLI::IsMember(
-          {"auto", "float32", "f32", "float", "bfloat16", "bf16", "float16", "f16", "half"}))
+      ->check(Quiet(CLI::IsMember(
+          {"auto", "float32", "f32", "float", "bfloat16", "bf16", "float16", "f16", "half"})))
       ->group(group);
   app.add_option("--kv-cache-dtype", flags.kv_cache_dtype,
                  "Keys and values: auto (as the weights), float32 or bfloat16")
-      ->check(CLI::IsMember({"auto", "float32", "f32", "bfloat16", "bf16"}))
+      ->check(Quiet(CLI::IsMember({"auto", "float32", "f32", "bfloat16", "bf16"})))
       ->group(group);
   app.add_option("--seed", flags.seed, "Seed of random weights, and of sampling in run and chat")
       ->group(group);
@@ -48,27 +53,27 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
 
   const char* machine = "Machine";
   app.add_option("--device", flags.device, "auto or cpu")
-      ->check(CLI::IsMember({"auto", "cpu"}))
+      ->check(Quiet(CLI::IsMember({"auto", "cpu"})))
       ->group(machine);
   app.add_option("--threads", flags.threads, "Threads that compute; 0 = every core allowed")
-      ->check(CLI::Range(0, 1024))
+      ->check(Quiet(CLI::Range(0, 1024)))
       ->group(machine);
   app.add_option("--cpu-tier", flags.cpu_tier, "auto, portable, avx2 or avx512")
-      ->check(CLI::IsMember({"auto", "portable", "avx2", "avx512"}))
+      ->check(Quiet(CLI::IsMember({"auto", "portable", "avx2", "avx512"})))
       ->group(machine);
   app.add_option("--max-model-len", flags.max_model_len,
                  "Positions a sequence may have; 0 = the model's own limit")
-      ->check(CLI::NonNegativeNumber)
+      ->check(Quiet(CLI::NonNegativeNumber))
       ->group(machine);
   app.add_option("--max-num-seqs", flags.max_num_seqs, "Sequences in the batch at once")
-      ->check(CLI::Range(1, 65536))
+      ->check(Quiet(CLI::Range(1, 65536)))
       ->group(machine);
   app.add_option("--max-num-batched-tokens", flags.max_num_batched_tokens,
                  "Tokens of one step: prefills longer than what is left are cut in chunks")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(Quiet(CLI::Range(1, 1 << 20)))
       ->group(machine);
   app.add_option("--block-size", flags.block_size, "Positions a KV page")
-      ->check(CLI::IsMember({8, 16, 32, 64}))
+      ->check(Quiet(CLI::IsMember({8, 16, 32, 64})))
       ->group(machine);
   app.add_option("--kv-cache-memory", flags.kv_cache_memory,
                  "Memory of the KV cache, as 4GB; default: what --max-num-seqs sequences of "
@@ -76,7 +81,7 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
       ->group(machine);
   app.add_option("--expert-slots", flags.expert_slots,
                  "Experts held in memory at once, the others are read when needed; 0 = all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(Quiet(CLI::NonNegativeNumber))
       ->group(machine);
   app.add_flag("--reference-ops", flags.reference_ops,
                "Every op by its plain maths in double precision, slowly")

@@ -6,7 +6,8 @@
 
 namespace CLI {
 class App;
-}
+class Validator;
+}  // namespace CLI
 
 namespace sluice {
 
@@ -36,6 +37,9 @@ struct ModelFlags {
   int expert_slots = 0;
   bool reference_ops = false;
 };
+
+// The same check without its own words in --help: the flag's description says what it takes.
+CLI::Validator Quiet(CLI::Validator validator);
 
 // Declares the flags on a command.
 void AddModelFlags(CLI::App& app, ModelFlags& flags);

@@ -88,7 +88,7 @@ TextEngine::Answer TextEngine::Generate(const std::vector<TokenId>& prompt, Samp
 void AddSamplingFlags(CLI::App& app, SamplingFlags& flags) {
   const char* group = "Sampling";
   app.add_option("--max-tokens", flags.max_tokens, "Tokens to make; 0 = what the context holds")
-      ->check(CLI::NonNegativeNumber)
+      ->check(Quiet(CLI::NonNegativeNumber))
       ->group(group);
   app.add_option("--temperature", flags.temperature, "0 = always the most likely token")
       ->group(group);
@@ -104,6 +104,7 @@ void AddSamplingFlags(CLI::App& app, SamplingFlags& flags) {
   app.add_option("--stop", flags.stop,
                  "End the text before this string; may be given several times")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->default_str("")
       ->group(group);
   app.add_flag("--ignore-eos", flags.ignore_eos, "Go on past end-of-sequence tokens")->group(group);
 }

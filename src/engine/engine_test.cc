@@ -109,9 +109,8 @@ TEST_F(EngineTest, EstimateCountsTheExpertsThatAreHeld) {
 
 TEST(CompareLogits, MeasuresDistances) {
   const std::vector<float> reference = {0, 3, 4, 0};
-  const std::vector<float> same = reference;
-  EXPECT_EQ(CompareLogits(same, reference, 2).relative_l2, 0);
-  EXPECT_NEAR(CompareLogits(same, reference, 2).mean_kl, 0, 1e-12);
+  EXPECT_EQ(CompareLogits(reference, reference, 2).relative_l2, 0);
+  EXPECT_NEAR(CompareLogits(reference, reference, 2).mean_kl, 0, 1e-12);
   const std::vector<float> other = {0, 3, 4, 1};
   const LogitsDistance distance = CompareLogits(other, reference, 2);
   EXPECT_DOUBLE_EQ(distance.relative_l2, 0.2);

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -242,3 +244,15 @@ def test_a_foreign_trace_is_refused(tmp_path):
     trace = tmp_path / "trace.bin"
     trace.write_bytes(b"not a trace at all, but long enough to be read as one")
     refused(sluice("run", "-p", "x", "--routing", f"replay:{trace}"), 1, "trace.bin")
+
+
+def test_the_page_of_flags_has_every_flag():
+    script = ROOT / "tools/docs/make_flags.py"
+    made = subprocess.run(
+        [sys.executable, script, BINARY], capture_output=True, text=True, check=True
+    ).stdout
+    page = (ROOT / "docs/FLAGS.md").read_text()
+    # The wording of help differs between versions of the parser's library, the flags do not.
+    flags = [sorted(re.findall(r"^ *(?:-\w,)?(--[a-z][a-z-]+)", text, re.M)) for text in (made, page)]
+    assert flags[0] == flags[1], f"run {script.name}"
+    assert len(flags[0]) > 100
