@@ -52,7 +52,7 @@ struct IoThread {
   std::thread thread;
 };
 
-void LogFailure(std::exception_ptr failure) {
+void LogFailure(const std::exception_ptr& failure) {
   if (!failure) return;
   try {
     std::rethrow_exception(failure);

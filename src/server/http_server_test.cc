@@ -66,7 +66,7 @@ class Client {
   }
   // One answer with a Content-Length.
   std::string ReadAnswer() {
-    const std::string head = ReadThrough("\r\n\r\n");
+    std::string head = ReadThrough("\r\n\r\n");
     const size_t field = head.find("Content-Length: ");
     if (field == std::string::npos) return head;
     const size_t length = std::stoul(head.substr(field + 16));
