@@ -164,7 +164,15 @@ TEST_P(GoldenTest, Bf16WithReplayedRoutingIsClose) {
   EXPECT_NE(logits, Baseline());
 }
 
-// Runs requests through the engine loop and gathers each one's tokens.
+// What a request got: its tokens, and with each the logprobs of the likeliest ones, whose bits show
+// any change of the logits.
+struct Text {
+  std::vector<TokenId> tokens;
+  std::vector<float> logprobs;
+  bool operator==(const Text&) const = default;
+};
+
+// Runs requests through the engine loop and gathers each one's text.
 class LoopRun {
  public:
   LoopRun(ModelRunner& runner, std::unique_ptr<DecodeStrategy> strategy, int max_batched_tokens)
@@ -172,15 +180,18 @@ class LoopRun {
         loop_(worker_, std::move(strategy),
               {.max_num_seqs = 8, .max_num_batched_tokens = max_batched_tokens}) {}
 
-  std::vector<std::vector<TokenId>> Greedy(const std::vector<std::vector<TokenId>>& prompts,
-                                           int max_tokens) {
-    std::vector<std::vector<TokenId>> texts(prompts.size());
+  std::vector<Text> Greedy(const std::vector<std::vector<TokenId>>& prompts, int max_tokens) {
+    std::vector<Text> texts(prompts.size());
     size_t finished = 0;
     for (size_t i = 0; i < prompts.size(); ++i) {
-      SamplingParams params{.temperature = 0, .max_tokens = max_tokens, .ignore_eos = true};
+      SamplingParams params{
+          .temperature = 0, .max_tokens = max_tokens, .ignore_eos = true, .logprobs = kMaxLogprobs};
       loop_.Submit({.prompt = prompts[i], .sampling = params}, [&, i](const Output& output) {
         std::lock_guard lock(mutex_);
-        for (const SampledToken& token : output.tokens) texts[i].push_back(token.token);
+        for (const SampledToken& token : output.tokens) {
+          texts[i].tokens.push_back(token.token);
+          for (const TokenLogprob& other : token.top) texts[i].logprobs.push_back(other.logprob);
+        }
         if (!output.finish.has_value()) return;
         EXPECT_EQ(*output.finish, FinishReason::kLength) << output.error;
         ++finished;
@@ -211,13 +222,17 @@ std::vector<std::vector<TokenId>> Prompts(const Golden& golden) {
   return prompts;
 }
 
-TEST_P(GoldenTest, PreemptionAndChunkedPrefillDoNotChangeTheText) {
+TEST_P(GoldenTest, PreemptionAndChunkedPrefillDoNotChangeABit) {
   const auto prompts = Prompts(model_.golden);
   const auto count = static_cast<int>(model_.golden.greedy_ids.size());
+  // Each alone, with room for all.
   const auto roomy = model_.MakeRunner();
-  std::vector<std::vector<TokenId>> expected;
-  for (const auto& prompt : prompts) expected.push_back(GreedyContinuation(*roomy, prompt, count));
-  EXPECT_EQ(expected[0], model_.golden.greedy_ids);
+  LoopRun alone(*roomy, MakeAutoregressive(), /*max_batched_tokens=*/256);
+  std::vector<Text> expected;
+  for (const auto& prompt : prompts) expected.push_back(alone.Greedy({prompt}, count)[0]);
+  EXPECT_EQ(alone.Stats().preemptions, 0u);
+  EXPECT_EQ(expected[0].tokens, model_.golden.greedy_ids);
+  EXPECT_EQ(expected[0].logprobs.size(), size_t{kMaxLogprobs} * count);
 
   // Seven pages of sixteen positions cannot hold five sequences of up to 64: some are thrown out
   // and recomputed.
