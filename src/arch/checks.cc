@@ -49,8 +49,11 @@ void ValidateAttention(const ModelSpec& spec) {
   if (!(attention.scale > 0.0f)) {
     Refuse(spec, "attention.scale", std::to_string(attention.scale), "above 0");
   }
-  if (attention.clip_qkv && !(*attention.clip_qkv > 0.0f)) {
-    Refuse(spec, "attention.clip_qkv", std::to_string(*attention.clip_qkv), "above 0");
+  if (attention.clip_qkv) {
+    Refuse(spec, "attention.clip_qkv", std::to_string(*attention.clip_qkv), "not set");
+  }
+  if (attention.qk_norm == QkNorm::kFullWidth) {
+    Refuse(spec, "attention.qk_norm", "full width", "none or per head");
   }
   if (attention.mask == ops::AttentionMask::kTree) {
     Refuse(spec, "attention.mask", "tree",

@@ -51,6 +51,49 @@ constexpr std::string_view kHarmlessKeys[] = {"_name_or_path",
                                               "tokenizer_class",
                                               "unsloth_version"};
 
+// Keys of other families that change what a model computes. Set to anything but null, false, 0 or
+// nothing where the family does not read them, they are refused: ignoring one gives wrong logits.
+constexpr std::string_view kMeaningfulKeys[] = {"attention_multiplier",
+                                                "attn_logit_softcapping",
+                                                "clip_qkv",
+                                                "embedding_multiplier",
+                                                "final_logit_softcapping",
+                                                "first_k_dense_replace",
+                                                "kv_lora_rank",
+                                                "layernorm_num_groups",
+                                                "logit_scale",
+                                                "logits_scaling",
+                                                "moe_layer_start_index",
+                                                "n_group",
+                                                "n_shared_experts",
+                                                "no_rope_layers",
+                                                "parallel_attn",
+                                                "partial_rotary_factor",
+                                                "q_lora_rank",
+                                                "query_pre_attn_scalar",
+                                                "residual_multiplier",
+                                                "rotary_pct",
+                                                "routed_scaling_factor",
+                                                "scale_depth",
+                                                "scale_emb",
+                                                "scoring_func",
+                                                "topk_group",
+                                                "topk_method",
+                                                "use_mrope"};
+
+void RefuseMeaningfulKeys(const HfConfig& config) {
+  for (const std::string& key : config.UnreadKeys()) {
+    if (std::find(std::begin(kMeaningfulKeys), std::end(kMeaningfulKeys), key) ==
+        std::end(kMeaningfulKeys)) {
+      continue;
+    }
+    const std::string value = config.Describe(key);
+    if (value == "null" || value == "false" || value == "0" || value == "[]") continue;
+    throw Error(ErrorCode::kUnsupported, config.origin() + ": \"" + key + "\" is " + value +
+                                             ", which this family does not support");
+  }
+}
+
 std::vector<std::string> UnknownKeys(const HfConfig& config) {
   std::vector<std::string> unknown = config.UnreadKeys();
   std::erase_if(unknown, [](const std::string& key) {
@@ -105,6 +148,7 @@ SpecResult SpecFromConfig(const HfConfig& config, const HfConfig* generation_con
     result.spec.eos_token_ids = ReadEos(*generation_config);
   }
   Validate(result.spec);
+  RefuseMeaningfulKeys(config);
   result.unknown_keys = UnknownKeys(config);
   return result;
 }

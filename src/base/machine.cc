@@ -36,6 +36,18 @@ uint64_t ReadKilobyteLine(const char* path, std::string_view name) {
   return 0;
 }
 
+uint64_t ReclaimableFileBytes() {
+  for (const char* path : {"/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat"}) {
+    std::ifstream file(path);
+    std::string name;
+    uint64_t value = 0;
+    while (file >> name >> value) {
+      if (name == "inactive_file" || name == "total_inactive_file") return value;
+    }
+  }
+  return 0;
+}
+
 int CgroupCpuLimit() {
   std::ifstream file("/sys/fs/cgroup/cpu.max");  // "QUOTA PERIOD" in microseconds, or "max PERIOD"
   double quota = 0;
@@ -94,9 +106,11 @@ MemoryInfo QueryMemory() {
       ReadNumber("/sys/fs/cgroup/memory.max")
           .value_or(ReadNumber("/sys/fs/cgroup/memory/memory.limit_in_bytes").value_or(kNoLimit));
   if (limit < info.total_bytes) {
-    const uint64_t used =
+    uint64_t used =
         ReadNumber("/sys/fs/cgroup/memory.current")
             .value_or(ReadNumber("/sys/fs/cgroup/memory/memory.usage_in_bytes").value_or(0));
+    // Files that were read count as used, a mapped checkpoint among them, but give way when asked.
+    used -= std::min(used, ReclaimableFileBytes());
     info.total_bytes = limit;
     info.available_bytes = std::min(info.available_bytes, limit > used ? limit - used : 0);
   }

@@ -1,6 +1,8 @@
 #include "base/thread_pool.h"
 
 #include <algorithm>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
@@ -26,10 +28,22 @@ inline void CpuRelax() {
 ThreadPool::ThreadPool(int num_threads) {
   SLUICE_CHECK_GE(num_threads, 1);
   threads_.reserve(num_threads - 1);
-  for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { ThreadMain(i); });
+  try {
+    for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { ThreadMain(i); });
+  } catch (const std::system_error& error) {
+    const size_t started = threads_.size() + 1;
+    StopThreads();
+    throw Error(ErrorCode::kResourceExhausted,
+                "could start " + std::to_string(started) + " of " + std::to_string(num_threads) +
+                    " threads (" + error.what() + "): ask for fewer with --threads");
+  }
 }
 
 ThreadPool::~ThreadPool() {
+  StopThreads();
+}
+
+void ThreadPool::StopThreads() {
   {
     std::lock_guard lock(mutex_);
     stop_.store(true);

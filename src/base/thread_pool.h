@@ -19,7 +19,8 @@ namespace sluice {
 // loop's body.
 class ThreadPool {
  public:
-  // `num_threads` counts the caller; at least 1.
+  // `num_threads` counts the caller; at least 1. Throws Error(kResourceExhausted) when the system
+  // gives no more threads.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -36,6 +37,7 @@ class ThreadPool {
 
  private:
   void ThreadMain(int thread);
+  void StopThreads();
   void RunPieces(int thread);
   bool Enter();
   void Close();

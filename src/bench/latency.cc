@@ -64,8 +64,7 @@ class Batch {
     if (pages_each_ * options.batch > runner.options().num_pages) {
       throw Error(ErrorCode::kResourceExhausted,
                   "the benchmark needs " + std::to_string(pages_each_ * options.batch) +
-                      " KV pages, the model has " + std::to_string(runner.options().num_pages) +
-                      ": raise --kv-cache-memory or lower the batch or the lengths");
+                      " KV pages, the model has " + std::to_string(runner.options().num_pages));
     }
     Reset();
   }
@@ -160,7 +159,9 @@ void CheckOptions(const ModelRunner& runner, const LatencyOptions& options) {
 
 double MeasureReadBandwidth(ThreadPool& pool, int64_t bytes) {
   constexpr int64_t kPiece = 64 << 10;
-  const int64_t count = std::max<int64_t>(bytes, 1 << 20) / kPiece * kPiece;
+  // Far beyond any cache a larger buffer shows nothing new, and it has to fit beside the model.
+  constexpr int64_t kMost = int64_t{1} << 30;
+  const int64_t count = std::clamp<int64_t>(bytes, 1 << 20, kMost) / kPiece * kPiece;
   Buffer buffer(count);
   std::memset(buffer.data(), 1, buffer.size());
   std::vector<uint64_t> sums(pool.num_threads());

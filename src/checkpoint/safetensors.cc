@@ -192,8 +192,10 @@ class HeaderHandler {
     entry_.begin = offsets_[0];
     entry_.end = offsets_[1];
     uint64_t bytes = SizeOf(entry_.dtype);
+    int64_t extent = static_cast<int64_t>(bytes);  // with 0 taken as 1: strides are made of it
     for (const int64_t dim : dims_) {
-      if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes)) {
+      if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes) ||
+          __builtin_mul_overflow(extent, std::max<int64_t>(dim, 1), &extent)) {
         Fail("has the shape " + entry_.shape.ToString() + ", which no memory holds");
       }
     }

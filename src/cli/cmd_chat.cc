@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -18,6 +19,20 @@ struct ChatFlags {
   SamplingFlags sampling;
   std::string system;
 };
+
+// The prompt of a conversation. Forgets its oldest exchanges while it fills more than half of the
+// context: the other half is for the answer.
+std::vector<TokenId> FitPrompt(const TextEngine& engine, std::vector<ChatMessage>& messages) {
+  while (true) {
+    std::vector<TokenId> prompt = engine.model().tokenizer->Encode(
+        engine.model().chat_template->Render(messages, {.add_generation_prompt = true}));
+    const auto oldest = std::find_if(messages.begin(), messages.end(),
+                                     [](const ChatMessage& m) { return m.role != "system"; });
+    const bool can_forget = std::distance(oldest, messages.end()) > 2;
+    if (static_cast<int>(prompt.size()) <= engine.max_model_len() / 2 || !can_forget) return prompt;
+    messages.erase(oldest, oldest + 2);
+  }
+}
 
 int Chat(const ChatFlags& flags) {
   TextEngine engine(flags.model);
@@ -39,10 +54,8 @@ int Chat(const ChatFlags& flags) {
     }
     if (!std::getline(std::cin, line) || line.empty()) break;
     messages.push_back({.role = "user", .content = line});
-    const std::string prompt =
-        model.chat_template->Render(messages, {.add_generation_prompt = true});
     const TextEngine::Answer answer =
-        engine.Generate(model.tokenizer->Encode(prompt), params, [](std::string_view text) {
+        engine.Generate(FitPrompt(engine, messages), params, [](std::string_view text) {
           fmt::print("{}", text);
           std::fflush(stdout);
         });

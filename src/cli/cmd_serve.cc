@@ -3,8 +3,12 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <future>
 #include <memory>
 #include <thread>
 
@@ -27,20 +31,44 @@ struct ServeFlags {
   std::vector<std::string> api_keys;
 };
 
-// Blocks SIGINT and SIGTERM for every thread made from here on, so that one thread can wait for
-// them.
-sigset_t BlockStopSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  return signals;
-}
+// SIGINT and SIGTERM, taken by a thread of their own so that they are heard at any time: while the
+// model loads they end the process at once, later they end the server.
+class StopSignals {
+ public:
+  // To be made before any other thread, which then have the signals blocked.
+  StopSignals() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    std::thread([signals, state = state_] {
+      int received = 0;
+      sigwait(&signals, &received);
+      if (!state->serving) std::_Exit(128 + received);
+      state->received.set_value(received);
+    }).detach();
+  }
+
+  // From here on a signal waits for Wait.
+  void Defer() { state_->serving = true; }
+
+  // Blocks until a signal comes; to be called once, after Defer.
+  int Wait() { return state_->received.get_future().get(); }
+
+ private:
+  struct State {
+    std::atomic<bool> serving = false;
+    std::promise<int> received;
+  };
+  std::shared_ptr<State> state_ = std::make_shared<State>();
+};
 
 void PrintWelcome(const ServeFlags& flags, const OpenedModel& model, const std::string& name,
                   int port, double seconds) {
-  const std::string address = fmt::format("http://{}:{}", flags.host, port);
+  const bool ipv6 = flags.host.find(':') != std::string::npos;
+  const std::string host = ipv6 ? "[" + flags.host + "]" : flags.host;
+  const std::string address = fmt::format("http://{}:{}", host, port);
   fmt::print("{} ready in {:.2f} s\n", name, seconds);
   fmt::print("listening on {}\n", address);
   fmt::print(
@@ -53,7 +81,7 @@ void PrintWelcome(const ServeFlags& flags, const OpenedModel& model, const std::
 
 int Serve(const ServeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
-  const sigset_t signals = BlockStopSignals();
+  StopSignals signals;
   const OpenedModel model = OpenModel(flags.model);
   if (model.tokenizer == nullptr) {
     throw Error(ErrorCode::kNotFound, "'" + model.origin +
@@ -70,6 +98,14 @@ int Serve(const ServeFlags& flags) {
 
   const std::vector<std::string> names =
       flags.served_names.empty() ? std::vector{model.name} : flags.served_names;
+  const RunnerOptions& run = runner->options();
+  const int max_model_len = std::min(run.max_model_len, run.num_pages * run.page_size);
+  if (max_model_len < run.max_model_len) {
+    spdlog::warn(
+        "the KV cache holds {} positions: that is the context, not {}; raise "
+        "--kv-cache-memory for more",
+        max_model_len, run.max_model_len);
+  }
   ServerOptions options;
   options.api_keys = flags.api_keys;
   options.version = SLUICE_VERSION;
@@ -81,15 +117,15 @@ int Serve(const ServeFlags& flags) {
                  .chat_template = model.chat_template.has_value() ? &*model.chat_template : nullptr,
                  .generator = loop,
                  .metrics = metrics,
-                 .max_model_len = runner->options().max_model_len,
+                 .max_model_len = max_model_len,
                  .default_sampling = DefaultSampling(model),
                  .resident_bytes = [] { return ResidentBytes(); }});
+  signals.Defer();
   server.Start();
   const std::chrono::duration<double> ready = std::chrono::steady_clock::now() - start;
   PrintWelcome(flags, model, names.front(), server.port(), ready.count());
 
-  int received = 0;
-  sigwait(&signals, &received);
+  const int received = signals.Wait();
   spdlog::info("received {}, stopping", received == SIGINT ? "SIGINT" : "SIGTERM");
   server.Stop();
   server.Wait();

@@ -98,6 +98,12 @@ boost::json::object VerifyGolden(const VerifyFlags& flags, const OpenedModel& mo
                 fmt::format("the golden's logits have {} columns, the model's vocabulary {}",
                             golden.vocab_size, model.spec.vocab_size));
   }
+  for (TokenId id : golden.input_ids) {
+    if (id >= 0 && id < golden.vocab_size) continue;
+    throw Error(ErrorCode::kDataLoss,
+                fmt::format("the golden's input_ids hold {}, the vocabulary ends at {}", id,
+                            golden.vocab_size - 1));
+  }
   const bool moe = model.spec.moe.num_experts > 0;
   std::shared_ptr<InMemoryTrace> reference = moe ? MakeTrace(model) : nullptr;
   std::shared_ptr<InMemoryTrace> ours = moe ? MakeTrace(model) : nullptr;
@@ -187,6 +193,13 @@ int Verify(const VerifyFlags& flags) {
   if (golden_file.empty() && flags.text.empty())
     golden_file = flags.model.model + "/golden.safetensors";
 
+  if (!golden_file.empty() && flags.golden.empty() && flags.model.model.empty()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "nothing to verify the embedded model against: give --golden FILE or --text FILE");
+  }
+  if (golden_file.empty() && !flags.logits_out.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "--logits-out writes a golden's logits: add --golden");
+  }
   bool passed = true;
   boost::json::object report{{"model", model.name}, {"kernels", Kernels(options)}};
   if (!golden_file.empty()) {
@@ -196,7 +209,7 @@ int Verify(const VerifyFlags& flags) {
     report["golden"] = VerifyGolden(flags, model, options, golden, passed);
   }
   if (!flags.text.empty()) {
-    options.num_pages = flags.window / options.page_size + 1;
+    options.num_pages = std::min(flags.window, options.max_model_len) / options.page_size + 1;
     report["text"] = VerifyText(flags, model, options);
   }
   if (flags.require_fast && (options.reference_ops || options.tier == CpuTier::kPortable)) {

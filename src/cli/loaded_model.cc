@@ -210,6 +210,11 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
                 fmt::format("--max-model-len {} is more than the model's {} positions",
                             options.max_model_len, spec.max_positions));
   }
+  if (options.max_model_len < 2) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "a context of one position has no room for an answer: --max-model-len should be 2 "
+                "at least");
+  }
   if (flags.expert_slots > 0 && flags.expert_slots < spec.moe.top_k) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--expert-slots {} is fewer than the {} experts of one token",

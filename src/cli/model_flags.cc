@@ -77,7 +77,8 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
       ->group(machine);
   app.add_option("--kv-cache-memory", flags.kv_cache_memory,
                  "Memory of the KV cache, as 4GB; default: what --max-num-seqs sequences of "
-                 "--max-model-len need, at most a quarter of the memory available")
+                 "--max-model-len need, at most a quarter of the memory available but one whole "
+                 "sequence at least")
       ->group(machine);
   app.add_option("--expert-slots", flags.expert_slots,
                  "Experts held in memory at once, the others are read when needed; 0 = all")

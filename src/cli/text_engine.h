@@ -32,6 +32,7 @@ class TextEngine {
                   const std::function<void(std::string_view)>& on_text);
 
   const OpenedModel& model() const { return model_; }
+  int max_model_len() const { return worker_.Info().max_model_len; }
 
  private:
   OpenedModel model_;

@@ -2,6 +2,7 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "base/error.h"
@@ -19,15 +20,20 @@ std::string ToJsonText(const YAML::Node& node) {
   return emitter.c_str();
 }
 
+// yaml-cpp gives quoted scalars the tag "!": they are strings whatever they spell.
+bool IsQuoted(const YAML::Node& value) {
+  return value.Tag() == "!";
+}
+
 void AppendFlag(const std::string& key, const YAML::Node& value, std::vector<std::string>& out) {
   const std::string flag = "--" + key;
   if (value.IsSequence()) {
     for (const YAML::Node& element : value) AppendFlag(key, element, out);
   } else if (value.IsMap()) {
     out.insert(out.end(), {flag, ToJsonText(value)});
-  } else if (value.IsNull() || value.Scalar() == "true") {
+  } else if (value.IsNull() || (value.Scalar() == "true" && !IsQuoted(value))) {
     out.push_back(flag);
-  } else if (value.Scalar() != "false") {
+  } else if (value.Scalar() != "false" || IsQuoted(value)) {
     // The model is positional on the command line; a file names it like a flag.
     if (key == "model") {
       out.push_back(value.Scalar());
@@ -35,6 +41,17 @@ void AppendFlag(const std::string& key, const YAML::Node& value, std::vector<std
       out.insert(out.end(), {flag, value.Scalar()});
     }
   }
+}
+
+// Where the file's flags go: right behind the subcommand, so that what stands on the command line
+// is read later and wins.
+size_t BehindSubcommand(const std::vector<std::string>& arguments) {
+  size_t at = 0;
+  while (at < arguments.size() && arguments[at].starts_with('-')) {
+    at += arguments[at] == "--log-level" ? 2 : 1;
+  }
+  const bool nested = at < arguments.size() && arguments[at] == "bench";
+  return std::min(arguments.size(), at + (nested ? 2 : 1));
 }
 
 std::vector<std::string> FlagsOf(const std::string& path) {
@@ -74,8 +91,7 @@ std::vector<std::string> ExpandConfigFile(std::vector<std::string> arguments) {
     const std::vector<std::string> flags = FlagsOf(*path);
     arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i),
                     arguments.begin() + static_cast<std::ptrdiff_t>(i + taken));
-    // Right behind the subcommand, so that what stands on the command line is read later and wins.
-    const size_t at = arguments.empty() ? 0 : 1;
+    const size_t at = BehindSubcommand(arguments);
     arguments.insert(arguments.begin() + static_cast<std::ptrdiff_t>(at), flags.begin(),
                      flags.end());
     return arguments;

@@ -86,6 +86,21 @@ TEST_F(EngineTest, AFailedStepIsReportedAndTheNextOneRuns) {
   EXPECT_EQ(worker.Execute(OneSequence({5, 9})).error, "");
 }
 
+TEST_F(EngineTest, ASequenceThatCannotBeSampledFailsAlone) {
+  const auto runner = MakeRunner();
+  StepPlan plan = OneSequence({5, 9, 2});
+  plan.slices.push_back(plan.slices[0]);
+  plan.slices[1].sequence = 43;
+  plan.slices[1].pages = {4};
+  plan.slices[1].sample.params.min_tokens = 1;
+  for (TokenId id = 0; id < 64; ++id) plan.slices[1].sample.end_ids.push_back(id);  // all masked
+  const StepResult result = InProcessWorker(*runner).Execute(plan);
+  EXPECT_EQ(result.error, "");
+  ASSERT_EQ(result.slices.size(), 2u);
+  EXPECT_EQ(result.slices[0].error, "");
+  EXPECT_NE(result.slices[1].error, "");
+}
+
 TEST_F(EngineTest, RefusesWhatCannotFitInMemoryBeforeLoading) {
   RunnerOptions options{.num_pages = std::numeric_limits<int>::max() / 2, .max_model_len = 64};
   try {

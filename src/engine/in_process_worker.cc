@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <mutex>
 
 #include "engine/model_runner.h"
 
@@ -35,8 +36,15 @@ StepResult InProcessWorker::Execute(const StepPlan& plan) {
     target.scores.resize(slice.score_rows.size());
   }
   try {
+    std::mutex error_mutex;
     runner_.Run(plan, [&](const ModelRunner::LogitsRow& row) {
-      DigestRow(plan.slices[row.slice], row, result.slices[row.slice]);
+      SliceResult& target = result.slices[row.slice];
+      try {
+        DigestRow(plan.slices[row.slice], row, target);
+      } catch (const std::exception& error) {
+        std::lock_guard lock(error_mutex);
+        target.error = error.what();
+      }
     });
   } catch (const std::exception& error) {
     spdlog::error("step {} failed: {}", plan.step, error.what());

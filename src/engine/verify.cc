@@ -18,7 +18,7 @@ constexpr int kScoreChunk = 512;
 
 std::vector<std::byte> ReadFile(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) {
+  if (!file || !std::filesystem::is_regular_file(path)) {
     throw Error(ErrorCode::kNotFound,
                 "cannot open the golden file '" + path.string() + "': name one with --golden");
   }
@@ -88,7 +88,7 @@ Golden LoadGolden(const std::filesystem::path& file) {
   const std::unique_ptr<Checkpoint> opened = Checkpoint::FromMemory(bytes, file.string());
   const ConstTensorView ids = GoldenTensor(*opened, "input_ids", DType::kI32, 2);
   const ConstTensorView logits = GoldenTensor(*opened, "logits", DType::kF32, 3);
-  if (logits.dim(0) != ids.dim(0) || logits.dim(1) != ids.dim(1)) {
+  if (ids.NumElements() == 0 || logits.dim(0) != ids.dim(0) || logits.dim(1) != ids.dim(1)) {
     throw Error(ErrorCode::kDataLoss, "golden logits " + logits.ToString() +
                                           " do not belong to input_ids " + ids.ToString());
   }

@@ -12,7 +12,8 @@ struct WorkerInfo {
   int num_pages = 0;
 };
 
-// Runs steps. One caller thread. A failure inside a step is reported in StepResult::error and
+// Runs steps. One caller thread. A sequence whose logits cannot be sampled is reported in its
+// SliceResult::error. A failure inside a step is reported in StepResult::error and
 // leaves the worker usable; only a failure that ends the worker throws.
 class Worker {
  public:

@@ -81,20 +81,20 @@ ExpertLease ExpertStore::Acquire(int layer, std::span<const int32_t> experts) {
   if (!missing.empty()) {
     misses_ += missing.size();
     std::vector<int32_t> targets;
-    for (int32_t index : missing) {
-      const int32_t slot = TakeSlot();
-      slots_[slot].owner = index;  // claimed: TakeSlot will not hand it out again this time
-      slots_[slot].last_used = clock_;
-      targets.push_back(slot);
-    }
     try {
+      for (int32_t index : missing) {
+        const int32_t slot = TakeSlot();
+        slots_[slot].owner = index;  // claimed: TakeSlot will not hand it out again this time
+        slots_[slot].last_used = clock_;
+        targets.push_back(slot);
+      }
       pool_.ParallelFor(static_cast<int64_t>(missing.size()), 1,
                         [&](int64_t begin, int64_t end, int) {
                           for (int64_t i = begin; i < end; ++i) Load(missing[i], targets[i]);
                         });
     } catch (...) {
       // What was read stays; the slots of what was not are free again.
-      for (size_t i = 0; i < missing.size(); ++i) {
+      for (size_t i = 0; i < targets.size(); ++i) {
         if (table_[missing[i]] != targets[i]) slots_[targets[i]].owner = -1;
       }
       throw;

@@ -48,6 +48,7 @@ struct SliceResult {
   SequenceId sequence = 0;
   std::vector<SampledToken> samples;  // one for each sample row
   std::vector<SampledToken> scores;   // one for each score row
+  std::string error;  // not empty: this sequence cannot go on, the others of the step can
 };
 
 struct StepResult {

@@ -52,8 +52,8 @@ void Validate(const SamplingParams& params, int vocab_size) {
           params.top_p);
   Require(params.top_k >= 0, "top_k", "0 (all tokens) or greater", params.top_k);
   Require(InClosed(params.min_p, 0, 1), "min_p", "from 0 to 1", params.min_p);
-  Require(params.repetition_penalty > 0 && std::isfinite(params.repetition_penalty),
-          "repetition_penalty", "greater than 0", params.repetition_penalty);
+  Require(InClosed(params.repetition_penalty, 0.01, 100), "repetition_penalty", "from 0.01 to 100",
+          params.repetition_penalty);
   Require(InClosed(params.presence_penalty, -2, 2), "presence_penalty", "from -2 to 2",
           params.presence_penalty);
   Require(InClosed(params.frequency_penalty, -2, 2), "frequency_penalty", "from -2 to 2",

@@ -17,7 +17,7 @@ struct SamplingParams {
   float top_p = 1.0f;               // (0, 1]
   int top_k = 0;                    // 0 = all
   float min_p = 0.0f;               // [0, 1], relative to the most likely token
-  float repetition_penalty = 1.0f;  // > 0, over prompt and output
+  float repetition_penalty = 1.0f;  // [0.01, 100], over prompt and output
   float presence_penalty = 0.0f;    // [-2, 2], over output
   float frequency_penalty = 0.0f;   // [-2, 2], over output
   std::vector<std::pair<TokenId, float>> logit_bias;

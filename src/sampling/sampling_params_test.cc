@@ -36,7 +36,7 @@ TEST(Validate, TakesTheEdges) {
   params.top_p = 1e-6f;
   params.top_k = 1 << 30;
   params.min_p = 1;
-  params.repetition_penalty = 1e-3f;
+  params.repetition_penalty = 0.02f;
   params.presence_penalty = -2;
   params.frequency_penalty = 2;
   params.logit_bias = {{0, -100.0f}, {kVocab - 1, 100.0f}};
@@ -59,7 +59,7 @@ TEST(Validate, NamesTheFieldOutOfRange) {
       {"top_p", [](SamplingParams& p) { p.top_p = kNan; }},
       {"top_k", [](SamplingParams& p) { p.top_k = -1; }},
       {"min_p", [](SamplingParams& p) { p.min_p = 1.5f; }},
-      {"repetition_penalty", [](SamplingParams& p) { p.repetition_penalty = 0; }},
+      {"repetition_penalty", [](SamplingParams& p) { p.repetition_penalty = 1e-30f; }},
       {"presence_penalty", [](SamplingParams& p) { p.presence_penalty = 2.5f; }},
       {"frequency_penalty", [](SamplingParams& p) { p.frequency_penalty = kNan; }},
       {"logit_bias",

@@ -275,11 +275,12 @@ std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepRe
   for (size_t i = 0; i < flights.size(); ++i) {
     Sequence& sequence = *flights[i].sequence;
     Output output{.index = sequence.index};
-    if (error.empty()) {
+    const std::string& failure = error.empty() ? result.slices[i].error : error;
+    if (failure.empty()) {
       output = CommitSlice(sequence, flights[i].demand, result.slices[i]);
     } else {
       sequence.finish = FinishReason::kError;
-      output.error = error;
+      output.error = failure;
     }
     output.finish = sequence.finish;
     if (!output.tokens.empty() || output.finish) {

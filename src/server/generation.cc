@@ -31,6 +31,7 @@ void Generation::Start() {
     for (size_t prompt = 0; prompt < job_.prompts.size(); ++prompt) {
       Request request{.prompt = job_.prompts[prompt].tokens, .sampling = job_.sampling};
       request.sampling.max_tokens = job_.prompts[prompt].max_tokens;
+      request.sampling.stop.clear();  // matched here, on text
       requests_.push_back(
           generator_.Submit(std::move(request), [executor, weak, prompt](Output output) {
             executor([weak, prompt, output = std::move(output)] {

@@ -315,7 +315,8 @@ void HttpConnection::StartStream(std::string_view content_type) {
 void HttpConnection::Write(std::string_view data) {
   if (closed_ || dropped_ || data.empty()) return;
   SLUICE_CHECK(!finished_);
-  if (writing_ && queued_.size() + data.size() > thread_.options.max_pending_bytes) {
+  // What already waits is the client's doing; how large the next piece is, is not.
+  if (writing_ && queued_.size() > thread_.options.max_pending_bytes) {
     spdlog::warn("a client reads its stream too slowly ({} bytes wait): cut off", queued_.size());
     dropped_ = true;
     // Posted, since the Exchange that is writing must not be cancelled under its own feet.

@@ -21,9 +21,11 @@ namespace {
 constexpr int kMaxN = 128;
 constexpr size_t kMaxChoices = 1024;  // prompts times n
 constexpr size_t kMaxStops = 16;
+constexpr size_t kMaxStopBytes = 4096;
+constexpr size_t kMaxStopTokens = 256;
 constexpr size_t kMaxMessages = 4096;
 constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
-// Smallest top_p and repetition_penalty: both are above 0.
+// Smallest top_p: it is above 0.
 constexpr double kAboveZero = std::numeric_limits<float>::min();
 
 // Refuses fields that would change the answer and that nothing here can do. Null, false, empty and
@@ -62,8 +64,15 @@ void ReadStops(const RequestFields& fields, SamplingParams* params) {
     fields.Fail("stop", fmt::format("stop takes at most {} strings, got {}", kMaxStops,
                                     params->stop.size()));
   }
+  size_t bytes = 0;
   for (const std::string& stop : params->stop) {
     if (stop.empty()) fields.Fail("stop", "stop must not hold an empty string");
+    bytes += stop.size();
+  }
+  // Every choice keeps a matcher of its own.
+  if (bytes > kMaxStopBytes) {
+    fields.Fail("stop", fmt::format("stop takes at most {} bytes of strings, got {}", kMaxStopBytes,
+                                    bytes));
   }
 }
 
@@ -74,8 +83,9 @@ void ReadLogitBias(const RequestFields& fields, int vocab_size, SamplingParams* 
   for (const auto& [key, bias] : value->get_object()) {
     TokenId token = 0;
     const auto parsed = std::from_chars(key.data(), key.data() + key.size(), token);
-    if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size() || token < 0 ||
-        token >= vocab_size) {
+    const bool leading_zero = key.size() > 1 && key[0] == '0';  // a second spelling of a token
+    if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size() || leading_zero ||
+        token < 0 || token >= vocab_size) {
       fields.Fail("logit_bias",
                   fmt::format("logit_bias must map token ids from 0 to {} to numbers, got key '{}'",
                               vocab_size - 1, std::string_view(key.data(), key.size())));
@@ -105,7 +115,7 @@ void ReadSampling(const RequestFields& fields, const SchemaContext& context,
   ReadFloat(fields, "temperature", {0, 2}, &params->temperature);
   ReadFloat(fields, "top_p", {kAboveZero, 1}, &params->top_p);
   ReadFloat(fields, "min_p", {0, 1}, &params->min_p);
-  ReadFloat(fields, "repetition_penalty", {kAboveZero, 1e6}, &params->repetition_penalty);
+  ReadFloat(fields, "repetition_penalty", {0.01, 100}, &params->repetition_penalty);
   ReadFloat(fields, "presence_penalty", {-2, 2}, &params->presence_penalty);
   ReadFloat(fields, "frequency_penalty", {-2, 2}, &params->frequency_penalty);
   // -1 is an older way to say 0.
@@ -117,6 +127,10 @@ void ReadSampling(const RequestFields& fields, const SchemaContext& context,
   ReadStops(fields, params);
   ReadLogitBias(fields, context.vocab_size, params);
   if (auto ids = fields.TokenIds("stop_token_ids", context.vocab_size)) {
+    if (ids->size() > kMaxStopTokens) {
+      fields.Fail("stop_token_ids", fmt::format("stop_token_ids takes at most {} ids, got {}",
+                                                kMaxStopTokens, ids->size()));
+    }
     params->stop_token_ids = std::move(*ids);
   }
   params->ignore_eos = fields.Bool("ignore_eos").value_or(false);

@@ -131,9 +131,10 @@ std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseW
     return nullptr;
   }
   if (request.method != found->method && !(gets && request.method == "HEAD")) {
-    const ApiError error(
-        405, fmt::format("{} takes {}, got {}", request.path, allowed, RepairUtf8(request.method)),
-        std::nullopt, "method_not_allowed");
+    const ApiError error(405,
+                         fmt::format("{} takes {}, got {}", RepairUtf8(request.path), allowed,
+                                     RepairUtf8(request.method)),
+                         std::nullopt, "method_not_allowed");
     SendError(error, writer, {{"Allow", allowed}});
     return nullptr;
   }

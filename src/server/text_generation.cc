@@ -10,6 +10,7 @@ TextGeneration::TextGeneration(const Tokenizer& tokenizer, const SamplingParams&
       skip_special_(skip_special),
       include_stop_(params.include_stop_str_in_output),
       wants_logprobs_(params.logprobs.has_value()),
+      min_tokens_(params.min_tokens),
       detokenizer_(tokenizer, skip_special),
       stops_(params.stop, params.include_stop_str_in_output),
       text_offset_(text_offset) {}
@@ -43,7 +44,9 @@ void TextGeneration::Take(const SampledToken& token, bool ends_sequence, TextDel
   if (!(skip_special_ && tokenizer_.IsSpecial(token.token))) {
     text_offset_ += CountCodePoints(tokenizer_.TokenText(token.token));
   }
-  delta->text += stops_.Push(detokenizer_.Push(token.token));
+  const std::string piece = detokenizer_.Push(token.token);
+  // Text before min_tokens ends nothing, nor does it begin what would.
+  delta->text += completion_tokens_ <= min_tokens_ ? piece : stops_.Push(piece);
 }
 
 void TextGeneration::Finish(const Output& output, TextDelta* delta) {

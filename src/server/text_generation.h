@@ -54,6 +54,7 @@ class TextGeneration {
   const bool skip_special_;
   const bool include_stop_;
   const bool wants_logprobs_;
+  const int min_tokens_;
   IncrementalDetokenizer detokenizer_;
   StopMatcher stops_;
   size_t text_offset_;

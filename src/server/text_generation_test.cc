@@ -64,6 +64,15 @@ TEST_F(TextGenerationTest, StopStringOverTokenBorders) {
   }
 }
 
+TEST_F(TextGenerationTest, StopStringsWaitForMinTokens) {
+  const std::vector<TokenId> ids = Ids("a b a b a b a b a b");
+  TextGeneration text(*tokenizer_, {.min_tokens = 6, .stop = {"a"}}, true);
+  const TextDelta all = Run(ids, FinishReason::kLength, 1, &text);
+  EXPECT_EQ(all.finish, FinishReason::kStop);
+  EXPECT_GT(text.completion_tokens(), 6);
+  EXPECT_LT(text.completion_tokens(), static_cast<int>(ids.size()));
+}
+
 TEST_F(TextGenerationTest, StopStringCanBeKept) {
   TextGeneration text(*tokenizer_, {.stop = {"home"}, .include_stop_str_in_output = true}, true);
   EXPECT_EQ(Run(Ids("The wolf went home and slept."), FinishReason::kLength, 1, &text).text,

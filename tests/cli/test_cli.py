@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,43 @@ def test_unknown_families_and_options_are_named(checkpoint):
     refused(sluice("verify", checkpoint), 1, "hidden_act", "gelu")
     edit_config(checkpoint, hidden_act="silu", hidden_size=128)
     refused(sluice("verify", checkpoint), 1, "shape")
+
+
+def test_options_of_other_families_are_refused_not_ignored(checkpoint):
+    edit_config(checkpoint, partial_rotary_factor=0.5)
+    refused(sluice("verify", checkpoint), 1, "partial_rotary_factor")
+    edit_config(checkpoint, partial_rotary_factor=None, clip_qkv=8.0)
+    refused(sluice("verify", checkpoint), 1, "clip_qkv")
+
+
+def test_config_goes_behind_the_subcommand_wherever_it_stands(tmp_path):
+    config = tmp_path / "flags.yaml"
+    config.write_text('max-tokens: 3\nprompt: "true"\nignore-eos: true\n')
+    done = sluice("--log-level", "warning", "run", "--config", config, "--json")
+    assert json.loads(done.stdout)["completion_tokens"] == 3, done.stderr
+    config.write_text("batch-size: 2\ninput-len: 4\noutput-len: 4\nrepeats: 1\n")
+    assert report("bench", "latency", "--config", config)["batch"] == 2
+
+
+def test_chat_forgets_what_no_longer_fits():
+    lines = "hi\n" * 6
+    done = sluice("chat", "--seed", 1, "--max-model-len", 64, stdin=lines)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_signal_while_loading_ends_the_process():
+    process = subprocess.Popen(
+        [BINARY, "serve", "--port", "0", "--load-format", "dummy", "--hf-overrides",
+         '{"num_hidden_layers": 600}'],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(0.4)
+    process.terminate()
+    stdout, _ = process.communicate(timeout=20)
+    assert process.returncode in (0, 128 + 15)
+    assert process.returncode != 0 or b"listening" in stdout
 
 
 def test_too_little_memory_is_said_before_loading():

@@ -180,3 +180,13 @@ def test_concurrent_streams_get_the_text_each_gets_alone(client, model):
         together = list(pool.map(lambda i: stream_text(client, **arguments(i)), range(count)))
     for i in range(count):
         assert together[i] == ({0: alone[i].text}, {0: alone[i].finish_reason}), f"stream {i}"
+
+
+def test_a_stream_of_large_events_is_not_taken_for_a_slow_reader(client):
+    # Each choice's first event scores the whole prompt: more than the server lets wait.
+    stream = client.completions.create(
+        model="storyteller", prompt=[list(range(10, 2000))], max_tokens=4, temperature=0, n=3,
+        echo=True, logprobs=5, stream=True,
+    )
+    finished = {choice.index for chunk in stream for choice in chunk.choices if choice.finish_reason}
+    assert finished == {0, 1, 2}
