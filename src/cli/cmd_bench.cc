@@ -43,6 +43,7 @@ Loaded Load(BenchFlags& flags) {
   RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model);
   const int positions = flags.latency.prompt_tokens + flags.latency.output_tokens;
   options.num_pages = flags.latency.batch * (positions / options.page_size + 1);
+  options.max_step_rows = flags.latency.batch * flags.latency.prompt_tokens;  // prefilled at once
   loaded.runner = LoadRunner(loaded.model, flags.model, options);
   return loaded;
 }

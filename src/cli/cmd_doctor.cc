@@ -51,6 +51,7 @@ boost::json::object DescribeModel(const OpenedModel& model, const ModelFlags& fl
     const MemoryNeeds memory = EstimateMemory(spec, options);
     needs[dtype] = {{"weights", memory.weight_bytes},
                     {"kv_cache_one_sequence", memory.kv_bytes},
+                    {"step_scratch", memory.scratch_bytes},
                     {"active_bytes_per_token", ActiveBytesPerToken(spec, options.dtype)},
                     {"fits", memory.total() <= available}};
   }

@@ -206,6 +206,7 @@ int Verify(const VerifyFlags& flags) {
     const Golden golden = LoadGolden(golden_file);
     const int positions = golden.length + static_cast<int>(golden.greedy_ids.size());
     options.num_pages = golden.batch * (positions / options.page_size + 1);
+    options.max_step_rows = golden.batch * golden.length;
     report["golden"] = VerifyGolden(flags, model, options, golden, passed);
   }
   if (!flags.text.empty()) {

@@ -221,6 +221,7 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
                             flags.expert_slots, spec.moe.top_k));
   }
   options.expert_slots = flags.expert_slots;
+  options.max_step_rows = std::max(flags.max_num_batched_tokens, flags.max_num_seqs);
   options.num_pages = DefaultPages(spec, flags, options);
   return options;
 }

@@ -118,6 +118,9 @@ TEST_F(EngineTest, EstimateCountsTheExpertsThatAreHeld) {
   options.expert_slots = 6;
   const MemoryNeeds some = EstimateMemory(spec_, options);
   const auto slot = static_cast<uint64_t>(ExpertLayoutOf(spec_, DType::kF32).SlotBytes());
+  RunnerOptions wide = options;
+  wide.max_step_rows = 1 << 20;
+  EXPECT_GT(EstimateMemory(spec_, wide).scratch_bytes, 1000 * some.scratch_bytes);
   EXPECT_EQ(all.weight_bytes - some.weight_bytes, (16 - 6) * slot);
   EXPECT_EQ(all.kv_bytes, 4u * 16 * 2 * 2 * 16 * 4);  // pages, positions, k and v, layers, dims
 }

@@ -25,6 +25,20 @@ int ExpertsPerRank(const ModelSpec& spec, const RunnerOptions& options) {
   return spec.moe.num_experts / ranks;
 }
 
+// What the Decoder and MoeLayer take from the arena for a step, f32: residual, norms, projections
+// and the wider of the two kinds of feed-forward, then the logits. The arena grows by doubling, so
+// it may hold twice of it.
+uint64_t ScratchBytes(const ModelSpec& spec, int64_t rows) {
+  const AttentionSpec& a = spec.attention;
+  const int64_t heads = 2 * int64_t{a.num_heads} + 2 * int64_t{a.num_kv_heads};
+  const int64_t dense = 3 * int64_t{spec.dense.intermediate};
+  const int64_t routed = int64_t{spec.moe.top_k} * (spec.hidden_size + spec.moe.expert_ffn + 3);
+  const int64_t moe = spec.moe.num_experts + routed + 3 * int64_t{spec.moe.shared_ffn};
+  const int64_t row = 4 * int64_t{spec.hidden_size} + heads * a.head_dim + std::max(dense, moe);
+  const auto logits = static_cast<int64_t>(kLogitRows) * (spec.vocab_size + spec.hidden_size);
+  return 2 * sizeof(float) * static_cast<uint64_t>(rows * row + logits);
+}
+
 ops::AttentionMask MaskOf(const ModelSpec& spec, StepMask mask) {
   return mask == StepMask::kTree ? ops::AttentionMask::kTree : spec.attention.mask;
 }
@@ -35,7 +49,8 @@ void CheckFits(const MemoryNeeds& needs) {
   throw Error(ErrorCode::kResourceExhausted,
               "needs " + FormatBytes(needs.total()) + " of memory (weights " +
                   FormatBytes(needs.weight_bytes) + ", KV cache " + FormatBytes(needs.kv_bytes) +
-                  "), " + FormatBytes(available) +
+                  ", a step's scratch " + FormatBytes(needs.scratch_bytes) + "), " +
+                  FormatBytes(available) +
                   " available: try a smaller --max-model-len or --max-num-seqs, --dtype bf16, or "
                   "--expert-slots to keep fewer experts in memory");
 }
@@ -80,6 +95,7 @@ MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) 
     needs.weight_bytes -= std::min<int64_t>(needs.weight_bytes, (all - held) * expert);
   }
   needs.kv_bytes = KvLayoutOf(spec, options).BytesPerPage() * options.num_pages;
+  needs.scratch_bytes = ScratchBytes(spec, options.max_step_rows);
   return needs;
 }
 

@@ -35,6 +35,7 @@ struct RunnerOptions {
   int page_size = 16;          // positions a KV page
   int num_pages = 0;
   int max_model_len = 0;                    // at most the spec's max_positions
+  int max_step_rows = 512;                  // most rows of one step: what scratch is estimated for
   int expert_slots = 0;                     // 0 = every expert resident
   bool poison_freed_slots = false;          // see ExpertStore::Options
   ProcessGroup* expert_parallel = nullptr;  // experts are sharded over its ranks; null = all here
@@ -45,7 +46,8 @@ struct RunnerOptions {
 struct MemoryNeeds {
   uint64_t weight_bytes = 0;
   uint64_t kv_bytes = 0;
-  uint64_t total() const { return weight_bytes + kv_bytes; }
+  uint64_t scratch_bytes = 0;  // of a step of max_step_rows
+  uint64_t total() const { return weight_bytes + kv_bytes + scratch_bytes; }
 };
 MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options);
 
