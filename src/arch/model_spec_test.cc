@@ -13,8 +13,7 @@ using ::testing::HasSubstr;
 
 ModelSpec Spec() {
   return SpecFromConfig(
-             HfConfig::FromFolder(std::string(SLUICE_SOURCE_DIR) + "/tests/golden/qwen2_moe"))
-      .spec;
+      HfConfig::FromFolder(std::string(SLUICE_SOURCE_DIR) + "/tests/golden/qwen2_moe"));
 }
 
 template <class Call>
@@ -98,7 +97,7 @@ TEST(ModelSpec, TiedModelsIgnoreACopyOfTheHead) {
   HfConfig config =
       HfConfig::FromFolder(std::string(SLUICE_SOURCE_DIR) + "/tests/golden/llama_dense");
   config.ApplyOverrides(R"({"tie_word_embeddings":true})");
-  const ModelSpec spec = SpecFromConfig(config).spec;
+  const ModelSpec spec = SpecFromConfig(config);
   auto tensors = ListTensors(spec);
   tensors.push_back({"lm_head.weight", {512, 64}});
   EXPECT_NO_THROW(CheckTensors(spec, DummySource(tensors, DType::kF32, 0)));

@@ -22,85 +22,55 @@ constexpr std::array kFamilies = {
     Family{"qwen3_moe", arch::Qwen3MoeSpec},
 };
 
-// Keys that say nothing about inference: bookkeeping, training, and what save_pretrained writes.
-constexpr std::string_view kHarmlessKeys[] = {"_name_or_path",
-                                              "architectures",
-                                              "attention_dropout",
-                                              "auto_map",
-                                              "bos_token_id",
-                                              "chunk_size_feed_forward",
-                                              "initializer_range",
-                                              "is_decoder",
-                                              "is_encoder_decoder",
-                                              "model_type",
-                                              "output_attentions",
-                                              "output_hidden_states",
-                                              "output_router_logits",
-                                              "pad_token_id",
-                                              "return_dict",
-                                              "router_aux_loss_coef",
-                                              "transformers_version",
-                                              "use_cache",
-                                              "_attn_implementation",
-                                              "_attn_implementation_autoset",
-                                              "id2label",
-                                              "label2id",
-                                              "problem_type",
-                                              "use_return_dict",
-                                              "_commit_hash",
-                                              "tokenizer_class",
-                                              "unsloth_version"};
+// Keys that change nothing that is computed here: bookkeeping, training, and the defaults of
+// generation and of other tasks that save_pretrained writes. What is in none of the family's reader
+// and this list is refused: an option that nobody reads gives wrong logits in silence.
+constexpr std::string_view kHarmlessKeys[] = {
+    // who made it, with what
+    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path",
+    "architectures", "attn_implementation", "auto_map", "model_type", "tokenizer_class",
+    "transformers_version", "unsloth_fixed", "unsloth_version",
+    // ids that the tokenizer and generation_config.json say
+    "bos_token_id", "decoder_start_token_id", "pad_token_id", "sep_token_id",
+    // training
+    "attention_dropout", "aux_loss_alpha", "classifier_dropout", "ep_size",
+    "gradient_checkpointing", "hidden_dropout", "initializer_range", "output_router_logits",
+    "pretraining_tp", "router_aux_loss_coef", "router_jitter_noise", "seq_aux", "use_bfloat16",
+    // how the Python classes run
+    "add_cross_attention", "chunk_size_feed_forward", "cross_attention_hidden_size",
+    "finetuning_task", "id2label", "is_decoder", "is_encoder_decoder", "label2id",
+    "low_cpu_mem_usage", "output_attentions", "output_hidden_states", "prefix", "problem_type",
+    "pruned_heads", "return_dict", "task_specific_params", "tf_legacy_loss", "tie_encoder_decoder",
+    "torchscript", "use_cache", "use_return_dict",
+    // generation
+    "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
+    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
+    "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_scores",
+    "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "suppress_tokens",
+    "temperature", "top_k", "top_p", "typical_p"};
 
-// Keys of other families that change what a model computes. Set to anything but null, false, 0 or
-// nothing where the family does not read them, they are refused: ignoring one gives wrong logits.
-constexpr std::string_view kMeaningfulKeys[] = {"attention_multiplier",
-                                                "attn_logit_softcapping",
-                                                "clip_qkv",
-                                                "embedding_multiplier",
-                                                "final_logit_softcapping",
-                                                "first_k_dense_replace",
-                                                "kv_lora_rank",
-                                                "layernorm_num_groups",
-                                                "logit_scale",
-                                                "logits_scaling",
-                                                "moe_layer_start_index",
-                                                "n_group",
-                                                "n_shared_experts",
-                                                "no_rope_layers",
-                                                "parallel_attn",
-                                                "partial_rotary_factor",
-                                                "q_lora_rank",
-                                                "query_pre_attn_scalar",
-                                                "residual_multiplier",
-                                                "rotary_pct",
-                                                "routed_scaling_factor",
-                                                "scale_depth",
-                                                "scale_emb",
-                                                "scoring_func",
-                                                "topk_group",
-                                                "topk_method",
-                                                "use_mrope"};
-
-void RefuseMeaningfulKeys(const HfConfig& config) {
-  for (const std::string& key : config.UnreadKeys()) {
-    if (std::find(std::begin(kMeaningfulKeys), std::end(kMeaningfulKeys), key) ==
-        std::end(kMeaningfulKeys)) {
-      continue;
-    }
-    const std::string value = config.Describe(key);
-    if (value == "null" || value == "false" || value == "0" || value == "[]") continue;
-    throw Error(ErrorCode::kUnsupported, config.origin() + ": \"" + key + "\" is " + value +
-                                             ", which this family does not support");
-  }
+// Whether a value switches nothing on: false, 0, "" or an empty list or object.
+bool IsOff(const boost::json::value& value) {
+  if (const bool* flag = value.if_bool()) return !*flag;
+  if (value.is_number()) return value.to_number<double>() == 0.0;
+  if (const auto* text = value.if_string()) return text->empty();
+  if (const auto* list = value.if_array()) return list->empty();
+  if (const auto* object = value.if_object()) return object->empty();
+  return value.is_null();
 }
 
-std::vector<std::string> UnknownKeys(const HfConfig& config) {
-  std::vector<std::string> unknown = config.UnreadKeys();
-  std::erase_if(unknown, [](const std::string& key) {
-    return std::find(std::begin(kHarmlessKeys), std::end(kHarmlessKeys), key) !=
-           std::end(kHarmlessKeys);
-  });
-  return unknown;
+void RefuseUnknownKeys(const HfConfig& config) {
+  for (const std::string& key : config.UnreadKeys()) {
+    const bool harmless = std::find(std::begin(kHarmlessKeys), std::end(kHarmlessKeys), key) !=
+                          std::end(kHarmlessKeys);
+    if (harmless || IsOff(config.json().at(key))) continue;
+    throw Error(ErrorCode::kUnsupported,
+                config.origin() + ": \"" + key + "\" is " + config.Describe(key) +
+                    ", an option that is not known here, and ignoring one can give wrong answers; "
+                    "if it changes nothing, run with --hf-overrides '{\"" +
+                    key + "\": null}'");
+  }
 }
 
 // One id or a list of them.
@@ -130,7 +100,7 @@ std::vector<std::string> KnownFamilies() {
   return names;
 }
 
-SpecResult SpecFromConfig(const HfConfig& config, const HfConfig* generation_config) {
+ModelSpec SpecFromConfig(const HfConfig& config, const HfConfig* generation_config) {
   const std::string model_type = config.String("model_type");
   const auto family = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& known) {
     return known.model_type == model_type;
@@ -142,15 +112,14 @@ SpecResult SpecFromConfig(const HfConfig& config, const HfConfig* generation_con
     throw Error(ErrorCode::kUnsupported, config.origin() + ": \"model_type\" is \"" + model_type +
                                              "\"; the families supported are " + known);
   }
-  SpecResult result{.spec = family->read(config)};
-  result.spec.eos_token_ids = ReadEos(config);
+  ModelSpec spec = family->read(config);
+  spec.eos_token_ids = ReadEos(config);
   if (generation_config != nullptr && generation_config->Has("eos_token_id")) {
-    result.spec.eos_token_ids = ReadEos(*generation_config);
+    spec.eos_token_ids = ReadEos(*generation_config);
   }
-  Validate(result.spec);
-  RefuseMeaningfulKeys(config);
-  result.unknown_keys = UnknownKeys(config);
-  return result;
+  Validate(spec);
+  RefuseUnknownKeys(config);
+  return spec;
 }
 
 }  // namespace sluice

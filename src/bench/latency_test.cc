@@ -17,7 +17,7 @@ constexpr char kConfig[] = R"({
 class LatencyTest : public ::testing::Test {
  protected:
   LatencyTest()
-      : spec_(SpecFromConfig(HfConfig::FromJson(kConfig, "test")).spec),
+      : spec_(SpecFromConfig(HfConfig::FromJson(kConfig, "test"))),
         source_(ListTensors(spec_), DType::kF32, 1),
         runner_(spec_, source_, {.num_threads = 2, .num_pages = 16, .max_model_len = 64},
                 std::make_unique<SyntheticRouting>(SyntheticDesc{.seed = 3}, 8)) {}

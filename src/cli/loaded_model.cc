@@ -39,12 +39,8 @@ std::optional<std::string> ReadTextIfThere(const fs::path& path) {
 }
 
 ModelSpec ReadSpec(const HfConfig& config, const OpenedModel& model) {
-  SpecResult result = SpecFromConfig(
-      config, model.generation_config.has_value() ? &*model.generation_config : nullptr);
-  for (const std::string& key : result.unknown_keys) {
-    spdlog::warn("{}: nothing here knows the key '{}'; it is ignored", config.origin(), key);
-  }
-  return std::move(result.spec);
+  return SpecFromConfig(config,
+                        model.generation_config.has_value() ? &*model.generation_config : nullptr);
 }
 
 void UseRandomWeights(OpenedModel& model, const ModelFlags& flags) {

@@ -21,7 +21,7 @@ constexpr char kConfig[] = R"({
 class EngineTest : public ::testing::Test {
  protected:
   EngineTest()
-      : spec_(SpecFromConfig(HfConfig::FromJson(kConfig, "test")).spec),
+      : spec_(SpecFromConfig(HfConfig::FromJson(kConfig, "test"))),
         source_(ListTensors(spec_), DType::kF32, 1) {}
 
   std::unique_ptr<ModelRunner> MakeRunner(RunnerOptions options = {}) {

@@ -23,7 +23,7 @@ constexpr char kConfig[] = R"({
 class DecoderTest : public ::testing::Test {
  protected:
   DecoderTest()
-      : spec_(SpecFromConfig(HfConfig::FromJson(kConfig, "test")).spec),
+      : spec_(SpecFromConfig(HfConfig::FromJson(kConfig, "test"))),
         source_(ListTensors(spec_), DType::kF32, 1),
         weights_(spec_, source_, DType::kF32, pool_),
         expert_source_(spec_, source_),

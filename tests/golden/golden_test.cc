@@ -30,7 +30,7 @@ namespace fs = std::filesystem;
 // A golden's files, opened once for the whole process.
 struct Model {
   explicit Model(const fs::path& dir)
-      : spec(SpecFromConfig(HfConfig::FromFolder(dir)).spec),
+      : spec(SpecFromConfig(HfConfig::FromFolder(dir))),
         source(Checkpoint::Open(dir)),
         golden(LoadGolden(dir / "golden.safetensors")) {
     CheckTensors(spec, source);

@@ -32,7 +32,7 @@ class StorytellerTest : public ::testing::Test {
  protected:
   const fs::path root_ = SLUICE_SOURCE_DIR;
   const fs::path dir_ = root_ / "models/storyteller";
-  const ModelSpec spec_ = SpecFromConfig(HfConfig::FromFolder(dir_)).spec;
+  const ModelSpec spec_ = SpecFromConfig(HfConfig::FromFolder(dir_));
   const CheckpointSource source_{Checkpoint::Open(dir_)};
   ModelRunner runner_{spec_,
                       source_,
