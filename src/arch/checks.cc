@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <string_view>
 #include <unordered_set>
 
@@ -27,6 +28,34 @@ void RequireIn(const ModelSpec& spec, const std::string& field, int64_t value, i
 // Far above any model, and low enough that no product of two passes 2^63.
 constexpr int64_t kMaxDim = 1 << 24;
 
+void RequirePositive(const ModelSpec& spec, const std::string& field, double value) {
+  if (!(value > 0.0) || !std::isfinite(value))
+    Refuse(spec, field, std::to_string(value), "above 0");
+}
+
+void ValidateRope(const ModelSpec& spec) {
+  const ops::RopeDesc& rope = spec.attention.rope;
+  RequireIn(spec, "attention.rope.rotary_dim", rope.rotary_dim, 2, spec.attention.head_dim);
+  if (rope.rotary_dim % 2 != 0) {
+    Refuse(spec, "attention.rope.rotary_dim", std::to_string(rope.rotary_dim), "even");
+  }
+  RequirePositive(spec, "attention.rope.theta", rope.theta);
+  RequirePositive(spec, "attention.rope.factor", rope.factor);
+  RequirePositive(spec, "attention.rope.attention_factor", rope.attention_factor);
+  if (rope.scaling == ops::RopeScaling::kYarn || rope.scaling == ops::RopeScaling::kLlama3) {
+    RequireIn(spec, "attention.rope.original_positions", rope.original_positions, 1, kMaxDim);
+  }
+  if (rope.scaling == ops::RopeScaling::kYarn && rope.theta == 1.0) {
+    Refuse(spec, "attention.rope.theta", "1",
+           "another value with YaRN, which divides by ln(theta)");
+  }
+  if (rope.scaling == ops::RopeScaling::kLlama3 &&
+      !(rope.high_freq_factor > rope.low_freq_factor)) {
+    Refuse(spec, "attention.rope.high_freq_factor", std::to_string(rope.high_freq_factor),
+           "above low_freq_factor, " + std::to_string(rope.low_freq_factor));
+  }
+}
+
 void ValidateAttention(const ModelSpec& spec) {
   const AttentionSpec& attention = spec.attention;
   RequireIn(spec, "attention.num_heads", attention.num_heads, 1, 4096);
@@ -39,16 +68,8 @@ void ValidateAttention(const ModelSpec& spec) {
   if (attention.head_dim % 8 != 0) {
     Refuse(spec, "attention.head_dim", std::to_string(attention.head_dim), "a multiple of 8");
   }
-  RequireIn(spec, "attention.rope.rotary_dim", attention.rope.rotary_dim, 2, attention.head_dim);
-  if (attention.rope.rotary_dim % 2 != 0) {
-    Refuse(spec, "attention.rope.rotary_dim", std::to_string(attention.rope.rotary_dim), "even");
-  }
-  if (!(attention.rope.theta > 0.0)) {
-    Refuse(spec, "attention.rope.theta", std::to_string(attention.rope.theta), "above 0");
-  }
-  if (!(attention.scale > 0.0f)) {
-    Refuse(spec, "attention.scale", std::to_string(attention.scale), "above 0");
-  }
+  ValidateRope(spec);
+  RequirePositive(spec, "attention.scale", attention.scale);
   if (attention.clip_qkv) {
     Refuse(spec, "attention.clip_qkv", std::to_string(*attention.clip_qkv), "not set");
   }

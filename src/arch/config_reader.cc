@@ -26,21 +26,54 @@ DType ReadDType(const HfConfig& config) {
   RefuseOption(config, "dtype", "float32, bfloat16 and float16 are supported");
 }
 
-void ReadRope(const HfConfig& config, ModelSpec& spec) {
-  RopeSpec& rope = spec.attention.rope;
-  rope.rotary_dim = spec.attention.head_dim;
-  const std::optional<HfConfig> parameters = config.OptObject("rope_parameters");
-  if (!parameters) return;
-  rope.theta = parameters->OptFloat("rope_theta").value_or(rope.theta);
-  if (parameters->OptString("rope_type").value_or("default") != "default") {
-    RefuseOption(config, "rope_parameters",
-                 "of the rope types only \"default\" is supported (a scaling type, also written "
-                 "rope_scaling, changes every position)");
-  }
-  if (!parameters->UnreadKeys().empty()) {
-    RefuseOption(config, "rope_parameters",
-                 "\"" + parameters->UnreadKeys().front() + "\" is not supported");
-  }
+double Positive(const HfConfig& parameters, std::string_view key) {
+  const double value = parameters.Float(key);
+  if (!(value > 0.0) || !std::isfinite(value)) RefuseOption(parameters, key, "expected above 0");
+  return value;
+}
+
+double Positive(const HfConfig& parameters, std::string_view key, double fallback) {
+  // transformers takes 0 as not set.
+  const bool set = parameters.OptFloat(key).value_or(0.0) != 0.0;
+  return set ? Positive(parameters, key) : fallback;
+}
+
+// Context before it was stretched: a key of the scaling, of the config, or what the config has now.
+int OriginalPositions(const HfConfig& config, const HfConfig& parameters, int max_positions) {
+  const int own = ReadInt(parameters, "original_max_position_embeddings", max_positions);
+  return ReadInt(config, "original_max_position_embeddings", own);
+}
+
+void ReadYarn(const HfConfig& config, const HfConfig& parameters, ModelSpec& spec) {
+  ops::RopeDesc& rope = spec.attention.rope;
+  rope.scaling = ops::RopeScaling::kYarn;
+  rope.original_positions = OriginalPositions(config, parameters, spec.max_positions);
+  const double stretch =
+      static_cast<double>(spec.max_positions) / std::max(1, rope.original_positions);
+  rope.factor = Positive(parameters, "factor", stretch);
+  rope.beta_fast = Positive(parameters, "beta_fast", 32.0);
+  rope.beta_slow = Positive(parameters, "beta_slow", 1.0);
+  rope.truncate = parameters.OptBool("truncate").value_or(true);
+  const double mscale = parameters.OptFloat("mscale").value_or(0.0);
+  const double mscale_all_dim = parameters.OptFloat("mscale_all_dim").value_or(0.0);
+  const double factor =
+      mscale != 0.0 && mscale_all_dim != 0.0
+          ? YarnMscale(rope.factor, mscale) / YarnMscale(rope.factor, mscale_all_dim)
+          : YarnMscale(rope.factor, 1.0);
+  rope.attention_factor = parameters.OptFloat("attention_factor").value_or(factor);
+  // A config that stretches an older one by hand often leaves its max_position_embeddings alone.
+  const double stretched = std::floor(rope.original_positions * rope.factor);
+  if (stretched < 1e9)
+    spec.max_positions = std::max(spec.max_positions, static_cast<int>(stretched));
+}
+
+void ReadLlama3(const HfConfig& config, const HfConfig& parameters, ModelSpec& spec) {
+  ops::RopeDesc& rope = spec.attention.rope;
+  rope.scaling = ops::RopeScaling::kLlama3;
+  rope.original_positions = OriginalPositions(config, parameters, spec.max_positions);
+  rope.factor = Positive(parameters, "factor");
+  rope.low_freq_factor = Positive(parameters, "low_freq_factor");
+  rope.high_freq_factor = Positive(parameters, "high_freq_factor");
 }
 
 void RefuseUnsupported(const HfConfig& config) {
@@ -68,6 +101,48 @@ void RefuseUnsupported(const HfConfig& config) {
 
 }  // namespace
 
+double YarnMscale(double factor, double mscale) {
+  return factor <= 1.0 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+}
+
+void ReadRope(const HfConfig& config, int head_dim, double default_theta, ModelSpec& spec) {
+  ops::RopeDesc& rope = spec.attention.rope;
+  rope.theta = default_theta;
+  double rotary_share = config.OptFloat("partial_rotary_factor").value_or(1.0);
+  const std::optional<HfConfig> parameters = config.OptObject("rope_parameters");
+  if (parameters) {
+    rope.theta = parameters->OptFloat("rope_theta").value_or(default_theta);
+    rotary_share = parameters->OptFloat("partial_rotary_factor").value_or(rotary_share);
+    const std::string type = parameters->OptString("rope_type").value_or("default");
+    if (type == "linear") {
+      rope.scaling = ops::RopeScaling::kLinear;
+      rope.factor = Positive(*parameters, "factor");
+    } else if (type == "yarn") {
+      ReadYarn(config, *parameters, spec);
+    } else if (type == "llama3") {
+      ReadLlama3(config, *parameters, spec);
+    } else if (type != "default") {
+      RefuseOption(config, "rope_parameters",
+                   "of the rope types \"default\", \"linear\", \"yarn\" and \"llama3\" are "
+                   "supported, not \"" +
+                       type +
+                       "\" (a scaling type, also written rope_scaling, "
+                       "changes every position)");
+    }
+    if (!parameters->UnreadKeys().empty()) {
+      RefuseOption(config, "rope_parameters",
+                   "\"" + parameters->UnreadKeys().front() +
+                       "\" is not supported with the rope "
+                       "type \"" +
+                       type + "\"");
+    }
+  }
+  if (!(rotary_share > 0.0 && rotary_share <= 1.0)) {
+    RefuseOption(config, "partial_rotary_factor", "expected above 0 and at most 1");
+  }
+  rope.rotary_dim = static_cast<int>(head_dim * rotary_share);
+}
+
 int ReadInt(const HfConfig& config, std::string_view key) {
   return CheckedInt(config, key, config.Int(key));
 }
@@ -93,7 +168,8 @@ void ReadCommon(const HfConfig& config, ModelSpec& spec) {
   RefuseUnsupported(config);
 }
 
-void ReadAttention(const HfConfig& config, std::optional<int> default_kv_heads, ModelSpec& spec) {
+void ReadAttention(const HfConfig& config, std::optional<int> default_kv_heads, ModelSpec& spec,
+                   double default_theta) {
   AttentionSpec& attention = spec.attention;
   attention.num_heads = ReadInt(config, "num_attention_heads");
   attention.num_kv_heads =
@@ -106,7 +182,7 @@ void ReadAttention(const HfConfig& config, std::optional<int> default_kv_heads, 
   }
   attention.head_dim = ReadInt(config, "head_dim", spec.hidden_size / attention.num_heads);
   attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(attention.head_dim)));
-  ReadRope(config, spec);
+  ReadRope(config, attention.head_dim, default_theta, spec);
 }
 
 void ReadSparseLayers(const HfConfig& config, ModelSpec& spec) {

@@ -8,6 +8,7 @@
 #include "checkpoint/weight_source.h"
 #include "device/tensor.h"
 #include "ops/attention/attention.h"
+#include "ops/rope/rope.h"
 #include "ops/router/router.h"
 
 namespace sluice {
@@ -16,14 +17,6 @@ enum class QkNorm {
   kNone,
   kPerHead,    // RMS norm over each head's head_dim, after the projection and before rope
   kFullWidth,  // RMS norm over all heads together
-};
-
-enum class RopeScaling { kNone };
-
-struct RopeSpec {
-  double theta = 10000.0;
-  int rotary_dim = 0;  // leading dimensions of a head that rotate
-  RopeScaling scaling = RopeScaling::kNone;
 };
 
 struct AttentionSpec {
@@ -36,7 +29,7 @@ struct AttentionSpec {
   std::optional<float> clip_qkv;  // q, k and v are clamped to [-clip_qkv, clip_qkv]
   ops::AttentionMask mask = ops::AttentionMask::kCausal;
   int window = 0;  // positions, for AttentionMask::kWindow
-  RopeSpec rope;
+  ops::RopeDesc rope;
   float scale = 0.0f;  // of the scores
 };
 

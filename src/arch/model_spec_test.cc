@@ -60,6 +60,9 @@ TEST(ModelSpec, ValidateNamesTheField) {
   expect([](ModelSpec& s) { s.attention.window = 4; }, "attention.window");
   expect([](ModelSpec& s) { s.attention.clip_qkv = -1.0f; }, "attention.clip_qkv");
   expect([](ModelSpec& s) { s.attention.rope.rotary_dim = 7; }, "rotary_dim");
+  expect([](ModelSpec& s) { s.attention.rope.factor = 0; }, "rope.factor");
+  expect([](ModelSpec& s) { s.attention.rope.scaling = ops::RopeScaling::kYarn; },
+         "rope.original_positions");
   expect([](ModelSpec& s) { s.attention.scale = 0.0f; }, "attention.scale");
   expect([](ModelSpec& s) { s.moe.shared_ffn = 0; }, "moe.shared_gate");
   expect([](ModelSpec& s) { s.moe.scale = 0.0f; }, "moe.scale");

@@ -165,9 +165,18 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Refusal{"qwen3_moe", R"({"model_type":"gpt2"})", "llama, qwen2_moe, qwen3_moe"},
         Refusal{"qwen3_moe", R"({"hidden_act":"gelu"})", "\"hidden_act\" is \"gelu\""},
-        Refusal{"qwen3_moe", R"({"rope_scaling":{"type":"yarn","factor":4.0}})", "rope_scaling"},
+        Refusal{"qwen3_moe", R"({"rope_scaling":{"type":"dynamic","factor":4.0}})",
+                "not \"dynamic\""},
+        Refusal{"qwen3_moe", R"({"rope_scaling":{"type":"yarn","factor":4.0,"attn":1}})",
+                "\"attn\""},
+        Refusal{"qwen3_moe", R"({"rope_scaling":{"type":"yarn","factor":-4.0}})", "factor\" is -4"},
+        Refusal{"qwen3_moe", R"({"partial_rotary_factor":1.5})", "partial_rotary_factor"},
+        Refusal{"llama_dense",
+                R"({"rope_scaling":{"type":"llama3","factor":8,"low_freq_factor":4,
+                    "high_freq_factor":4}})",
+                "high_freq_factor is 4"},
         Refusal{"llama_dense", R"({"rope_parameters":{"rope_type":"llama3"}})",
-                "\"rope_parameters\" is {"},
+                "\"rope_parameters.factor\" should be a number"},
         Refusal{"llama_dense", R"({"rope_parameters":{"factor":8}})", "\"factor\""},
         Refusal{"qwen2_moe", R"({"use_sliding_window":true})", "\"use_sliding_window\" is true"},
         Refusal{"qwen2_moe", R"({"layer_types":["sliding_attention"]})", "sliding_attention"},
@@ -192,10 +201,30 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"qwen3_moe", R"({"rope_parameters":{"rope_theta":0}})", "rope.theta"},
         Refusal{"qwen3_moe", R"({"rms_norm_eps":0})", "rms_norm_eps"}));
 
-TEST(Registry, RefusesScalingInTheOlderDialect) {
-  HfConfig config = Golden("qwen2_moe_sharded_bf16_v4");
-  config.ApplyOverrides(R"({"rope_scaling":{"type":"linear","factor":2.0}})");
-  EXPECT_THROW(SpecFromConfig(config), Error);
+TEST(Registry, ReadsRopeScalingsOfBothDialects) {
+  const ModelSpec linear =
+      Changed("qwen2_moe_sharded_bf16_v4", R"({"rope_scaling":{"type":"linear","factor":2.0}})");
+  EXPECT_EQ(linear.attention.rope.scaling, ops::RopeScaling::kLinear);
+  EXPECT_EQ(linear.attention.rope.factor, 2.0);
+  const ModelSpec yarn = Changed("qwen3_moe", R"({"rope_parameters":{"rope_type":"yarn",
+      "factor":4.0,"original_max_position_embeddings":200,"partial_rotary_factor":0.5}})");
+  EXPECT_EQ(yarn.attention.rope.scaling, ops::RopeScaling::kYarn);
+  EXPECT_EQ(yarn.attention.rope.original_positions, 200);
+  EXPECT_EQ(yarn.attention.rope.rotary_dim, 8);
+  EXPECT_EQ(yarn.max_positions, 800);
+  EXPECT_NEAR(yarn.attention.rope.attention_factor, 1.1386294, 1e-6);  // 0.1 ln 4 + 1
+  const ModelSpec mscale = Changed("qwen3_moe", R"({"rope_scaling":{"type":"yarn","factor":40,
+      "original_max_position_embeddings":4096,"mscale":1.0,"mscale_all_dim":1.0}})");
+  EXPECT_EQ(mscale.attention.rope.attention_factor, 1.0);
+}
+
+TEST(Registry, ANullRemovesTheScalingAndKeepsTheTheta) {
+  HfConfig config = Golden("qwen3_moe");
+  config.ApplyOverrides(R"({"rope_theta":5.0,"rope_scaling":{"type":"linear","factor":2.0}})");
+  config.ApplyOverrides(R"({"rope_scaling":null})");
+  const ops::RopeDesc rope = SpecFromConfig(config).attention.rope;
+  EXPECT_EQ(rope.scaling, ops::RopeScaling::kNone);
+  EXPECT_EQ(rope.theta, 5.0);
 }
 
 }  // namespace

@@ -36,15 +36,16 @@ json::object ParseObject(std::string_view text, const std::string& origin) {
   return std::move(value.get_object());
 }
 
-// Moves `from` to `to`. Both set to different values is an error: no reader could tell which holds.
+// Moves `from` to `to`; a null stays one, so that an override can unset the key. Both set to
+// different values is an error: no reader could tell which holds.
 void Rename(json::object& object, std::string_view from, std::string_view to,
             const std::string& origin) {
   const auto found = object.find(from);
   if (found == object.end()) return;
   json::value value = std::move(found->value());
   object.erase(found);
-  if (value.is_null()) return;
   json::value& target = object[to];
+  if (value.is_null()) return;
   if (!target.is_null() && target != value) {
     throw Error(ErrorCode::kInvalidArgument,
                 origin + ": \"" + std::string(from) + "\" is " + json::serialize(value) +
@@ -73,6 +74,17 @@ void Normalise(json::object& object, const std::string& origin) {
   // Under another name for a moment, so that two values that differ are refused as above.
   parameters.get_object()["config's rope_theta"] = value;
   Rename(parameters.get_object(), "config's rope_theta", "rope_theta", origin);
+}
+
+// Leaves of rope_parameters what the older dialect keeps outside of rope_scaling.
+void RemoveRopeScaling(json::object& object) {
+  const auto found = object.find("rope_parameters");
+  if (found == object.end() || !found->value().is_object()) return;
+  json::object kept;
+  for (const auto& [key, value] : found->value().get_object()) {
+    if (key == "rope_theta" || key == "partial_rotary_factor") kept[key] = value;
+  }
+  found->value() = std::move(kept);
 }
 
 void Merge(json::object& target, const json::object& source) {
@@ -191,6 +203,11 @@ HfConfig HfConfig::FromTopologyYaml(std::string_view text, const std::string& or
 
 void HfConfig::ApplyOverrides(std::string_view text) {
   json::object overrides = ParseObject(text, "--hf-overrides");
+  const json::value* scaling = overrides.if_contains("rope_scaling");
+  if (scaling != nullptr && scaling->is_null()) {
+    RemoveRopeScaling(object_);
+    overrides.erase("rope_scaling");
+  }
   Normalise(overrides, "--hf-overrides");
   Merge(object_, overrides);
 }

@@ -32,7 +32,7 @@ class HfConfig {
   static HfConfig FromTopologyYaml(std::string_view text, const std::string& origin);
 
   // Merges a JSON object of keys into this config, objects key by key, anything else by
-  // replacement.
+  // replacement. A null unsets its key; "rope_scaling": null leaves the rope's theta.
   void ApplyOverrides(std::string_view json);
 
   bool Has(std::string_view key) const;

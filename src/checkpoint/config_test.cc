@@ -81,6 +81,19 @@ TEST(HfConfig, OverridesMergeInEitherDialect) {
   ExpectFails([&] { config.ApplyOverrides("{"); }, "--hf-overrides");
 }
 
+TEST(HfConfig, ANullOverrideUnsetsItsKeyInEitherDialect) {
+  HfConfig config = HfConfig::FromJson(
+      R"({"torch_dtype":"float16","rope_theta":5,"rope_scaling":{"type":"linear","factor":2}})",
+      "c");
+  config.ApplyOverrides(R"({"torch_dtype":null,"rope_scaling":null})");
+  EXPECT_FALSE(config.Has("dtype"));
+  EXPECT_FALSE(config.Object("rope_parameters").Has("rope_type"));
+  EXPECT_FALSE(config.Object("rope_parameters").Has("factor"));
+  EXPECT_EQ(config.Object("rope_parameters").Float("rope_theta"), 5.0);
+  config.ApplyOverrides(R"({"rope_parameters":null})");
+  EXPECT_FALSE(config.Has("rope_parameters"));
+}
+
 TEST(HfConfig, ReadsATopologyInYaml) {
   const HfConfig config = HfConfig::FromTopologyYaml(
       "model_type: qwen3_moe\nhidden_size: 64\nrms_norm_eps: 1e-6\ntie_word_embeddings: true\n"

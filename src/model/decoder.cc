@@ -27,10 +27,9 @@ TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, Mo
   const int64_t tokens = input.tokens.dim(0);
   const TensorView x = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
   const TensorView out = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
-  const RopeSpec& rope = spec_.attention.rope;
+  const ops::RopeDesc& rope = spec_.attention.rope;
   const TensorView cos_sin = ctx.arena.Allocate(DType::kF32, {tokens, 2, rope.rotary_dim / 2});
-  ops::RopeAngles({.theta = rope.theta, .rotary_dim = rope.rotary_dim}, input.positions, cos_sin,
-                  ctx);
+  ops::RopeAngles(rope, input.positions, cos_sin, ctx);
 
   ops::Embedding(weights_.embedding(), input.tokens, x, ctx);
   for (int layer = 0; layer < spec_.num_layers; ++layer) {

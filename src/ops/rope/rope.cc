@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <vector>
 
 #include "ops/common/checks.h"
@@ -14,21 +15,74 @@ constexpr int64_t kAngleTokenGrain = 4;
 // Elements a thread takes at a time, a few microseconds of work.
 constexpr int64_t kElementGrain = 16'384;
 
-// 1 / theta^(2i / dim), each operation rounded to f32 as transformers' default RoPE rounds it.
-std::vector<float> InverseFrequencies(const RopeDesc& desc) {
+// The dimension, of `desc.rotary_dim`, whose frequency turns `turns` times within the original
+// context; not a whole number.
+double DimensionOfTurns(const RopeDesc& desc, double turns) {
+  return desc.rotary_dim * std::log(desc.original_positions / (turns * 2 * std::numbers::pi)) /
+         (2 * std::log(desc.theta));
+}
+
+void ScaleYarn(const RopeDesc& desc, std::vector<float>& frequencies) {
+  double low = DimensionOfTurns(desc, desc.beta_fast);
+  double high = DimensionOfTurns(desc, desc.beta_slow);
+  if (desc.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, desc.rotary_dim - 1.0);
+  if (low == high) high += 0.001;  // no division by 0
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    const float ramp =
+        (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low);
+    const float kept = 1.0f - std::clamp(ramp, 0.0f, 1.0f);
+    const float stretched = 1.0f / (static_cast<float>(desc.factor) * (1.0f / frequencies[i]));
+    frequencies[i] = stretched * (1.0f - kept) + frequencies[i] * kept;
+  }
+}
+
+void ScaleLlama3(const RopeDesc& desc, std::vector<float>& frequencies) {
+  const double longest = desc.original_positions / desc.low_freq_factor;
+  const double shortest = desc.original_positions / desc.high_freq_factor;
+  for (float& frequency : frequencies) {
+    const double wavelength = 2 * std::numbers::pi / frequency;
+    if (wavelength < shortest) continue;
+    const double stretched = frequency / desc.factor;
+    const double kept = (desc.original_positions / wavelength - desc.low_freq_factor) /
+                        (desc.high_freq_factor - desc.low_freq_factor);
+    frequency = static_cast<float>(
+        wavelength > longest ? stretched : (1.0 - kept) * stretched + kept * frequency);
+  }
+}
+
+}  // namespace
+
+std::vector<float> RopeFrequencies(const RopeDesc& desc) {
+  SLUICE_CHECK_GT(desc.theta, 0.0);
+  SLUICE_CHECK_GT(desc.factor, 0.0);
   std::vector<float> frequencies(desc.rotary_dim / 2);
   for (int i = 0; i < desc.rotary_dim / 2; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(desc.rotary_dim);
     frequencies[i] = 1.0f / static_cast<float>(std::pow(desc.theta, static_cast<double>(exponent)));
   }
+  switch (desc.scaling) {
+    case RopeScaling::kNone:
+      break;
+    case RopeScaling::kLinear:
+      for (float& frequency : frequencies) frequency /= static_cast<float>(desc.factor);
+      break;
+    case RopeScaling::kYarn:
+      ScaleYarn(desc, frequencies);
+      break;
+    case RopeScaling::kLlama3:
+      ScaleLlama3(desc, frequencies);
+      break;
+  }
   return frequencies;
 }
 
-}  // namespace
-
 void RopeAngles(const RopeDesc& desc, ConstTensorView positions, TensorView cos_sin,
                 OpContext& context) {
-  SLUICE_CHECK_GT(desc.theta, 0.0);
   SLUICE_CHECK_GT(desc.rotary_dim, 0);
   SLUICE_CHECK_EQ(desc.rotary_dim % 2, 0);
   CheckRank("rope positions", positions, 1);
@@ -37,15 +91,16 @@ void RopeAngles(const RopeDesc& desc, ConstTensorView positions, TensorView cos_
   CheckTensor("rope positions", positions, DType::kI32, {tokens});
   CheckTensor("rope cos_sin", cos_sin, DType::kF32, {tokens, 2, half});
   SLUICE_CHECK(cos_sin.IsContiguous());
-  const std::vector<float> frequencies = InverseFrequencies(desc);
+  const std::vector<float> frequencies = RopeFrequencies(desc);
+  const auto factor = static_cast<float>(desc.attention_factor);
   context.pool.ParallelFor(tokens, kAngleTokenGrain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       float* cosines = cos_sin.data<float>() + t * 2 * half;
       const float position = static_cast<float>(positions.data<int32_t>()[t]);
       for (int64_t i = 0; i < half; ++i) {
         const double angle = position * frequencies[i];
-        cosines[i] = static_cast<float>(std::cos(angle));
-        cosines[half + i] = static_cast<float>(std::sin(angle));
+        cosines[i] = static_cast<float>(std::cos(angle)) * factor;
+        cosines[half + i] = static_cast<float>(std::sin(angle)) * factor;
       }
     }
   });

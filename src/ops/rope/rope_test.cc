@@ -1,5 +1,6 @@
 #include "ops/rope/rope.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/common/test_support.h"
@@ -30,6 +31,63 @@ TEST_P(RopeTest, AnglesArePositionsTimesFrequencies) {
       EXPECT_NEAR(cos_sin.data<float>()[t * 64 + 32 + i], std::sin(angle), slack);
     }
   }
+}
+
+// Half of DeepSeek-V3's 64 rotary dimensions by hand: ln(4096 / (2 pi 32)) * 64 / (2 ln 10000) is
+// 10.47 and with 1 for 32 turns 22.5, so dimensions up to 10 are kept and those from 23 on divided.
+TEST(RopeFrequencies, YarnKeepsFastOnesAndDividesSlowOnes) {
+  RopeDesc desc{.theta = 1e4, .rotary_dim = 64};
+  const std::vector<float> plain = RopeFrequencies(desc);
+  desc.scaling = RopeScaling::kYarn;
+  desc.factor = 40.0;
+  desc.original_positions = 4096;
+  const std::vector<float> yarn = RopeFrequencies(desc);
+  for (int i = 0; i < 32; ++i) {
+    const double divided = std::clamp((i - 10) / 13.0, 0.0, 1.0);
+    const double want = plain[i] * (1.0 - divided) + plain[i] / 40.0 * divided;
+    EXPECT_NEAR(yarn[i], want, 1e-6 * want) << i;
+  }
+  desc.truncate = false;
+  const std::vector<float> ramp = RopeFrequencies(desc);
+  EXPECT_FLOAT_EQ(ramp[10], plain[10]);
+  EXPECT_LT(ramp[22], yarn[22]);
+  EXPECT_NEAR(ramp[23], plain[23] / 40.0, 1e-9);
+}
+
+TEST(RopeFrequencies, Llama3StretchesLongWavelengths) {
+  RopeDesc desc{.theta = 5e5, .rotary_dim = 128};
+  const std::vector<float> plain = RopeFrequencies(desc);
+  desc.scaling = RopeScaling::kLlama3;
+  desc.factor = 8.0;
+  desc.original_positions = 8192;
+  const std::vector<float> scaled = RopeFrequencies(desc);
+  int between = 0;
+  for (int i = 0; i < 64; ++i) {
+    const double wavelength = 2 * M_PI / plain[i];
+    if (wavelength < 2048) {
+      EXPECT_EQ(scaled[i], plain[i]) << i;
+    } else if (wavelength > 8192) {
+      EXPECT_FLOAT_EQ(scaled[i], plain[i] / 8) << i;
+    } else {
+      const double kept = (8192 / wavelength - 1) / 3;
+      EXPECT_NEAR(scaled[i], plain[i] * (kept + (1 - kept) / 8), 1e-6 * plain[i]) << i;
+      ++between;
+    }
+  }
+  EXPECT_GT(between, 3);
+}
+
+TEST_P(RopeTest, ScalesFrequenciesAndTheRotation) {
+  const RopeDesc plain{.theta = 1e4, .rotary_dim = 16};
+  RopeDesc linear = plain;
+  linear.scaling = RopeScaling::kLinear;
+  linear.factor = 4.0;
+  linear.attention_factor = 1.5;
+  Guarded want(DType::kF32, {2, 2, 8});
+  Guarded got(DType::kF32, {2, 2, 8});
+  RopeAngles(plain, Positions({1, 5}), want, context());
+  RopeAngles(linear, Positions({4, 20}), got, context());
+  for (int i = 0; i < 32; ++i) EXPECT_NEAR(got.data<float>()[i], 1.5 * want.data<float>()[i], 2e-6);
 }
 
 TEST_P(RopeTest, RotatesHalvesOfTheFirstDimensions) {
