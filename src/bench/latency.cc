@@ -74,17 +74,11 @@ class Batch {
   // Runs positions [begin, end of each sequence) and appends the most likely token.
   void Step(int begin) {
     StepPlan plan;
+    const int page_size = runner_.options().page_size;
     for (int b = 0; b < options_.batch; ++b) {
       const int end = static_cast<int>(tokens_[b].size());
-      SequenceSlice& slice = plan.slices.emplace_back();
-      slice.sequence = b;
-      slice.kv_length = end;
-      slice.tokens.assign(tokens_[b].begin() + begin, tokens_[b].end());
-      slice.positions.resize(end - begin);
-      std::iota(slice.positions.begin(), slice.positions.end(), begin);
-      slice.kv_positions = slice.positions;
-      slice.pages.resize(pages_each_);
-      std::iota(slice.pages.begin(), slice.pages.end(), b * pages_each_);
+      SequenceSlice& slice = plan.slices.emplace_back(
+          ContiguousSlice(b, tokens_[b], begin, end, b * pages_each_, page_size));
       slice.sample_rows = {end - begin - 1};
     }
     std::vector<TokenId> next(options_.batch);

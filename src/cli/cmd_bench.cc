@@ -37,10 +37,9 @@ struct Loaded {
   std::unique_ptr<ModelRunner> runner;
 };
 
-Loaded Load(BenchFlags& flags) {
-  flags.model.max_num_seqs = flags.latency.batch;
+Loaded Load(const BenchFlags& flags) {
   Loaded loaded{.model = OpenModel(flags.model)};
-  RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model);
+  RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model, {});
   const int positions = flags.latency.prompt_tokens + flags.latency.output_tokens;
   options.num_pages = flags.latency.batch * (positions / options.page_size + 1);
   options.max_step_rows = flags.latency.batch * flags.latency.prompt_tokens;  // prefilled at once
@@ -61,7 +60,7 @@ boost::json::object Describe(const Loaded& loaded, const BenchFlags& flags) {
           {"threads", options.num_threads}};
 }
 
-int RunLatency(BenchFlags& flags) {
+int RunLatency(const BenchFlags& flags) {
   const Loaded loaded = Load(flags);
   boost::json::object result = Describe(loaded, flags);
   const boost::json::object figures = BenchLatency(*loaded.runner, flags.latency);
@@ -89,7 +88,7 @@ int RunLatency(BenchFlags& flags) {
   return 0;
 }
 
-int RunKvCache(BenchFlags& flags) {
+int RunKvCache(const BenchFlags& flags) {
   const Loaded loaded = Load(flags);
   boost::json::object result = Describe(loaded, flags);
   const boost::json::object figures = BenchKvCache(*loaded.runner, flags.latency);

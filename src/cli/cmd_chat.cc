@@ -16,6 +16,7 @@ namespace {
 
 struct ChatFlags {
   ModelFlags model;
+  EngineFlags engine;
   SamplingFlags sampling;
   std::string system;
 };
@@ -35,7 +36,7 @@ std::vector<TokenId> FitPrompt(const TextEngine& engine, std::vector<ChatMessage
 }
 
 int Chat(const ChatFlags& flags) {
-  TextEngine engine(flags.model);
+  TextEngine engine(flags.model, flags.engine);
   const OpenedModel& model = engine.model();
   if (!model.chat_template.has_value()) {
     throw Error(ErrorCode::kUnsupported, "'" + model.name + "' has no chat template: use 'run'");
@@ -72,6 +73,7 @@ Command AddChat(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("chat", "Talk to a model in the terminal, or line by line from a pipe");
   AddModelFlags(*command, flags->model);
+  AddEngineFlags(*command, flags->engine);
   AddSamplingFlags(*command, flags->sampling);
   command->add_option("--system", flags->system, "System message to begin with");
   return [flags] { return Chat(*flags); };

@@ -46,8 +46,7 @@ boost::json::object DescribeModel(const OpenedModel& model, const ModelFlags& fl
   for (const char* dtype : {"float32", "bfloat16"}) {
     ModelFlags asked = flags;
     asked.dtype = dtype;
-    asked.max_num_seqs = 1;
-    const RunnerOptions options = ResolveRunnerOptions(spec, asked);
+    const RunnerOptions options = ResolveRunnerOptions(spec, asked, {.max_num_seqs = 1});
     const MemoryNeeds memory = EstimateMemory(spec, options);
     needs[dtype] = {{"weights", memory.weight_bytes},
                     {"kv_cache_one_sequence", memory.kv_bytes},

@@ -16,13 +16,14 @@ namespace {
 
 struct RunFlags {
   ModelFlags model;
+  EngineFlags engine;
   SamplingFlags sampling;
   std::optional<std::string> prompt;
   bool json = false;
 };
 
 int Run(const RunFlags& flags) {
-  TextEngine engine(flags.model);
+  TextEngine engine(flags.model, flags.engine);
   const std::string prompt = flags.prompt.has_value()
                                  ? *flags.prompt
                                  : std::string(std::istreambuf_iterator<char>(std::cin), {});
@@ -55,6 +56,7 @@ Command AddRun(CLI::App& app) {
   auto flags = std::make_shared<RunFlags>();
   CLI::App* command = app.add_subcommand("run", "Continue one prompt and print the text");
   AddModelFlags(*command, flags->model);
+  AddEngineFlags(*command, flags->engine);
   AddSamplingFlags(*command, flags->sampling);
   command->add_option("-p,--prompt", flags->prompt, "The prompt; none = read standard input");
   command->add_flag("--json", flags->json, "Print text, counts and times as JSON at the end");

@@ -25,6 +25,7 @@ namespace {
 
 struct ServeFlags {
   ModelFlags model;
+  EngineFlags engine;
   std::string host = "127.0.0.1";
   int port = 8000;
   std::vector<std::string> served_names;
@@ -89,11 +90,11 @@ int Serve(const ServeFlags& flags) {
                                           "with --tokenizer");
   }
   const std::unique_ptr<ModelRunner> runner =
-      LoadRunner(model, flags.model, ResolveRunnerOptions(model.spec, flags.model));
-  const TraceRecording recording(model, flags.model, *runner);
+      LoadRunner(model, flags.model, ResolveRunnerOptions(model.spec, flags.model, flags.engine));
+  const TraceRecording recording(model, flags.model, flags.engine, *runner);
   Metrics metrics;
   InProcessWorker worker(*runner);
-  EngineLoop loop(worker, MakeStrategy(flags.model), ResolveEngineOptions(model, flags.model),
+  EngineLoop loop(worker, MakeStrategy(flags.engine), ResolveEngineOptions(model, flags.engine),
                   &metrics);
 
   const std::vector<std::string> names =
@@ -139,6 +140,7 @@ Command AddServe(CLI::App& app) {
   auto flags = std::make_shared<ServeFlags>();
   CLI::App* command = app.add_subcommand("serve", "Serve a model over HTTP, as OpenAI's API");
   AddModelFlags(*command, flags->model);
+  AddEngineFlags(*command, flags->engine);
   const char* group = "Server";
   command->add_option("--host", flags->host, "Address to listen on")->group(group);
   command->add_option("--port", flags->port, "Port to listen on; 0 = any that is free")

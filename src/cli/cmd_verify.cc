@@ -188,7 +188,7 @@ void Print(const boost::json::object& report) {
 
 int Verify(const VerifyFlags& flags) {
   const OpenedModel model = OpenModel(flags.model);
-  RunnerOptions options = ResolveRunnerOptions(model.spec, flags.model);
+  RunnerOptions options = ResolveRunnerOptions(model.spec, flags.model, {});
   std::string golden_file = flags.golden;
   if (golden_file.empty() && flags.text.empty())
     golden_file = flags.model.model + "/golden.safetensors";

@@ -113,7 +113,7 @@ OpenedModel OpenFolder(const ModelFlags& flags) {
   return model;
 }
 
-int DefaultPages(const ModelSpec& spec, const ModelFlags& flags, const RunnerOptions& options) {
+int DefaultPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOptions& options) {
   const int64_t page_bytes = KvLayoutOf(spec, options).BytesPerPage();
   const int64_t per_sequence = (options.max_model_len + options.page_size - 1) / options.page_size;
   int64_t pages = per_sequence * flags.max_num_seqs;
@@ -181,7 +181,8 @@ DType ParseDType(const std::string& text, DType checkpoint_dtype) {
   return checkpoint_dtype;
 }
 
-RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags) {
+RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
+                                   const EngineFlags& engine) {
   RunnerOptions options;
   options.dtype = ParseDType(flags.dtype, spec.checkpoint_dtype);
   if (flags.kv_cache_dtype != "auto") {
@@ -217,8 +218,8 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
                             flags.expert_slots, spec.moe.top_k));
   }
   options.expert_slots = flags.expert_slots;
-  options.max_step_rows = std::max(flags.max_num_batched_tokens, flags.max_num_seqs);
-  options.num_pages = DefaultPages(spec, flags, options);
+  options.max_step_rows = std::max(engine.max_num_batched_tokens, engine.max_num_seqs);
+  options.num_pages = DefaultPages(spec, engine, options);
   return options;
 }
 
@@ -231,7 +232,7 @@ std::unique_ptr<ModelRunner> LoadRunner(const OpenedModel& model, const ModelFla
                                        MakeProgress(model.name));
 }
 
-std::unique_ptr<DecodeStrategy> MakeStrategy(const ModelFlags& flags) {
+std::unique_ptr<DecodeStrategy> MakeStrategy(const EngineFlags& flags) {
   if (flags.speculative_config.empty()) return MakeAutoregressive();
   const HfConfig config = HfConfig::FromJson(flags.speculative_config, "--speculative-config");
   const std::string method = config.String("method");
@@ -268,7 +269,7 @@ SamplingParams DefaultSampling(const OpenedModel& model) {
   return params;
 }
 
-EngineOptions ResolveEngineOptions(const OpenedModel& model, const ModelFlags& flags) {
+EngineOptions ResolveEngineOptions(const OpenedModel& model, const EngineFlags& flags) {
   return {.max_num_seqs = flags.max_num_seqs,
           .max_num_batched_tokens = std::max(flags.max_num_batched_tokens, flags.max_num_seqs),
           .eos_ids = {model.spec.eos_token_ids.begin(), model.spec.eos_token_ids.end()},
@@ -276,20 +277,20 @@ EngineOptions ResolveEngineOptions(const OpenedModel& model, const ModelFlags& f
 }
 
 TraceRecording::TraceRecording(const OpenedModel& model, const ModelFlags& flags,
-                               ModelRunner& runner)
+                               const EngineFlags& engine, ModelRunner& runner)
     : runner_(runner) {
-  if (flags.router_trace.empty()) return;
+  if (engine.router_trace.empty()) return;
   if (model.spec.moe.num_experts == 0) {
     throw Error(ErrorCode::kInvalidArgument,
                 "--router-trace: '" + model.name + "' is a dense model, it has no router");
   }
   writer_ = std::make_unique<RouterTraceWriter>(
-      flags.router_trace, RouterTraceHeader{.model = model.name,
-                                            .num_layers = model.spec.num_layers,
-                                            .num_experts = model.spec.moe.num_experts,
-                                            .top_k = model.spec.moe.top_k,
-                                            .seed = flags.seed.value_or(0),
-                                            .source = flags.routing});
+      engine.router_trace, RouterTraceHeader{.model = model.name,
+                                             .num_layers = model.spec.num_layers,
+                                             .num_experts = model.spec.moe.num_experts,
+                                             .top_k = model.spec.moe.top_k,
+                                             .seed = flags.seed.value_or(0),
+                                             .source = flags.routing});
   recorder_ = std::make_unique<FileRecorder>(*writer_);
   runner_.SetObserver(recorder_.get());
 }

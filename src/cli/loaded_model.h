@@ -36,7 +36,8 @@ OpenedModel OpenModel(const ModelFlags& flags);
 
 // Runner options that the flags ask for, with defaults resolved for this machine and model. Throws
 // Error(kInvalidArgument) for flags that contradict each other or the model.
-RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags);
+RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
+                                   const EngineFlags& engine);
 
 // f32, bf16 or f16 for "float32", "bf16", ...; the checkpoint's own for "auto".
 DType ParseDType(const std::string& text, DType checkpoint_dtype);
@@ -47,18 +48,19 @@ std::unique_ptr<ModelRunner> LoadRunner(const OpenedModel& model, const ModelFla
                                         const RunnerOptions& options);
 
 // The strategy that --speculative-config names; autoregressive without one.
-std::unique_ptr<DecodeStrategy> MakeStrategy(const ModelFlags& flags);
+std::unique_ptr<DecodeStrategy> MakeStrategy(const EngineFlags& flags);
 
 // Sampling that generation_config.json asks for where a request says nothing.
 SamplingParams DefaultSampling(const OpenedModel& model);
 
 // The engine loop's options that the flags ask for.
-EngineOptions ResolveEngineOptions(const OpenedModel& model, const ModelFlags& flags);
+EngineOptions ResolveEngineOptions(const OpenedModel& model, const EngineFlags& flags);
 
 // Records the routing of a runner to --router-trace, when given, until destroyed.
 class TraceRecording {
  public:
-  TraceRecording(const OpenedModel& model, const ModelFlags& flags, ModelRunner& runner);
+  TraceRecording(const OpenedModel& model, const ModelFlags& flags, const EngineFlags& engine,
+                 ModelRunner& runner);
   ~TraceRecording();
 
  private:

@@ -44,12 +44,6 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
                  "Where experts come from: model, replay:FILE, uniform[:seed], zipf:S[:seed], "
                  "skewed:F[:seed]")
       ->group(group);
-  app.add_option("--router-trace", flags.router_trace, "Record every routing decision to this file")
-      ->group(group);
-  app.add_option("--speculative-config", flags.speculative_config,
-                 "JSON, as '{\"method\": \"ngram\", \"num_speculative_tokens\": 4, "
-                 "\"prompt_lookup_max\": 3}'")
-      ->group(group);
 
   const char* machine = "Machine";
   app.add_option("--device", flags.device, "auto or cpu")
@@ -65,20 +59,8 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
                  "Positions a sequence may have; 0 = the model's own limit")
       ->check(Quiet(CLI::NonNegativeNumber))
       ->group(machine);
-  app.add_option("--max-num-seqs", flags.max_num_seqs, "Sequences in the batch at once")
-      ->check(Quiet(CLI::Range(1, 65536)))
-      ->group(machine);
-  app.add_option("--max-num-batched-tokens", flags.max_num_batched_tokens,
-                 "Tokens of one step: prefills longer than what is left are cut in chunks")
-      ->check(Quiet(CLI::Range(1, 1 << 20)))
-      ->group(machine);
   app.add_option("--block-size", flags.block_size, "Positions a KV page")
       ->check(Quiet(CLI::IsMember({8, 16, 32, 64})))
-      ->group(machine);
-  app.add_option("--kv-cache-memory", flags.kv_cache_memory,
-                 "Memory of the KV cache, as 4GB; default: what --max-num-seqs sequences of "
-                 "--max-model-len need, at most a quarter of the memory available but one whole "
-                 "sequence at least")
       ->group(machine);
   app.add_option("--expert-slots", flags.expert_slots,
                  "Experts held in memory at once, the others are read when needed; 0 = all")
@@ -87,6 +69,28 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
   app.add_flag("--reference-ops", flags.reference_ops,
                "Every op by its plain maths in double precision, slowly")
       ->group(machine);
+}
+
+void AddEngineFlags(CLI::App& app, EngineFlags& flags) {
+  const char* group = "Engine";
+  app.add_option("--max-num-seqs", flags.max_num_seqs, "Sequences in the batch at once")
+      ->check(Quiet(CLI::Range(1, 65536)))
+      ->group(group);
+  app.add_option("--max-num-batched-tokens", flags.max_num_batched_tokens,
+                 "Tokens of one step: prefills longer than what is left are cut in chunks")
+      ->check(Quiet(CLI::Range(1, 1 << 20)))
+      ->group(group);
+  app.add_option("--kv-cache-memory", flags.kv_cache_memory,
+                 "Memory of the KV cache, as 4GB; default: what --max-num-seqs sequences of "
+                 "--max-model-len need, at most a quarter of the memory available but one whole "
+                 "sequence at least")
+      ->group(group);
+  app.add_option("--router-trace", flags.router_trace, "Record every routing decision to this file")
+      ->group(group);
+  app.add_option("--speculative-config", flags.speculative_config,
+                 "JSON, as '{\"method\": \"ngram\", \"num_speculative_tokens\": 4, "
+                 "\"prompt_lookup_max\": 3}'")
+      ->group(group);
 }
 
 uint64_t ParseBytes(const std::string& text) {

@@ -23,26 +23,31 @@ struct ModelFlags {
   std::string kv_cache_dtype = "auto";
   std::string device = "auto";
   std::string routing = "model";
-  std::string router_trace;
-  std::string speculative_config;
   std::string cpu_tier = "auto";
   std::optional<uint64_t>
       seed;  // of random weights and of sampling that gives none; none = 0, random
   int threads = 0;
   int max_model_len = 0;
-  int max_num_seqs = 64;
-  int max_num_batched_tokens = 512;
   int block_size = 16;
-  std::string kv_cache_memory;  // "4GB"; empty = what the sequences need, within a bound
   int expert_slots = 0;
   bool reference_ops = false;
+};
+
+// The flags that say how requests share the engine: of the commands that answer prompts.
+struct EngineFlags {
+  int max_num_seqs = 64;
+  int max_num_batched_tokens = 512;
+  std::string kv_cache_memory;  // "4GB"; empty = what the sequences need, within a bound
+  std::string router_trace;
+  std::string speculative_config;
 };
 
 // The same check without its own words in --help: the flag's description says what it takes.
 CLI::Validator Quiet(CLI::Validator validator);
 
-// Declares the flags on a command.
+// Declare the flags on a command.
 void AddModelFlags(CLI::App& app, ModelFlags& flags);
+void AddEngineFlags(CLI::App& app, EngineFlags& flags);
 
 // "12GB", "512MiB", "1000000": bytes. Throws Error(kInvalidArgument) for anything else.
 uint64_t ParseBytes(const std::string& text);

@@ -52,12 +52,12 @@ OpenedModel OpenWithTokenizer(const ModelFlags& flags) {
 
 }  // namespace
 
-TextEngine::TextEngine(const ModelFlags& flags)
+TextEngine::TextEngine(const ModelFlags& flags, const EngineFlags& engine)
     : model_(OpenWithTokenizer(flags)),
-      runner_(LoadRunner(model_, flags, ResolveRunnerOptions(model_.spec, flags))),
-      recording_(model_, flags, *runner_),
+      runner_(LoadRunner(model_, flags, ResolveRunnerOptions(model_.spec, flags, engine))),
+      recording_(model_, flags, engine, *runner_),
       worker_(*runner_),
-      loop_(worker_, MakeStrategy(flags), ResolveEngineOptions(model_, flags)) {}
+      loop_(worker_, MakeStrategy(engine), ResolveEngineOptions(model_, engine)) {}
 
 TextEngine::Answer TextEngine::Generate(const std::vector<TokenId>& prompt, SamplingParams params,
                                         const std::function<void(std::string_view)>& on_text) {

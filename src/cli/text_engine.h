@@ -15,7 +15,7 @@ namespace sluice {
 class TextEngine {
  public:
   // Throws Error(kNotFound) for a model without a tokeniser.
-  explicit TextEngine(const ModelFlags& flags);
+  TextEngine(const ModelFlags& flags, const EngineFlags& engine);
 
   struct Answer {
     std::string text;

@@ -4,25 +4,16 @@
 #include <limits>
 #include <vector>
 
-#include "arch/registry.h"
-#include "checkpoint/config.h"
+#include "arch/testing.h"
 #include "engine/model_runner.h"
 #include "engine/verify.h"
 
 namespace sluice {
 namespace {
 
-constexpr char kConfig[] = R"({
-  "model_type": "qwen3_moe", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
-  "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48,
-  "moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2,
-  "max_position_embeddings": 64, "norm_topk_prob": true, "rms_norm_eps": 1e-6})";
-
 class EngineTest : public ::testing::Test {
  protected:
-  EngineTest()
-      : spec_(SpecFromConfig(HfConfig::FromJson(kConfig, "test"))),
-        source_(ListTensors(spec_), DType::kF32, 1) {}
+  EngineTest() : spec_(TinyMoeSpec()), source_(ListTensors(spec_), DType::kF32, 1) {}
 
   std::unique_ptr<ModelRunner> MakeRunner(RunnerOptions options = {}) {
     options.num_threads = 2;

@@ -45,19 +45,6 @@ std::vector<T> Copy(ConstTensorView view) {
   return values;
 }
 
-// A slice that runs tokens [begin, end) of a sequence whose pages start at `first_page`.
-SequenceSlice MakeSlice(SequenceId id, std::span<const TokenId> tokens, int begin, int end,
-                        int first_page, int page_size) {
-  SequenceSlice slice{.sequence = id, .kv_length = end};
-  slice.tokens.assign(tokens.begin() + begin, tokens.begin() + end);
-  slice.positions.resize(end - begin);
-  std::iota(slice.positions.begin(), slice.positions.end(), begin);
-  slice.kv_positions = slice.positions;
-  slice.pages.resize((end + page_size - 1) / page_size);
-  std::iota(slice.pages.begin(), slice.pages.end(), first_page);
-  return slice;
-}
-
 void WantAllRows(SequenceSlice& slice) {
   slice.sample_rows.resize(slice.tokens.size());
   std::iota(slice.sample_rows.begin(), slice.sample_rows.end(), 0);
@@ -119,8 +106,8 @@ Tensor ForwardSequences(ModelRunner& runner, std::span<const std::span<const Tok
     for (int begin = 0; begin < length; begin += chunk) {
       StepPlan plan;
       for (int b = first; b < last; ++b) {
-        plan.slices.push_back(MakeSlice(b, sequences[b], begin, std::min(begin + chunk, length),
-                                        b * pages_each, page_size));
+        plan.slices.push_back(ContiguousSlice(
+            b, sequences[b], begin, std::min(begin + chunk, length), b * pages_each, page_size));
         WantAllRows(plan.slices.back());
       }
       runner.Run(plan, [&](const ModelRunner::LogitsRow& row) {
@@ -143,8 +130,8 @@ std::vector<TokenId> GreedyContinuation(ModelRunner& runner, std::span<const Tok
   int done = 0;
   for (int i = 0; i < count; ++i) {
     StepPlan plan;
-    plan.slices.push_back(
-        MakeSlice(0, tokens, done, static_cast<int>(tokens.size()), 0, runner.options().page_size));
+    plan.slices.push_back(ContiguousSlice(0, tokens, done, static_cast<int>(tokens.size()), 0,
+                                          runner.options().page_size));
     plan.slices[0].sample_rows = {static_cast<int32_t>(tokens.size()) - 1 - done};
     done = static_cast<int>(tokens.size());
     TokenId best = 0;
@@ -198,8 +185,8 @@ TextLoss ScoreText(ModelRunner& runner, std::span<const TokenId> tokens, int win
     std::vector<double> nll(length - 1);
     for (int begin = 0; begin < length - 1; begin += kScoreChunk) {
       StepPlan plan;
-      plan.slices.push_back(
-          MakeSlice(0, piece, begin, std::min(begin + kScoreChunk, length - 1), 0, page_size));
+      plan.slices.push_back(ContiguousSlice(
+          0, piece, begin, std::min(begin + kScoreChunk, length - 1), 0, page_size));
       WantAllRows(plan.slices[0]);
       runner.Run(plan, [&](const ModelRunner::LogitsRow& row) {
         const TokenId target = piece[begin + row.row + 1];

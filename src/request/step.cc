@@ -1,5 +1,7 @@
 #include "request/step.h"
 
+#include <numeric>
+
 #include "base/check.h"
 
 namespace sluice {
@@ -10,6 +12,19 @@ SampleContext SequenceSlice::ContextOfSample(int i) const {
   for (int row = sample_rows.front() + 1; row <= sample_rows[i]; ++row)
     context.Advance(tokens[row]);
   return context;
+}
+
+SequenceSlice ContiguousSlice(SequenceId id, std::span<const TokenId> tokens, int begin, int end,
+                              int first_page, int page_size) {
+  SLUICE_CHECK(0 <= begin && begin < end && end <= std::ssize(tokens));
+  SequenceSlice slice{.sequence = id, .kv_length = end};
+  slice.tokens.assign(tokens.begin() + begin, tokens.begin() + end);
+  slice.positions.resize(end - begin);
+  std::iota(slice.positions.begin(), slice.positions.end(), begin);
+  slice.kv_positions = slice.positions;
+  slice.pages.resize((end + page_size - 1) / page_size);
+  std::iota(slice.pages.begin(), slice.pages.end(), first_page);
+  return slice;
 }
 
 }  // namespace sluice

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,12 @@ struct SequenceSlice {
   // between.
   SampleContext ContextOfSample(int i) const;
 };
+
+// A causal slice that runs tokens [begin, end) of a sequence, with K/V at the tokens' own positions
+// and in pages `first_page`, `first_page` + 1, ...; nothing is sampled. For whoever drives a worker
+// without a scheduler.
+SequenceSlice ContiguousSlice(SequenceId id, std::span<const TokenId> tokens, int begin, int end,
+                              int first_page, int page_size);
 
 // One step of the model for a batch. Made by sched/, run by an engine::Worker. Plain data, complete
 // in itself: a worker keeps nothing about sequences between steps but the pages' contents.

@@ -40,5 +40,17 @@ TEST(ContextOfSample, RefusesARowThatIsNotSampled) {
   EXPECT_THROW(SliceWithDrafts().ContextOfSample(3), InternalError);
 }
 
+TEST(ContiguousSlice, TakesAWindowOfTheTokensAndThePagesBelowItsEnd) {
+  const std::vector<TokenId> tokens = {4, 5, 6, 7, 8, 9};
+  const SequenceSlice slice = ContiguousSlice(3, tokens, 2, 5, /*first_page=*/10, /*page_size=*/2);
+  EXPECT_EQ(slice.sequence, 3u);
+  EXPECT_THAT(slice.tokens, ElementsAre(6, 7, 8));
+  EXPECT_THAT(slice.positions, ElementsAre(2, 3, 4));
+  EXPECT_EQ(slice.kv_positions, slice.positions);
+  EXPECT_THAT(slice.pages, ElementsAre(10, 11, 12));
+  EXPECT_EQ(slice.kv_length, 5);
+  EXPECT_THAT(slice.sample_rows, IsEmpty());
+}
+
 }  // namespace
 }  // namespace sluice
