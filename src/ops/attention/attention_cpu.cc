@@ -7,6 +7,10 @@ namespace {
 
 constexpr float kNegativeInfinity = -__builtin_inff();
 
+// Up to this many rows a tile of 16-bit KV is widened in registers, where it lies: the products
+// pass over it once for every three or four rows. For more rows it is widened once into scratch.
+constexpr int64_t kInPlaceRows = 8;
+
 // What a row sees of the current tile, as offsets into it. With `holes`, some positions between
 // are hidden.
 struct TileRow {
@@ -16,8 +20,16 @@ struct TileRow {
   bool holes;
 };
 
-// The block's working set: the current tile of KV widened to f32, and the state of each row's
-// online softmax.
+// A tile of KV as the products read it: the page itself, or its widened copy.
+template <class T>
+struct Tile {
+  const T* k;  // [page_size, head_dim]
+  const T* v;  // [page_size, v_stride]
+  int64_t v_stride;
+};
+
+// The block's working set: room for a widened tile of KV, and the state of each row's online
+// softmax.
 struct State {
   int64_t tile_stride;  // floats of a row of scores
   int64_t width;        // floats of a row of v and of sums, head_dim rounded up to 16
@@ -73,30 +85,33 @@ void WidenRows(const T* from, int64_t begin, int64_t end, int64_t head_dim, floa
   }
 }
 
-void LoadTile(const AttentionBlockParams& params, int64_t tile, int64_t begin, int64_t end,
-              State& state) {
-  const std::byte* k = params.k + params.pages[tile] * params.page_stride;
-  const std::byte* v = params.v + params.pages[tile] * params.page_stride;
-  if (params.dtype == DType::kBF16) {
-    WidenRows(reinterpret_cast<const Bf16*>(k), begin, end, params.head_dim, state.k,
-              params.head_dim);
-    WidenRows(reinterpret_cast<const Bf16*>(v), begin, end, params.head_dim, state.v, state.width);
-  } else {
-    WidenRows(reinterpret_cast<const float*>(k), begin, end, params.head_dim, state.k,
-              params.head_dim);
-    WidenRows(reinterpret_cast<const float*>(v), begin, end, params.head_dim, state.v, state.width);
-  }
+template <class T>
+Tile<T> PageOf(const AttentionBlockParams& params, int64_t tile) {
+  const int64_t offset = params.pages[tile] * params.page_stride;
+  return {reinterpret_cast<const T*>(params.k + offset),
+          reinterpret_cast<const T*>(params.v + offset), params.head_dim};
+}
+
+// The rows [begin, end) of a page, widened.
+template <class T>
+Tile<float> Widen(const Tile<T>& page, int64_t begin, int64_t end, int64_t head_dim,
+                  const State& state) {
+  WidenRows(page.k, begin, end, head_dim, state.k, head_dim);
+  WidenRows(page.v, begin, end, head_dim, state.v, state.width);
+  return {state.k, state.v, state.width};
 }
 
 // Scores of the active rows against positions [begin, end) of the tile.
-void ScoreTile(const AttentionBlockParams& params, int64_t begin, int64_t end, State& state) {
+template <class T>
+void ScoreTile(const AttentionBlockParams& params, const Tile<T>& tile, int64_t begin, int64_t end,
+               State& state) {
   const float* q[kAttentionBlockRows];
   for (int64_t i = 0; i < state.active_count; ++i) {
     q[i] = params.q[state.active[i].row];
     for (int64_t p = begin; p < end; ++p) state.scores[i * state.tile_stride + p] = 0.0f;
   }
-  DotChunk(q, state.active_count, 0, state.k + begin * params.head_dim, params.head_dim,
-           end - begin, params.head_dim, state.scores + begin, state.tile_stride);
+  DotChunk(q, state.active_count, 0, tile.k + begin * params.head_dim, params.head_dim, end - begin,
+           params.head_dim, state.scores + begin, state.tile_stride);
 }
 
 // Turns one row's scores into weights, hidden positions into 0, and moves its softmax on.
@@ -131,8 +146,8 @@ void WeighRow(const AttentionBlockParams& params, int64_t first, int64_t i, Stat
 
 // sums = sums * correction + weights v for kRows active rows from `i` on that see the same
 // positions without holes, over kVecs vectors of the width.
-template <int kRows, int kVecs>
-void AddValues(int64_t i, int64_t d, State& state) {
+template <int kRows, int kVecs, class T>
+void AddValues(const Tile<T>& tile, int64_t i, int64_t d, State& state) {
   const TileRow& part = state.active[i];
   Vec sums[kRows][kVecs];
 #pragma GCC unroll 4
@@ -149,7 +164,7 @@ void AddValues(int64_t i, int64_t d, State& state) {
     Vec value[kVecs];
 #pragma GCC unroll 4
     for (int c = 0; c < kVecs; ++c) {
-      value[c] = Vec::Load(state.v + p * state.width + d + c * Vec::kLanes);
+      value[c] = Vec::Load(tile.v + p * tile.v_stride + d + c * Vec::kLanes);
     }
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m) {
@@ -166,20 +181,21 @@ void AddValues(int64_t i, int64_t d, State& state) {
   }
 }
 
-template <int kRows>
-void AddValuesOfRows(int64_t i, State& state) {
+template <int kRows, class T>
+void AddValuesOfRows(const Tile<T>& tile, int64_t i, State& state) {
   constexpr int kVecs = 4;
   int64_t d = 0;
   for (; d + kVecs * Vec::kLanes <= state.width; d += kVecs * Vec::kLanes) {
-    AddValues<kRows, kVecs>(i, d, state);
+    AddValues<kRows, kVecs>(tile, i, d, state);
   }
-  for (; d < state.width; d += Vec::kLanes) AddValues<kRows, 1>(i, d, state);
+  for (; d < state.width; d += Vec::kLanes) AddValues<kRows, 1>(tile, i, d, state);
 }
 
 // As AddValues for one row with holes: hidden positions are passed over, not multiplied by 0, since
 // their values may be anything.
-void AddValuesWithHoles(const AttentionBlockParams& params, int64_t first, int64_t i,
-                        State& state) {
+template <class T>
+void AddValuesWithHoles(const AttentionBlockParams& params, const Tile<T>& tile, int64_t first,
+                        int64_t i, State& state) {
   const TileRow& part = state.active[i];
   float* sums = state.sums + part.row * state.width;
   const Vec correction = Vec::Set1(state.correction[i]);
@@ -188,7 +204,7 @@ void AddValuesWithHoles(const AttentionBlockParams& params, int64_t first, int64
     for (int64_t p = part.begin; p < part.end; ++p) {
       if (!Sees(params.sees[part.row], first + p)) continue;
       const Vec weight = Vec::Set1(state.scores[i * state.tile_stride + p]);
-      sum = Vec::Fma(weight, Vec::Load(state.v + p * state.width + d), sum);
+      sum = Vec::Fma(weight, Vec::Load(tile.v + p * tile.v_stride + d), sum);
     }
     Vec::Store(sums + d, sum);
   }
@@ -206,23 +222,45 @@ int64_t SameRange(const State& state, int64_t i) {
   return count;
 }
 
-void AddTile(const AttentionBlockParams& params, int64_t first, State& state) {
+template <class T>
+void AddTile(const AttentionBlockParams& params, const Tile<T>& tile, int64_t first, State& state) {
   int64_t i = 0;
   while (i < state.active_count) {
     const int64_t count = state.active[i].holes ? 1 : SameRange(state, i);
     if (state.active[i].holes) {
-      AddValuesWithHoles(params, first, i, state);
+      AddValuesWithHoles(params, tile, first, i, state);
       i += 1;
     } else if (count == 4) {
-      AddValuesOfRows<4>(i, state);
+      AddValuesOfRows<4>(tile, i, state);
       i += 4;
     } else if (count >= 2) {
-      AddValuesOfRows<2>(i, state);
+      AddValuesOfRows<2>(tile, i, state);
       i += 2;
     } else {
-      AddValuesOfRows<1>(i, state);
+      AddValuesOfRows<1>(tile, i, state);
       i += 1;
     }
+  }
+}
+
+// The active rows against positions [begin, end) of a tile.
+template <class T>
+void WorkOnTile(const AttentionBlockParams& params, const Tile<T>& tile, int64_t first,
+                int64_t begin, int64_t end, State& state) {
+  ScoreTile(params, tile, begin, end, state);
+  for (int64_t i = 0; i < state.active_count; ++i) WeighRow(params, first, i, state);
+  AddTile(params, tile, first, state);
+}
+
+template <class T>
+void RunPage(const AttentionBlockParams& params, const Tile<T>& page, int64_t first, int64_t begin,
+             int64_t end, State& state) {
+  // Loads of v are whole vectors: a width that is not a multiple of them is padded in the copy.
+  const bool whole = state.width == params.head_dim;
+  if (whole && (sizeof(T) == sizeof(float) || state.active_count <= kInPlaceRows)) {
+    WorkOnTile(params, page, first, begin, end, state);
+  } else {
+    WorkOnTile(params, Widen(page, begin, end, params.head_dim, state), first, begin, end, state);
   }
 }
 
@@ -239,10 +277,11 @@ void RunTile(const AttentionBlockParams& params, int64_t tile, State& state) {
     end = part.end > end ? part.end : end;
   }
   if (state.active_count == 0) return;
-  LoadTile(params, tile, begin, end, state);
-  ScoreTile(params, begin, end, state);
-  for (int64_t i = 0; i < state.active_count; ++i) WeighRow(params, first, i, state);
-  AddTile(params, first, state);
+  if (params.dtype == DType::kBF16) {
+    RunPage(params, PageOf<Bf16>(params, tile), first, begin, end, state);
+  } else {
+    RunPage(params, PageOf<float>(params, tile), first, begin, end, state);
+  }
 }
 
 void StoreRow(const AttentionBlockParams& params, int64_t row, const State& state) {
