@@ -2,7 +2,7 @@
 JOBS ?= $(shell sh tools/setup/jobs.sh)
 ARGS ?=
 .NOTPARALLEL:
-.PHONY: run build test asan tsan bench lint format setup
+.PHONY: run build test asan tsan fuzz fuzz-coverage bench lint format setup
 
 run: build  ## serve the embedded model on 127.0.0.1:8000
 	exec build/release/bin/sluice serve $(ARGS)
@@ -17,6 +17,16 @@ test:  ## build and run every test
 
 asan tsan: setup  ## the unit tests under address + undefined, or thread, sanitizer
 	cmake --preset $@ -DSLUICE_BUILD_BENCHMARKS=OFF && cmake --build --preset $@ -j $(JOBS) && ctest --preset $@
+
+fuzz:  ## fuzz every parser, FUZZ_SECONDS each (60); findings in build/fuzz/findings
+	bash tools/setup/install_packages.sh fuzz
+	cmake --preset fuzz && cmake --build --preset fuzz -j $(JOBS)
+	bash tests/fuzz/run.sh build/fuzz/bin build/fuzz
+
+fuzz-coverage:  ## line coverage of each parser by its fuzzer's seeds and grown corpus
+	bash tools/setup/install_packages.sh fuzz
+	cmake --preset fuzz-coverage && cmake --build --preset fuzz-coverage -j $(JOBS)
+	bash tests/fuzz/coverage.sh build/fuzz-coverage build/fuzz/corpus
 
 bench: setup  ## the benchmarks of every op
 	cmake --preset release && cmake --build --preset release -j $(JOBS)

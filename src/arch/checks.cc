@@ -148,6 +148,59 @@ void FailIfAny(const std::string& what, const std::vector<std::string>& names,
   throw Error(ErrorCode::kDataLoss, message + "; " + advice);
 }
 
+// Bounds on the model as a whole, several times what any published one has. Sums and products of
+// its sizes then stay inside 64 bits wherever they are made, and lists of its tensors stay small.
+constexpr int64_t kMaxTensors = 1 << 19;
+constexpr int64_t kMaxParameters = int64_t{1} << 44;
+constexpr int64_t kMaxKeyWidth = 1 << 26;  // elements of one position's keys, over all layers
+
+// Adds count * size to `total`; false when that passes `limit`.
+bool AddWithin(int64_t limit, int64_t count, int64_t size, int64_t& total) {
+  int64_t product = 0;
+  return !__builtin_mul_overflow(count, size, &product) &&
+         !__builtin_add_overflow(total, product, &total) && total <= limit;
+}
+
+// Returns the elements of a shape, or a number past every bound.
+int64_t BoundedElements(const Shape& shape) {
+  int64_t elements = 1;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (__builtin_mul_overflow(elements, shape[i], &elements)) return kMaxParameters + 1;
+  }
+  return elements;
+}
+
+void ValidateTotals(const ModelSpec& spec) {
+  int64_t tensors = 0;
+  int64_t parameters = 0;
+  for (const TensorRule& rule : spec.tensors) {
+    int64_t copies = 1;
+    if (rule.layers != LayerSet::kNone) {
+      copies = 0;
+      for (int layer = 0; layer < spec.num_layers; ++layer) {
+        copies += spec.HasLayer(rule.layers, layer) ? 1 : 0;
+      }
+    }
+    if (rule.PerExpert()) copies *= spec.moe.num_experts;
+    if (!AddWithin(kMaxTensors, copies, 1, tensors)) {
+      Refuse(spec, "the number of tensors", "past " + std::to_string(kMaxTensors),
+             "fewer layers (" + std::to_string(spec.num_layers) + ") or experts (" +
+                 std::to_string(spec.moe.num_experts) + ")");
+    }
+    if (!AddWithin(kMaxParameters, copies, BoundedElements(rule.shape), parameters)) {
+      Refuse(spec, "the number of parameters", "past 2^44 with \"" + rule.name + "\"",
+             "smaller dimensions");
+    }
+  }
+  int64_t key_width = 0;
+  const int64_t per_layer = int64_t{spec.attention.num_kv_heads} * spec.attention.head_dim;
+  if (!AddWithin(kMaxKeyWidth, spec.num_layers, per_layer, key_width)) {
+    Refuse(spec, "the width of one position's keys over all layers",
+           std::to_string(per_layer) + " x " + std::to_string(spec.num_layers),
+           "at most " + std::to_string(kMaxKeyWidth));
+  }
+}
+
 }  // namespace
 
 void Validate(const ModelSpec& spec) {
@@ -166,6 +219,7 @@ void Validate(const ModelSpec& spec) {
   }
   ValidateMoe(spec);
   ValidateTable(spec);
+  ValidateTotals(spec);
 }
 
 void CheckTensors(const ModelSpec& spec, const WeightSource& source) {

@@ -117,7 +117,11 @@ ModelSpec SpecFromConfig(const HfConfig& config, const HfConfig* generation_conf
   if (generation_config != nullptr && generation_config->Has("eos_token_id")) {
     spec.eos_token_ids = ReadEos(*generation_config);
   }
-  Validate(spec);
+  try {
+    Validate(spec);
+  } catch (const Error& error) {
+    throw Error(error.code(), config.origin() + ": " + error.what());
+  }
   RefuseUnknownKeys(config);
   return spec;
 }

@@ -17,13 +17,20 @@ class Budget {
 
   // Counts the bytes of every string and list made, the output included.
   void Bytes(uint64_t count) {
+    One(count);
     bytes_ += count;
-    if (count > kMaxBytes || bytes_ > kMaxBytes) throw Exhausted("makes over 512 MB of text");
+    if (bytes_ > kMaxBytes) throw Exhausted("makes over 512 MB of text");
+  }
+
+  // Checks the size that one string or list has or would have.
+  static void One(uint64_t size) {
+    if (size > kMaxOne) throw Exhausted("makes a text or list of over 64 MB");
   }
 
  private:
   static constexpr uint64_t kMaxSteps = 5'000'000;
   static constexpr uint64_t kMaxBytes = uint64_t{512} << 20;
+  static constexpr uint64_t kMaxOne = uint64_t{64} << 20;
 
   static Error Exhausted(const char* what) {
     return Error(ErrorCode::kResourceExhausted,

@@ -98,6 +98,7 @@ class Evaluator {
 
   void Emit(const std::string& text) {
     budget_.Bytes(text.size());
+    Budget::One(out_.size() + text.size());
     out_ += text;
   }
 

@@ -1,16 +1,14 @@
 #include "checkpoint/config.h"
 
-#include <yaml-cpp/yaml.h>
-
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
-#include <charconv>
 #include <cmath>
 #include <fstream>
 #include <sstream>
 #include <utility>
 
 #include "base/error.h"
+#include "checkpoint/yaml.h"
 
 namespace sluice {
 namespace {
@@ -19,8 +17,6 @@ namespace json = boost::json;
 
 // A config is some kilobytes; anything past this is not one.
 constexpr size_t kMaxConfigBytes = 16 << 20;
-// Levels of nesting of a topology; yaml-cpp itself bounds the depth of what it parses.
-constexpr int kMaxYamlDepth = 16;
 
 json::object ParseObject(std::string_view text, const std::string& origin) {
   json::error_code error;
@@ -98,46 +94,6 @@ void Merge(json::object& target, const json::object& source) {
   }
 }
 
-json::value ScalarFromYaml(const YAML::Node& node) {
-  const std::string& text = node.Scalar();
-  if (node.Tag() == "!") return json::string(text);  // quoted
-  if (text == "null" || text == "~" || text.empty()) return nullptr;
-  if (text == "true" || text == "True") return true;
-  if (text == "false" || text == "False") return false;
-  const char* end = text.data() + text.size();
-  int64_t integer = 0;
-  if (auto [stop, error] = std::from_chars(text.data(), end, integer);
-      error == std::errc() && stop == end) {
-    return integer;
-  }
-  double number = 0.0;
-  if (auto [stop, error] = std::from_chars(text.data(), end, number);
-      error == std::errc() && stop == end && std::isfinite(number)) {
-    return number;
-  }
-  return json::string(text);
-}
-
-json::value FromYaml(const YAML::Node& node, const std::string& origin, int depth) {
-  if (depth > kMaxYamlDepth) {
-    throw Error(ErrorCode::kInvalidArgument, origin + ": is nested too deep for a topology");
-  }
-  if (node.IsMap()) {
-    json::object object;
-    for (const auto& item : node) {
-      object[item.first.as<std::string>()] = FromYaml(item.second, origin, depth + 1);
-    }
-    return object;
-  }
-  if (node.IsSequence()) {
-    json::array array;
-    for (const YAML::Node& item : node) array.push_back(FromYaml(item, origin, depth + 1));
-    return array;
-  }
-  if (node.IsScalar()) return ScalarFromYaml(node);
-  return nullptr;
-}
-
 std::optional<int64_t> AsInt(const json::value& value) {
   if (const int64_t* integer = value.if_int64()) return *integer;
   // 1e6 and 32768.0 are whole numbers too.
@@ -187,12 +143,7 @@ HfConfig HfConfig::FromFolder(const std::filesystem::path& dir) {
 }
 
 HfConfig HfConfig::FromTopologyYaml(std::string_view text, const std::string& origin) {
-  json::value value;
-  try {
-    value = FromYaml(YAML::Load(std::string(text)), origin, 0);
-  } catch (const YAML::Exception& error) {
-    throw Error(ErrorCode::kInvalidArgument, origin + ": is not valid YAML (" + error.what() + ")");
-  }
+  json::value value = YamlToJson(LoadYaml(text, origin));
   if (!value.is_object()) {
     throw Error(ErrorCode::kInvalidArgument,
                 origin + ": expected config.json's keys in YAML, as in `num_hidden_layers: 2`");

@@ -1,39 +1,27 @@
 #include "cli/yaml_args.h"
 
-#include <yaml-cpp/yaml.h>
-
 #include <algorithm>
+#include <boost/json/serialize.hpp>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <optional>
 
 #include "base/error.h"
+#include "checkpoint/yaml.h"
 
 namespace sluice {
 namespace {
-
-// YAML in flow style with quoted strings is JSON as far as flags need it.
-std::string ToJsonText(const YAML::Node& node) {
-  YAML::Emitter emitter;
-  emitter.SetMapFormat(YAML::Flow);
-  emitter.SetSeqFormat(YAML::Flow);
-  emitter.SetStringFormat(YAML::DoubleQuoted);
-  emitter << node;
-  return emitter.c_str();
-}
-
-// yaml-cpp gives quoted scalars the tag "!": they are strings whatever they spell.
-bool IsQuoted(const YAML::Node& value) {
-  return value.Tag() == "!";
-}
 
 void AppendFlag(const std::string& key, const YAML::Node& value, std::vector<std::string>& out) {
   const std::string flag = "--" + key;
   if (value.IsSequence()) {
     for (const YAML::Node& element : value) AppendFlag(key, element, out);
   } else if (value.IsMap()) {
-    out.insert(out.end(), {flag, ToJsonText(value)});
-  } else if (value.IsNull() || (value.Scalar() == "true" && !IsQuoted(value))) {
+    out.insert(out.end(), {flag, boost::json::serialize(YamlToJson(value))});
+  } else if (value.IsNull() || (value.Scalar() == "true" && !IsQuotedYaml(value))) {
     out.push_back(flag);
-  } else if (value.Scalar() != "false" || IsQuoted(value)) {
+  } else if (value.Scalar() != "false" || IsQuotedYaml(value)) {
     // The model is positional on the command line; a file names it like a flag.
     if (key == "model") {
       out.push_back(value.Scalar());
@@ -54,25 +42,27 @@ size_t BehindSubcommand(const std::vector<std::string>& arguments) {
   return std::min(arguments.size(), at + (nested ? 2 : 1));
 }
 
-std::vector<std::string> FlagsOf(const std::string& path) {
-  YAML::Node root;
-  try {
-    root = YAML::LoadFile(path);
-  } catch (const YAML::BadFile&) {
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::error_code ignored;
+  if (!file || std::filesystem::is_directory(path, ignored)) {
     throw Error(ErrorCode::kNotFound, "cannot read the file '" + path + "' given with --config");
-  } catch (const YAML::Exception& error) {
-    throw Error(ErrorCode::kInvalidArgument, "'" + path + "' is not YAML: " + error.what());
   }
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+}  // namespace
+
+std::vector<std::string> FlagsFromYaml(std::string_view text, const std::string& origin) {
+  const YAML::Node root = LoadYaml(text, origin);
   if (!root.IsMap() && !root.IsNull()) {
     throw Error(ErrorCode::kInvalidArgument,
-                "'" + path + "' should be a map of flags, as in 'max-num-seqs: 8'");
+                origin + ": should be a map of flags, as in 'max-num-seqs: 8'");
   }
   std::vector<std::string> flags;
   for (const auto& entry : root) AppendFlag(entry.first.Scalar(), entry.second, flags);
   return flags;
 }
-
-}  // namespace
 
 std::vector<std::string> ExpandConfigFile(std::vector<std::string> arguments) {
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -88,7 +78,7 @@ std::vector<std::string> ExpandConfigFile(std::vector<std::string> arguments) {
       path = arguments[i].substr(std::string("--config=").size());
     }
     if (!path.has_value()) continue;
-    const std::vector<std::string> flags = FlagsOf(*path);
+    const std::vector<std::string> flags = FlagsFromYaml(ReadFile(*path), *path);
     arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i),
                     arguments.begin() + static_cast<std::ptrdiff_t>(i + taken));
     const size_t at = BehindSubcommand(arguments);

@@ -138,9 +138,10 @@ void Scheduler::PlanDecodes(StepPlan& plan, int& budget) {
       return;
     }
     const int wanted = 1 + std::min(spare, DraftLimit(sequence));
-    const int free_positions = pages_.num_free() * config_.page_size;
-    const int room = Capacity(sequence) + free_positions - sequence.kv_length;
-    StepDemand demand = strategy_.Demand(sequence, std::min(wanted, room));
+    const int64_t free_positions = int64_t{pages_.num_free()} * config_.page_size;
+    const int64_t room = Capacity(sequence) + free_positions - sequence.kv_length;
+    StepDemand demand =
+        strategy_.Demand(sequence, static_cast<int>(std::min<int64_t>(wanted, room)));
     spare -= static_cast<int>(demand.tokens.size()) - 1;
     GrowPages(sequence, demand.kv_length, false);
     AddSlice(sequence, std::move(demand), plan, budget);

@@ -169,6 +169,13 @@ Tokenizer::Tokenizer(Parts parts)
       prefix_(std::move(parts.prefix)),
       suffix_(std::move(parts.suffix)) {
   IndexTexts();
+  for (const std::vector<TokenId>* ids : {&prefix_, &suffix_}) {
+    for (const TokenId id : *ids) {
+      if (id < vocab_size()) continue;
+      throw DataLoss("post_processor adds the id " + std::to_string(id) +
+                     ", past the vocabulary's last, " + std::to_string(vocab_size() - 1));
+    }
+  }
 }
 
 void Tokenizer::IndexTexts() {

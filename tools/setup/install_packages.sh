@@ -1,5 +1,5 @@
 #!/bin/bash
-# install_packages.sh [build|test|lint]: installs the distribution packages that a target needs and
+# install_packages.sh [build|test|fuzz|lint]: installs the distribution packages that a target needs and
 # are not here yet. Does nothing, and asks for no rights, when all are here. The one list of packages
 # of the project: names are those of Debian 12 and Ubuntu 24.04.
 set -euo pipefail
@@ -29,9 +29,10 @@ packages=(
 case "$profile" in
   build) ;;
   test) packages+=(python3 python3-venv ca-certificates) ;;
+  fuzz) packages+=(clang-16 llvm-16 python3) ;;
   lint) packages+=(python3 git clang-format-16 clang-tidy-16) ;;
   *)
-    echo "install_packages.sh: expected build, test or lint, got '$profile'" >&2
+    echo "install_packages.sh: expected build, test, fuzz or lint, got '$profile'" >&2
     exit 2
     ;;
 esac
