@@ -11,7 +11,7 @@ Writes under OUT:
     chat_loss.npy     bool [tokens] true where a token of chat.npy is the assistant's, so that its loss counts
     chat_starts.npy   u32 [chats]   where each chat begins in chat.npy
     heldout/BOOK.txt                the held-out tenth of each book
-    heldout.txt                     under 100 kB of it, from ten books (tests/data/heldout.txt)
+    heldout.txt                     100 kB of it, from ten books (tests/data/heldout.txt)
     chat_sample.txt                 the first chats as text, to look at
 
 The same corpus gives the same bytes: every random choice comes from one seeded generator. Needs tokenizers, jinja2, numpy.
@@ -91,16 +91,16 @@ def chapters(paragraphs):
 
 
 def test_text(held_out):
-    """About a tenth of TEST_TEXT_BYTES from each of TEST_TEXT_BOOKS books, whole paragraphs only."""
+    """The first paragraphs of TEST_TEXT_BOOKS books that make up a tenth of TEST_TEXT_BYTES each."""
     names = sorted(held_out)
     picked = [names[i * len(names) // TEST_TEXT_BOOKS] for i in range(TEST_TEXT_BOOKS)]
     parts = []
     for name in picked:
         size = 0
         for paragraph in held_out[name]:
-            size += len(paragraph.encode()) + 2
-            if size > TEST_TEXT_BYTES // TEST_TEXT_BOOKS:
+            if size >= TEST_TEXT_BYTES // TEST_TEXT_BOOKS:
                 break
+            size += len(paragraph.encode()) + 2
             parts.append(paragraph)
     return "\n\n".join(parts) + "\n", picked
 
