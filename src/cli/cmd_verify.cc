@@ -191,7 +191,7 @@ int Verify(const VerifyFlags& flags) {
   RunnerOptions options = ResolveRunnerOptions(model.spec, flags.model, {});
   std::string golden_file = flags.golden;
   if (golden_file.empty() && flags.text.empty())
-    golden_file = flags.model.model + "/golden.safetensors";
+    golden_file = model.origin + "/golden.safetensors";
 
   if (!golden_file.empty() && flags.golden.empty() && flags.model.model.empty()) {
     throw Error(ErrorCode::kInvalidArgument,

@@ -19,5 +19,6 @@ Command AddVerify(CLI::App& app);
 Command AddBenchLatency(CLI::App& app);
 Command AddBenchKvCache(CLI::App& app);
 Command AddDoctor(CLI::App& app);
+Command AddPull(CLI::App& app);
 
 }  // namespace sluice

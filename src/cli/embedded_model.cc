@@ -7,6 +7,7 @@ extern const char sluice_embedded_generation_config[], sluice_embedded_generatio
 extern const char sluice_embedded_tokenizer[], sluice_embedded_tokenizer_end[];
 extern const char sluice_embedded_tokenizer_config[], sluice_embedded_tokenizer_config_end[];
 extern const char sluice_embedded_safetensors[], sluice_embedded_safetensors_end[];
+extern const char sluice_embedded_groups[], sluice_embedded_groups_end[];
 }
 
 namespace sluice {
@@ -30,6 +31,10 @@ EmbeddedModel GetEmbeddedModel() {
                       static_cast<size_t>(sluice_embedded_safetensors_end -
                                           sluice_embedded_safetensors)},
   };
+}
+
+std::string_view EmbeddedGroups() {
+  return Text(sluice_embedded_groups, sluice_embedded_groups_end);
 }
 
 }  // namespace sluice

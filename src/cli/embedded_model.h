@@ -20,4 +20,7 @@ struct EmbeddedModel {
 };
 EmbeddedModel GetEmbeddedModel();
 
+// The text of configs/groups.yaml, linked in likewise.
+std::string_view EmbeddedGroups();
+
 }  // namespace sluice

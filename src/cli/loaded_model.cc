@@ -15,6 +15,7 @@
 #include "base/machine.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/embedded_model.h"
+#include "hub/model_places.h"
 #include "trace/routing_source.h"
 
 namespace sluice {
@@ -90,14 +91,9 @@ OpenedModel OpenTopology(const ModelFlags& flags) {
 }
 
 OpenedModel OpenFolder(const ModelFlags& flags) {
-  const fs::path dir = flags.model;
-  if (!fs::is_directory(dir)) {
-    throw Error(ErrorCode::kNotFound, "'" + flags.model +
-                                          "' is not a folder: a model is a folder with "
-                                          "config.json, *.safetensors and tokenizer.json");
-  }
-  const fs::path name = fs::weakly_canonical(dir).filename();
-  OpenedModel model{.name = name.string(), .origin = flags.model};
+  const LocalModel local = FindModel(flags.model, flags.revision, ModelPlacesFromEnvironment());
+  const fs::path& dir = local.dir;
+  OpenedModel model{.name = local.name, .origin = dir.string()};
   HfConfig config = HfConfig::FromFolder(dir);
   if (!flags.hf_overrides.empty()) config.ApplyOverrides(flags.hf_overrides);
   if (fs::exists(dir / "generation_config.json")) {
@@ -162,7 +158,9 @@ OpenedModel OpenModel(const ModelFlags& flags) {
   OpenedModel model = !flags.topology.empty() ? OpenTopology(flags)
                       : flags.model.empty()   ? OpenEmbedded(flags)
                                               : OpenFolder(flags);
-  if (!flags.tokenizer.empty()) OpenTokenizer(model, flags.tokenizer);
+  if (!flags.tokenizer.empty()) {
+    OpenTokenizer(model, FindModel(flags.tokenizer, "", ModelPlacesFromEnvironment()).dir);
+  }
   if (!model.random_weights) CheckTensors(model.spec, *model.source);
   if (model.tokenizer != nullptr && model.tokenizer->vocab_size() > model.spec.vocab_size) {
     throw Error(ErrorCode::kDataLoss,

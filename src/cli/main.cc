@@ -45,7 +45,8 @@ int Main(std::vector<std::string> arguments) {
         {"run", AddRun(app)},
         {"chat", AddChat(app)},
         {"verify", AddVerify(app)},
-        {"doctor", AddDoctor(app)}}},
+        {"doctor", AddDoctor(app)},
+        {"pull", AddPull(app)}}},
       {bench, {{"latency", AddBenchLatency(*bench)}, {"kv-cache", AddBenchKvCache(*bench)}}}};
 
   try {

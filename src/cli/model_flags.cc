@@ -15,10 +15,14 @@ CLI::Validator Quiet(CLI::Validator validator) {
 void AddModelFlags(CLI::App& app, ModelFlags& flags) {
   app.add_option("model", flags.model,
                  "Folder of a Hugging Face checkpoint (config.json, *.safetensors, "
-                 "tokenizer.json); none = the embedded storyteller");
+                 "tokenizer.json), or ORG/NAME of one in MODEL_DIR or the hub's cache (see "
+                 "'sluice pull'); none = the embedded storyteller");
   const char* group = "Model";
+  app.add_option("--revision", flags.revision,
+                 "Branch, tag or commit of a model named as ORG/NAME; default: main")
+      ->group(group);
   app.add_option("--tokenizer", flags.tokenizer,
-                 "Folder of the tokenizer, where it is not the model's")
+                 "Folder or ORG/NAME of the tokenizer, where it is not the model's")
       ->group(group);
   app.add_option("--topology", flags.topology,
                  "YAML file with config.json's keys: run that model with random weights")

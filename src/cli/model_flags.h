@@ -14,7 +14,8 @@ namespace sluice {
 // The flags that say which model runs and how, common to every command that loads one. Names and
 // meanings are vLLM's where it has them.
 struct ModelFlags {
-  std::string model;  // a checkpoint's folder; empty = the embedded model
+  std::string model;     // a checkpoint's folder or ORG/NAME; empty = the embedded model
+  std::string revision;  // of a model named as ORG/NAME; empty = main
   std::string tokenizer;
   std::string topology;
   std::string load_format = "auto";

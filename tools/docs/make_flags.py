@@ -6,7 +6,7 @@
 import subprocess
 import sys
 
-COMMANDS = ["serve", "run", "chat", "verify", "bench latency", "bench kv-cache", "doctor"]
+COMMANDS = ["serve", "run", "chat", "verify", "bench latency", "bench kv-cache", "doctor", "pull"]
 
 
 def help_of(binary, command):
