@@ -116,6 +116,23 @@ TEST_F(EngineTest, EstimateCountsTheExpertsThatAreHeld) {
   EXPECT_EQ(all.kv_bytes, 4u * 16 * 2 * 2 * 16 * 4);  // pages, positions, k and v, layers, dims
 }
 
+TEST_F(EngineTest, LoadingEndsAtItsTotalWithAndWithoutSlots) {
+  for (const int slots : {0, 6}) {
+    int64_t last = 0;
+    int64_t total = 0;
+    const ModelRunner runner(
+        spec_, source_,
+        {.num_threads = 2, .num_pages = 4, .max_model_len = 64, .expert_slots = slots},
+        std::make_unique<ModelRouting>(), [&](int64_t done, int64_t of) {
+          EXPECT_GE(done, last);
+          last = done;
+          total = of;
+        });
+    EXPECT_GT(total, 0) << slots;
+    EXPECT_EQ(last, total) << slots;
+  }
+}
+
 TEST(CompareLogits, MeasuresDistances) {
   const std::vector<float> reference = {0, 3, 4, 0};
   EXPECT_EQ(CompareLogits(reference, reference, 2).relative_l2, 0);

@@ -93,6 +93,7 @@ MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) 
     const int64_t held =
         options.expert_slots == 0 ? local : std::min<int64_t>(options.expert_slots, local);
     needs.weight_bytes -= std::min<int64_t>(needs.weight_bytes, (all - held) * expert);
+    needs.expert_bytes = held * expert;
   }
   needs.kv_bytes = KvLayoutOf(spec, options).BytesPerPage() * options.num_pages;
   needs.scratch_bytes = ScratchBytes(spec, options.max_step_rows);
@@ -107,17 +108,20 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
   SLUICE_CHECK_GE(options_.num_pages, 1);
   SLUICE_CHECK_LE(options_.max_model_len, spec_.max_positions);
   Validate(spec_);
-  CheckFits(EstimateMemory(spec_, options_));
+  const MemoryNeeds needs = EstimateMemory(spec_, options_);
+  CheckFits(needs);
 
-  const OnBytesRead on_read =
-      CountBytes(static_cast<int64_t>(EstimateMemory(spec_, options_).weight_bytes), progress);
+  // Experts that are read when they are needed are not part of loading.
+  const bool experts_wait = options_.expert_slots > 0;
+  const uint64_t loaded = needs.weight_bytes - (experts_wait ? needs.expert_bytes : 0);
+  const OnBytesRead on_read = CountBytes(static_cast<int64_t>(loaded), progress);
   weights_ = std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read);
   const std::vector<int> moe_layers = MoeLayers(spec_);
   if (!moe_layers.empty()) {
     const int local = ExpertsPerRank(spec_, options_);
     ProcessGroup* group = options_.expert_parallel;
-    expert_source_ = std::make_unique<CheckpointExperts>(
-        spec_, source, options_.expert_slots == 0 ? on_read : OnBytesRead());
+    expert_source_ =
+        std::make_unique<CheckpointExperts>(spec_, source, experts_wait ? OnBytesRead() : on_read);
     experts_ = std::make_unique<ExpertStore>(
         ExpertLayoutOf(spec_, options_.dtype),
         ExpertStore::Options{.layers = moe_layers,

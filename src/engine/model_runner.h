@@ -45,6 +45,7 @@ struct RunnerOptions {
 // What a model needs in host memory before it can run.
 struct MemoryNeeds {
   uint64_t weight_bytes = 0;
+  uint64_t expert_bytes = 0;  // of weight_bytes: the slots of routed experts
   uint64_t kv_bytes = 0;
   uint64_t scratch_bytes = 0;  // of a step of max_step_rows
   uint64_t total() const { return weight_bytes + kv_bytes + scratch_bytes; }
