@@ -223,9 +223,12 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
 
 std::unique_ptr<ModelRunner> LoadRunner(const OpenedModel& model, const ModelFlags& flags,
                                         const RunnerOptions& options) {
-  std::unique_ptr<RoutingSource> routing =
-      model.spec.moe.num_experts > 0 ? ParseRoutingSource(flags.routing, model.spec.moe.num_experts)
-                                     : std::make_unique<ModelRouting>();
+  std::unique_ptr<RoutingSource> routing = std::make_unique<ModelRouting>();
+  if (model.spec.moe.num_experts > 0) {
+    routing = ParseRoutingSource(flags.routing, {.num_layers = model.spec.num_layers,
+                                                 .num_experts = model.spec.moe.num_experts,
+                                                 .top_k = model.spec.moe.top_k});
+  }
   return std::make_unique<ModelRunner>(model.spec, *model.source, options, std::move(routing),
                                        MakeProgress(model.name));
 }

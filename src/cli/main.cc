@@ -3,6 +3,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +21,15 @@ namespace {
 constexpr int kSuccess = 0;
 constexpr int kFailed = 1;
 constexpr int kWrongUsage = 2;
+
+// Throws when something that was printed is lost, to a full disk say.
+void CheckOutputWritten() {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  const std::string reason = errno == 0 ? "" : std::string(": ") + std::strerror(errno);
+  throw Error(ErrorCode::kResourceExhausted,
+              "standard output could not be written whole" + reason + "; what was printed is cut");
+}
 
 int Main(std::vector<std::string> arguments) {
   CLI::App app(
@@ -54,12 +66,17 @@ int Main(std::vector<std::string> arguments) {
     std::reverse(arguments.begin(), arguments.end());  // CLI11 parses from the back
     app.parse(arguments);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kSuccess : kWrongUsage;
+    if (app.exit(error) != 0) return kWrongUsage;
+    CheckOutputWritten();
+    return kSuccess;
   }
   InitLogging(log_level);
   for (const auto& [parent, commands] : groups) {
     for (const auto& [name, run] : commands) {
-      if (parent->got_subcommand(name)) return run();
+      if (!parent->got_subcommand(name)) continue;
+      const int status = run();
+      CheckOutputWritten();
+      return status;
     }
   }
   return kWrongUsage;

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <boost/beast/core/string.hpp>
 #include <boost/json.hpp>
 #include <chrono>
 #include <random>
@@ -144,10 +145,10 @@ std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseW
 
 void Routes::CheckKey(const HttpRequest& request) const {
   if (api_keys_.empty()) return;
-  static constexpr std::string_view kScheme = "Bearer ";
+  static constexpr std::string_view kScheme = "Bearer ";  // in any case: RFC 9110, 11.1
   const std::string_view given = request.authorization;
   bool known = false;
-  if (given.starts_with(kScheme)) {
+  if (boost::beast::iequals(given.substr(0, kScheme.size()), kScheme)) {
     for (const std::string& key : api_keys_) {
       known |= SameSecret(key, given.substr(kScheme.size()));
     }

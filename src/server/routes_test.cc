@@ -379,6 +379,9 @@ TEST_F(RoutesTest, KeysAreAsked) {
                                                 {"Bearer wrong!", 401},
                                                 {"secret", 401},
                                                 {"Bearer secret", 200},
+                                                {"bearer secret", 200},
+                                                {"BEARER wrong!", 401},
+                                                {"Bearer", 401},
                                                 {"Bearer second", 200}}) {
     FakeWriter writer;
     Do(writer, "GET", "/v1/models", "", authorization);

@@ -112,6 +112,19 @@ SyntheticDesc ParseSynthetic(std::string_view text) {
   return desc;
 }
 
+void CheckRecordedWith(const RouterTraceHeader& header, const RoutedModel& model,
+                       const std::string& file) {
+  const auto check = [&](const char* what, int recorded, int has) {
+    if (recorded == has) return;
+    throw Error(ErrorCode::kInvalidArgument, file + ": was recorded with " +
+                                                 std::to_string(recorded) + " " + what +
+                                                 ", the model has " + std::to_string(has));
+  };
+  check("layers", header.num_layers, model.num_layers);
+  check("experts", header.num_experts, model.num_experts);
+  check("experts a token", header.top_k, model.top_k);
+}
+
 }  // namespace
 
 ReplayRouting::ReplayRouting(std::shared_ptr<const InMemoryTrace> trace, ReplayWeights weights)
@@ -219,22 +232,17 @@ const std::vector<int32_t>& SyntheticRouting::LayerOrder(int layer) {
   return order;
 }
 
-std::unique_ptr<RoutingSource> ParseRoutingSource(std::string_view text, int num_experts) {
+std::unique_ptr<RoutingSource> ParseRoutingSource(std::string_view text, const RoutedModel& model) {
   constexpr std::string_view kReplay = "replay:";
   if (text == "model") return std::make_unique<ModelRouting>();
   if (text.starts_with(kReplay) && text.size() > kReplay.size()) {
     const std::filesystem::path path(text.substr(kReplay.size()));
     auto trace = std::make_shared<InMemoryTrace>(InMemoryTrace::FromFile(path));
-    if (trace->header().num_experts != num_experts) {
-      throw Error(ErrorCode::kInvalidArgument, path.string() + ": was recorded with " +
-                                                   std::to_string(trace->header().num_experts) +
-                                                   " experts, the model has " +
-                                                   std::to_string(num_experts));
-    }
+    CheckRecordedWith(trace->header(), model, path.string());
     return std::make_unique<ReplayRouting>(std::move(trace));
   }
   if (text.empty()) FailParse(text);
-  return std::make_unique<SyntheticRouting>(ParseSynthetic(text), num_experts);
+  return std::make_unique<SyntheticRouting>(ParseSynthetic(text), model.num_experts);
 }
 
 }  // namespace sluice

@@ -93,9 +93,16 @@ class SyntheticRouting : public RoutingSource {
   std::vector<std::pair<double, int32_t>> keys_;  // scratch of one draw
 };
 
+// What a routing source must suit.
+struct RoutedModel {
+  int num_layers = 0;  // decoder layers, those that do not route among them
+  int num_experts = 0;
+  int top_k = 0;
+};
+
 // Reads "model", "replay:FILE", "uniform[:seed]", "zipf:EXPONENT[:seed]" or
-// "skewed:FRACTION[:seed]". Throws Error(kInvalidArgument) for anything else, and what reading FILE
-// throws.
-std::unique_ptr<RoutingSource> ParseRoutingSource(std::string_view text, int num_experts);
+// "skewed:FRACTION[:seed]". Throws Error(kInvalidArgument) for anything else and for a FILE
+// recorded with a model of another shape, and what reading FILE throws.
+std::unique_ptr<RoutingSource> ParseRoutingSource(std::string_view text, const RoutedModel& model);
 
 }  // namespace sluice

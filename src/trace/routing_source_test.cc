@@ -49,12 +49,16 @@ TEST(RoutingSource, ModelChangesNothing) {
   EXPECT_TRUE(model.IsModel());
 }
 
+RoutedModel Model(int experts) {
+  return {.num_layers = 2, .num_experts = experts, .top_k = 2};
+}
+
 class SyntheticRows : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(SyntheticRows, AreDistinctInRangeAndIndependentOfTheBatch) {
   for (const int experts : {8, 16, 60, 64, 128, 256}) {
-    const auto source = ParseRoutingSource(GetParam(), experts);
-    const auto again = ParseRoutingSource(source->Name(), experts);
+    const auto source = ParseRoutingSource(GetParam(), Model(experts));
+    const auto again = ParseRoutingSource(source->Name(), Model(experts));
     for (const int top_k : {1, 4, 8}) {
       const std::vector<RoutingKey> tokens = Tokens(300);
       const Routed batch = Apply(*source, 3, tokens, top_k);
@@ -76,7 +80,7 @@ INSTANTIATE_TEST_SUITE_P(All, SyntheticRows,
                                            "skewed:0.9", "skewed:0:2", "skewed:1"));
 
 TEST(SyntheticRouting, UniformCoversExpertsEvenly) {
-  const auto source = ParseRoutingSource("uniform:5", 64);
+  const auto source = ParseRoutingSource("uniform:5", Model(64));
   const std::vector<int> counts = Popularity(Apply(*source, 0, Tokens(8000), 8), 64);
   // 1000 expected each; the deviation is about 30.
   EXPECT_LT(counts.front(), 1150);
@@ -84,7 +88,7 @@ TEST(SyntheticRouting, UniformCoversExpertsEvenly) {
 }
 
 TEST(SyntheticRouting, ZipfFollowsItsExponent) {
-  const auto source = ParseRoutingSource("zipf:1", 16);
+  const auto source = ParseRoutingSource("zipf:1", Model(16));
   const std::vector<int> counts = Popularity(Apply(*source, 0, Tokens(20000), 1), 16);
   double sum = 0.0;
   for (int rank = 1; rank <= 16; ++rank) sum += 1.0 / rank;
@@ -94,7 +98,7 @@ TEST(SyntheticRouting, ZipfFollowsItsExponent) {
 }
 
 TEST(SyntheticRouting, SkewedFavoursTheHotExperts) {
-  const auto source = ParseRoutingSource("skewed:0.9", 128);
+  const auto source = ParseRoutingSource("skewed:0.9", Model(128));
   const std::vector<int> counts = Popularity(Apply(*source, 0, Tokens(4000), 4), 128);
   int hot = 0;
   for (int i = 0; i < 8; ++i) hot += counts[i];
@@ -102,8 +106,8 @@ TEST(SyntheticRouting, SkewedFavoursTheHotExperts) {
 }
 
 TEST(SyntheticRouting, SeedsAndLayersDiffer) {
-  const auto one = ParseRoutingSource("zipf:3:1", 64);
-  const auto two = ParseRoutingSource("zipf:3:2", 64);
+  const auto one = ParseRoutingSource("zipf:3:1", Model(64));
+  const auto two = ParseRoutingSource("zipf:3:2", Model(64));
   const std::vector<RoutingKey> tokens = Tokens(50);
   EXPECT_NE(Apply(*one, 0, tokens, 4).ids, Apply(*two, 0, tokens, 4).ids);
   EXPECT_NE(Apply(*one, 0, tokens, 4).ids, Apply(*one, 1, tokens, 4).ids);
@@ -146,22 +150,24 @@ TEST(ParseRoutingSource, ReadsATraceFile) {
         {.sequence = 4, .position = 6, .layer = 1, .experts = {5, 2}, .weights = {0.7f, 0.3f}}});
     writer.Close();
   }
-  const auto replay = ParseRoutingSource("replay:" + path.string(), 8);
+  const auto replay = ParseRoutingSource("replay:" + path.string(), Model(8));
   EXPECT_EQ(replay->Name(), "replay");
   EXPECT_THAT(Apply(*replay, 1, {{4, 6}}, 2).ids, ::testing::ElementsAre(5, 2));
-  EXPECT_THROW(ParseRoutingSource("replay:" + path.string(), 16), Error);
+  for (const RoutedModel& other : {RoutedModel{2, 16, 2}, {2, 8, 3}, {3, 8, 2}}) {
+    EXPECT_THROW(ParseRoutingSource("replay:" + path.string(), other), Error);
+  }
   std::filesystem::remove(path);
-  EXPECT_THROW(ParseRoutingSource("replay:" + path.string(), 8), Error);
+  EXPECT_THROW(ParseRoutingSource("replay:" + path.string(), Model(8)), Error);
 }
 
 TEST(ParseRoutingSource, RefusesAnythingElse) {
   for (const char* text : {"", "models", "replay", "replay:", "uniform:", "uniform:x",
                            "uniform:1:2", "zipf", "zipf:0", "zipf:-1", "zipf:x", "zipf:1.1:",
                            "zipf:nan", "skewed:1.5", "skewed:-0.1", "skewed", "zipf:1:-3"}) {
-    EXPECT_THROW(ParseRoutingSource(text, 8), Error) << text;
+    EXPECT_THROW(ParseRoutingSource(text, Model(8)), Error) << text;
   }
-  EXPECT_EQ(ParseRoutingSource("uniform", 8)->Name(), "uniform:0");
-  EXPECT_EQ(ParseRoutingSource("zipf:1.1:3", 8)->Name(), "zipf:1.1:3");
+  EXPECT_EQ(ParseRoutingSource("uniform", Model(8))->Name(), "uniform:0");
+  EXPECT_EQ(ParseRoutingSource("zipf:1.1:3", Model(8))->Name(), "zipf:1.1:3");
 }
 
 }  // namespace

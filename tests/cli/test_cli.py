@@ -284,6 +284,34 @@ def test_a_foreign_trace_is_refused(tmp_path):
     refused(sluice("run", "-p", "x", "--routing", f"replay:{trace}"), 1, "trace.bin")
 
 
+def test_a_trace_of_another_model_is_refused_before_it_runs(tmp_path):
+    trace = tmp_path / "trace.bin"
+    made = sluice("run", "-p", "Once", "--max-tokens", 2, "--router-trace", trace)
+    assert made.returncode == 0 and trace.exists(), made.stderr
+    other = ["--hf-overrides", '{"num_experts_per_tok": 1}', "--load-format", "dummy"]
+    done = sluice("run", "-p", "Once", *other, "--routing", f"replay:{trace}")
+    refused(done, 2, "trace.bin", "experts a token", "the model has 1")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "-p", "Once", "--max-tokens", "4"],
+        ["run", "-p", "Once", "--max-tokens", "4", "--json"],
+        ["bench", "latency", "--input-len", "4", "--output-len", "2", "--json"],
+        ["doctor", "--json"],
+        ["--help"],
+    ],
+)
+def test_output_that_cannot_be_written_is_an_error(arguments):
+    with open("/dev/full", "w", encoding="ascii") as full:
+        done = subprocess.run(
+            [BINARY, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert done.returncode == 1, done.stderr
+    assert "standard output could not be written" in done.stderr
+
+
 def test_the_page_of_flags_has_every_flag():
     script = ROOT / "tools/docs/make_flags.py"
     made = subprocess.run(
