@@ -11,6 +11,9 @@
 namespace sluice {
 namespace {
 
+// Finding takes time in proportion to the longest content, for each byte of a text.
+constexpr size_t kMaxContentSize = 1024;
+
 AddedToken ReadAddedToken(const boost::json::object& json) {
   constexpr std::string_view kWhere = "added_tokens[]";
   AddedToken token;
@@ -33,8 +36,9 @@ bool TouchesWord(std::string_view text, size_t begin, size_t end) {
   return end < text.size() && IsWordCharacter(NextCodePoint(text, &end));
 }
 
-size_t SkipSpaceLeft(std::string_view text, size_t position) {
-  while (position > 0) {
+// Stops at `first`.
+size_t SkipSpaceLeft(std::string_view text, size_t position, size_t first) {
+  while (position > first) {
     size_t previous = position;
     if (!IsWhiteSpace(PreviousCodePoint(text, &previous))) break;
     position = previous;
@@ -61,6 +65,11 @@ std::vector<AddedToken> AddedTokensFromJson(const boost::json::value* json) {
   for (const auto& item : RequireArray(*json, "added_tokens")) {
     AddedToken token = ReadAddedToken(RequireObject(item, "added_tokens[]"));
     if (token.content.empty()) continue;
+    if (token.content.size() > kMaxContentSize) {
+      throw Unsupported("added token " + std::to_string(token.id) + " has " +
+                        std::to_string(token.content.size()) + " bytes; up to " +
+                        std::to_string(kMaxContentSize) + " are supported");
+    }
     if (!ids.insert(token.id).second || !contents.insert(token.content).second) {
       throw DataLoss("added_tokens lists \"" + token.content + "\" or its id " +
                      std::to_string(token.id) + " twice");
@@ -134,8 +143,9 @@ std::vector<AddedTokenFinder::Piece> AddedTokenFinder::Cut(std::string_view text
     position = end;
     if (found.token->special && !find_special) continue;
     if (found.token->single_word && TouchesWord(text, begin, end)) continue;
-    if (found.token->lstrip) begin = std::max(SkipSpaceLeft(text, begin), done);
-    if (found.token->rstrip) end = SkipSpaceRight(text, end);
+    if (found.token->lstrip) begin = SkipSpaceLeft(text, begin, std::min(begin, done));
+    // Up to `done` an earlier token has taken all the white space.
+    if (found.token->rstrip) end = SkipSpaceRight(text, std::max(end, done));
     if (begin > done) pieces.push_back({text.substr(done, begin - done), nullptr});
     pieces.push_back({text.substr(begin, end - begin), found.token});
     done = end;

@@ -5,11 +5,11 @@
 #include <limits>
 #include <optional>
 #include <queue>
-#include <unordered_set>
 
-#include "base/check.h"
+#include "base/error.h"
 #include "tokenizer/byte_level.h"
 #include "tokenizer/json_fields.h"
+#include "tokenizer/utf8.h"
 
 namespace sluice {
 namespace {
@@ -19,106 +19,23 @@ constexpr uint32_t kNoRank = std::numeric_limits<uint32_t>::max();
 // Up to here scanning all pairs for the lowest rank beats a heap.
 constexpr size_t kShortWord = 48;
 
-using IdOfContent = std::unordered_map<std::string_view, TokenId>;
+// How SentencePiece writes a space.
+constexpr std::string_view kSpaceMark = "\u2581";
 
 uint64_t PairKey(TokenId left, TokenId right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
 }
 
-std::vector<Bpe::Entry> ReadVocabulary(const boost::json::object& model) {
-  const auto& vocab = RequireObject(RequireField(model, "vocab", "model"), "model.vocab");
-  std::vector<Bpe::Entry> entries;
-  entries.reserve(vocab.size());
-  std::unordered_set<TokenId> ids;
-  for (const auto& [key, value] : vocab) {
-    const TokenId id = TokenIdFromJson(value, "an id of model.vocab");
-    if (!ids.insert(id).second) {
-      throw DataLoss("model.vocab gives id " + std::to_string(id) + " to two tokens");
-    }
-    entries.push_back({.id = id, .content = std::string(key)});
-  }
-  if (entries.empty()) throw DataLoss("model.vocab is empty");
-  return entries;
-}
-
-IdOfContent IndexContents(const std::vector<Bpe::Entry>& entries) {
-  IdOfContent ids;
-  ids.reserve(entries.size());
-  for (const Bpe::Entry& entry : entries) ids.emplace(entry.content, entry.id);
-  return ids;
-}
-
-// The two sides of a merge, which a file writes as "a b" or as ["a", "b"].
-std::pair<std::string_view, std::string_view> ReadMerge(const boost::json::value& json) {
-  if (json.is_string()) {
-    const std::string_view text = RequireString(json, "model.merges[]");
-    const size_t space = text.find(' ');
-    if (space == text.npos || text.find(' ', space + 1) != text.npos) {
-      throw DataLoss("the merge \"" + std::string(text) + "\" is not two tokens");
-    }
-    return {text.substr(0, space), text.substr(space + 1)};
-  }
-  const auto& pair = RequireArray(json, "model.merges[]");
-  if (pair.size() != 2) throw DataLoss("a merge has " + std::to_string(pair.size()) + " parts");
-  return {RequireString(pair[0], "model.merges[][0]"), RequireString(pair[1], "model.merges[][1]")};
-}
-
-TokenId RequireToken(const IdOfContent& ids, std::string_view content) {
-  const auto found = ids.find(content);
-  if (found != ids.end()) return found->second;
-  throw DataLoss("a merge names \"" + std::string(content) + "\", which model.vocab lacks");
-}
-
-void RefuseUnlessEmpty(const boost::json::object& model, std::string_view key) {
-  const auto* value = FindField(model, key);
-  if (value == nullptr) return;
-  if (!RequireString(*value, "model." + std::string(key)).empty()) {
-    throw Unsupported("model." + std::string(key) + " is not supported in a byte-level vocabulary");
-  }
-}
-
-void CheckOptions(const boost::json::object& model) {
-  // GPT-2's own file leaves the type out.
-  if (const auto* type = FindField(model, "type")) {
-    const std::string_view name = RequireString(*type, "model.type");
-    if (name != "BPE") {
-      throw Unsupported("model \"" + std::string(name) + "\" is not supported; BPE is");
-    }
-  }
-  if (const auto* dropout = FindField(model, "dropout")) {
-    boost::system::error_code error;
-    const double probability = dropout->to_number<double>(error);
-    if (error) throw DataLoss("model.dropout must be a number");
-    if (probability != 0) throw Unsupported("model.dropout is not supported");
-  }
-  RefuseUnlessEmpty(model, "continuing_subword_prefix");
-  RefuseUnlessEmpty(model, "end_of_word_suffix");
-  if (BoolField(model, "byte_fallback", false, "model")) {
-    throw Unsupported("model.byte_fallback is not supported");
-  }
-}
-
-// An unknown token comes into play only where a byte has no token of its own.
-void CheckUnknownToken(const boost::json::object& model, const IdOfContent& ids) {
-  if (FindField(model, "unk_token") == nullptr) return;
-  for (int byte = 0; byte < 256; ++byte) {
-    if (ids.contains(ByteLevelSymbol(static_cast<unsigned char>(byte)))) continue;
-    throw Unsupported("model.unk_token is not supported where the vocabulary lacks a byte (" +
-                      std::to_string(byte) + ")");
-  }
+// The vocabulary's name of a byte in a fallback, "<0x0A>".
+std::string FallbackName(int byte) {
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  std::string name = "<0x00>";
+  name[3] = kDigits[static_cast<size_t>(byte / 16)];
+  name[4] = kDigits[static_cast<size_t>(byte % 16)];
+  return name;
 }
 
 }  // namespace
-
-TokenId TokenIdFromJson(const boost::json::value& json, std::string_view where) {
-  boost::system::error_code error;
-  const int64_t id = json.is_number() ? json.to_number<int64_t>(error) : -1;
-  if (error || id < 0 || id >= kTokenIdEnd) {
-    throw DataLoss(std::string(where) + " must be an integer from 0 to " +
-                   std::to_string(kTokenIdEnd - 1) + ", not " + boost::json::serialize(json));
-  }
-  return static_cast<TokenId>(id);
-}
 
 Bpe::MergeTable::MergeTable(size_t count) {
   const size_t size = std::bit_ceil(std::max<size_t>(count * 2, 16));
@@ -145,69 +62,179 @@ const Bpe::Merge* Bpe::MergeTable::Find(TokenId left, TokenId right) const {
   return slot.key == kNoKey ? nullptr : &slot.merge;
 }
 
-Bpe Bpe::FromJson(const boost::json::value* json) {
-  if (json == nullptr) throw DataLoss("there is no model");
-  const auto& model = RequireObject(*json, "model");
-  CheckOptions(model);
-  std::vector<Entry> entries = ReadVocabulary(model);
-  const IdOfContent ids = IndexContents(entries);
-  CheckUnknownToken(model, ids);
+Bpe::CharacterTable::CharacterTable() : pages_(0x110000 / kPageSize), ids_(kPageSize, -1) {}
 
-  const auto& list = RequireArray(RequireField(model, "merges", "model"), "model.merges");
-  MergeTable merges(list.size());
-  uint32_t rank = 0;
-  for (const auto& item : list) {
-    const auto [left, right] = ReadMerge(item);
-    const TokenId left_id = RequireToken(ids, left);
-    const TokenId right_id = RequireToken(ids, right);
-    const TokenId merged = RequireToken(ids, std::string(left) + std::string(right));
-    // A pair that is listed twice keeps its last rank.
-    merges.Set(left_id, right_id, {.rank = rank++, .merged = merged});
+void Bpe::CharacterTable::Set(char32_t code_point, TokenId id) {
+  uint32_t& page = pages_[code_point / kPageSize];
+  if (page == 0) {
+    page = static_cast<uint32_t>(ids_.size());
+    ids_.resize(ids_.size() + kPageSize, -1);
   }
-  Bpe bpe(std::move(entries), std::move(merges));
-  bpe.IndexWords(BoolField(model, "ignore_merges", false, "model"));
-  return bpe;
+  ids_[page + code_point % kPageSize] = id;
+}
+
+TokenId Bpe::CharacterTable::Find(char32_t code_point) const {
+  return ids_[pages_[code_point / kPageSize] + code_point % kPageSize];
+}
+
+Bpe::Bpe(BpeFile file, Alphabet alphabet)
+    : alphabet_(alphabet),
+      unk_token_(file.unk_token),
+      fuse_unk_(file.fuse_unk),
+      byte_fallback_(file.byte_fallback),
+      merges_(file.merges.size()) {
+  uint32_t rank = 0;
+  // A pair that is listed twice keeps its last rank.
+  for (const BpeFile::Merge& merge : file.merges) {
+    merges_.Set(merge.left, merge.right, {.rank = rank++, .merged = merge.merged});
+  }
+  entries_ = std::move(file.entries);
+  IndexBytes(file);
+  if (alphabet_ == Alphabet::kCharacters) {
+    IndexCharacters();
+    // A character that is dropped would let what stands around it merge.
+    const bool drops_none =
+        unk_token_ ||
+        (byte_fallback_ && std::ranges::all_of(byte_ids_, [](TokenId id) { return id >= 0; }));
+    cuts_before_marks_ = drops_none && !file.ignore_merges && !MergesAcross(kSpaceMark, file);
+  }
+  IndexWords(file.ignore_merges);
+}
+
+void Bpe::IndexBytes(const BpeFile& file) {
+  byte_ids_.fill(-1);
+  std::unordered_map<std::string_view, TokenId> ids;
+  ids.reserve(entries_.size());
+  for (const BpeFile::Entry& entry : entries_) ids.emplace(entry.content, entry.id);
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool is_byte_level = alphabet_ == Alphabet::kBytes;
+    if (!is_byte_level && !byte_fallback_) continue;
+    const auto found = ids.find(is_byte_level ? ByteLevelSymbol(static_cast<unsigned char>(byte))
+                                              : FallbackName(byte));
+    if (found != ids.end()) {
+      byte_ids_[static_cast<size_t>(byte)] = found->second;
+    } else if (is_byte_level && (file.unk_token || file.byte_fallback)) {
+      throw Unsupported(
+          "model.unk_token and model.byte_fallback are not supported where a byte-level vocabulary "
+          "lacks a byte (" +
+          std::to_string(byte) + ")");
+    }
+  }
+}
+
+void Bpe::IndexCharacters() {
+  for (const BpeFile::Entry& entry : entries_) {
+    size_t end = 0;
+    if (entry.content.empty()) continue;
+    const char32_t code_point = NextCodePoint(entry.content, &end);
+    if (end == entry.content.size()) character_ids_.Set(code_point, entry.id);
+  }
+}
+
+// Whether a merge may join something that does not end in `mark` to something that starts with it.
+bool Bpe::MergesAcross(std::string_view mark, const BpeFile& file) const {
+  size_t end = 0;
+  if (character_ids_.Find(NextCodePoint(mark, &end)) < 0) return true;
+  std::unordered_map<TokenId, std::string_view> contents;
+  contents.reserve(entries_.size());
+  for (const BpeFile::Entry& entry : entries_) contents.emplace(entry.id, entry.content);
+  if (unk_token_ && contents[*unk_token_].ends_with(mark)) return true;
+  return std::any_of(file.merges.begin(), file.merges.end(), [&](const BpeFile::Merge& merge) {
+    return contents[merge.right].starts_with(mark) && !contents[merge.left].ends_with(mark);
+  });
 }
 
 void Bpe::IndexWords(bool ignore_merges) {
   std::vector<std::pair<std::string, TokenId>> words;
-  byte_ids_.fill(-1);
-  for (const Entry& entry : entries_) {
+  for (const BpeFile::Entry& entry : entries_) {
+    if (alphabet_ == Alphabet::kCharacters) {
+      if (!entry.content.empty()) words.emplace_back(entry.content, entry.id);
+      continue;
+    }
     std::optional<std::string> bytes = BytesOfSymbols(entry.content);
-    if (!bytes || bytes->empty()) continue;
-    if (bytes->size() == 1) byte_ids_[static_cast<unsigned char>(bytes->front())] = entry.id;
-    words.emplace_back(*std::move(bytes), entry.id);
+    if (bytes && !bytes->empty()) words.emplace_back(*std::move(bytes), entry.id);
   }
   whole_words_.reserve(words.size());
   std::vector<TokenId> merged;
-  for (auto& [bytes, id] : words) {
+  for (auto& [text, id] : words) {
     merged.clear();
-    if (!ignore_merges) AppendMerged(bytes, &merged);
+    if (!ignore_merges) AppendMerged(text, &merged);
     const bool is_whole = ignore_merges || (merged.size() == 1 && merged.front() == id);
-    if (is_whole) whole_words_.emplace(std::move(bytes), id);
+    if (is_whole) whole_words_.emplace(std::move(text), id);
   }
 }
 
-void Bpe::Encode(std::string_view word, std::vector<TokenId>* ids) const {
-  const auto whole = whole_words_.find(word);
+void Bpe::Encode(std::string_view word, WordCache* cache, std::vector<TokenId>* ids) const {
+  if (!cuts_before_marks_) return EncodePiece(word, cache, ids);
+  size_t begin = 0;
+  while (begin < word.size()) {
+    // A piece is a run of marks and what follows it.
+    size_t end = begin;
+    while (word.substr(end).starts_with(kSpaceMark)) end += kSpaceMark.size();
+    end = std::min(word.find(kSpaceMark, end), word.size());
+    EncodePiece(word.substr(begin, end - begin), cache, ids);
+    begin = end;
+  }
+}
+
+void Bpe::EncodePiece(std::string_view piece, WordCache* cache, std::vector<TokenId>* ids) const {
+  const bool is_cached = WordCache::CanHold(piece);
+  const uint64_t hash = is_cached ? WordCache::Hash(piece) : 0;
+  if (is_cached && cache->Append(piece, hash, ids)) return;
+  const size_t begin = ids->size();
+  const auto whole = whole_words_.find(piece);
   if (whole != whole_words_.end()) {
     ids->push_back(whole->second);
-    return;
+  } else {
+    AppendMerged(piece, ids);
   }
-  AppendMerged(word, ids);
+  if (is_cached) cache->Set(piece, hash, std::span<const TokenId>(*ids).subspan(begin));
 }
 
 void Bpe::AppendMerged(std::string_view word, std::vector<TokenId>* ids) const {
   const size_t begin = ids->size();
-  for (const char c : word) {
-    const TokenId id = byte_ids_[static_cast<unsigned char>(c)];
-    if (id >= 0) ids->push_back(id);
+  if (alphabet_ == Alphabet::kCharacters) {
+    AppendCharacters(word, ids);
+  } else {
+    for (const char c : word) {
+      const TokenId id = byte_ids_[static_cast<unsigned char>(c)];
+      if (id >= 0) ids->push_back(id);
+    }
   }
   if (ids->size() - begin <= kShortWord) {
     MergeShort(ids, begin);
   } else {
     MergeLong(ids, begin);
   }
+}
+
+void Bpe::AppendCharacters(std::string_view word, std::vector<TokenId>* ids) const {
+  // An unknown token waits for the next character that is known, so that a run can become one;
+  // characters that fall back to bytes do not end the wait.
+  bool unk_waits = false;
+  for (size_t i = 0; i < word.size();) {
+    const size_t begin = i;
+    const TokenId id = character_ids_.Find(NextCodePoint(word, &i));
+    if (id >= 0) {
+      if (unk_waits) ids->push_back(*unk_token_);
+      unk_waits = false;
+      ids->push_back(id);
+    } else if (!AppendFallbackBytes(word.substr(begin, i - begin), ids) && unk_token_) {
+      if (unk_waits && !fuse_unk_) ids->push_back(*unk_token_);
+      unk_waits = true;
+    }
+  }
+  if (unk_waits) ids->push_back(*unk_token_);
+}
+
+bool Bpe::AppendFallbackBytes(std::string_view character, std::vector<TokenId>* ids) const {
+  if (!byte_fallback_) return false;
+  const auto id_of = [this](char byte) { return byte_ids_[static_cast<unsigned char>(byte)]; };
+  if (!std::all_of(character.begin(), character.end(), [&](char c) { return id_of(c) >= 0; })) {
+    return false;
+  }
+  for (const char byte : character) ids->push_back(id_of(byte));
+  return true;
 }
 
 void Bpe::MergeShort(std::vector<TokenId>* symbols, size_t begin) const {

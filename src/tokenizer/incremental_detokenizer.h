@@ -2,8 +2,8 @@
 
 #include <string>
 
+#include "tokenizer/token_decoder.h"
 #include "tokenizer/token_id.h"
-#include "tokenizer/utf8.h"
 
 namespace sluice {
 
@@ -14,20 +14,19 @@ class Tokenizer;
 class IncrementalDetokenizer {
  public:
   // `tokenizer` must outlive the detokenizer.
-  IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special)
-      : tokenizer_(tokenizer), skip_special_(skip_special) {}
+  IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special);
 
-  // Returns the text that this token makes certain. A character cut by the token's end is held back
-  // until it is whole.
+  // Returns the text that this token makes certain; see TokenDecoder::Stream::Push for what is held
+  // back.
   std::string Push(TokenId id);
 
-  // Ends the sequence: returns U+FFFD for an unfinished character, or nothing.
+  // Ends the sequence: returns what was held back, U+FFFD for an unfinished character.
   std::string Finish();
 
  private:
   const Tokenizer& tokenizer_;
   bool skip_special_;
-  Utf8Repairer repairer_;
+  TokenDecoder::Stream stream_;
 };
 
 }  // namespace sluice

@@ -30,6 +30,47 @@ TEST(IncrementalDetokenizerTest, HoldsBackUnfinishedCharacters) {
   EXPECT_EQ(detokenizer.Finish(), "");
 }
 
+std::unique_ptr<Tokenizer> Style(const std::string& name) {
+  return Tokenizer::Load(SLUICE_SOURCE_DIR "/tests/data/tokenizer/" + name + "_style.json");
+}
+
+TEST(IncrementalDetokenizerTest, HoldsBackRunsOfBytesUntilTheyEnd) {
+  const auto tokenizer = Style("mixtral");
+  const auto byte = [&](char c) { return *tokenizer->IdOf(std::string(1, c)); };
+  const TokenId the = *tokenizer->IdOf(" the");
+  IncrementalDetokenizer detokenizer(*tokenizer, /*skip_special=*/true);
+  EXPECT_EQ(detokenizer.Push(1), "");  // <s>
+  EXPECT_EQ(detokenizer.Push(the), "the");
+  EXPECT_EQ(detokenizer.Push(byte('\xF0')), "");
+  EXPECT_EQ(detokenizer.Push(byte('\x9F')), "");
+  EXPECT_EQ(detokenizer.Push(byte('\x98')), "");
+  EXPECT_EQ(detokenizer.Push(byte('\x80')), "");
+  EXPECT_EQ(detokenizer.Push(the), "\U0001F600 the");
+  EXPECT_EQ(detokenizer.Push(byte('\xF0')), "");
+  EXPECT_EQ(detokenizer.Push(byte('\x9F')), "");
+  EXPECT_EQ(detokenizer.Finish(), "\uFFFD\uFFFD");
+}
+
+TEST(IncrementalDetokenizerTest, HoldsBackWhatMayBeStrippedOffTheEnd) {
+  const auto tokenizer = Tokenizer::FromJson(R"({
+    "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+    "decoder": {"type": "Sequence", "decoders": [{"type": "Fuse"},
+                {"type": "Strip", "content": "a", "start": 1, "stop": 2}]},
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "aab": 2, "ba": 3}, "merges": []}})");
+  for (const auto& [ids, text] :
+       std::vector<std::pair<std::vector<TokenId>, std::string>>{{{0, 0, 0, 0, 0}, "aa"},
+                                                                 {{2, 3, 0, 0}, "abba"},
+                                                                 {{0, 1, 0, 0, 1, 0}, "baab"},
+                                                                 {{0}, ""}}) {
+    IncrementalDetokenizer detokenizer(*tokenizer, /*skip_special=*/false);
+    std::string joined;
+    for (const TokenId id : ids) joined += detokenizer.Push(id);
+    joined += detokenizer.Finish();
+    EXPECT_EQ(joined, text);
+    EXPECT_EQ(tokenizer->Decode(ids, false), text);
+  }
+}
+
 TEST(IncrementalDetokenizerTest, JoinsToTheFullDecode) {
   const auto tokenizer = Storyteller();
   std::mt19937 random(7);

@@ -1,5 +1,7 @@
 #include "tokenizer/json_fields.h"
 
+#include "tokenizer/utf8.h"
+
 namespace sluice {
 namespace {
 
@@ -41,6 +43,28 @@ std::string_view RequireString(const boost::json::value& value, std::string_view
   throw WrongType(where, "a string", value);
 }
 
+std::string OneCharacter(const boost::json::value& value, std::string_view where) {
+  const std::string_view text = RequireString(value, where);
+  size_t end = 0;
+  if (!text.empty()) NextCodePoint(text, &end);
+  if (text.empty() || end != text.size()) {
+    throw DataLoss(std::string(where) + " must be one character");
+  }
+  return std::string(text);
+}
+
+size_t CountField(const boost::json::object& object, std::string_view key, size_t max,
+                  std::string_view where) {
+  const boost::json::value& value = RequireField(object, key, where);
+  boost::system::error_code error;
+  const int64_t count = value.is_number() ? value.to_number<int64_t>(error) : -1;
+  if (error || count < 0 || static_cast<uint64_t>(count) > max) {
+    throw DataLoss(std::string(where) + "." + std::string(key) + " must be an integer from 0 to " +
+                   std::to_string(max) + ", not " + boost::json::serialize(value));
+  }
+  return static_cast<size_t>(count);
+}
+
 bool BoolField(const boost::json::object& object, std::string_view key, bool fallback,
                std::string_view where) {
   const boost::json::value* value = FindField(object, key);
@@ -51,6 +75,12 @@ bool BoolField(const boost::json::object& object, std::string_view key, bool fal
 
 std::string_view TypeOf(const boost::json::object& object, std::string_view where) {
   return RequireString(RequireField(object, "type", where), std::string(where) + ".type");
+}
+
+void CheckStepCount(size_t count, std::string_view where) {
+  constexpr size_t kMaxSteps = 64;
+  if (count < kMaxSteps) return;
+  throw Unsupported(std::string(where) + " has more than " + std::to_string(kMaxSteps) + " steps");
 }
 
 Error DataLoss(const std::string& message) {

@@ -7,30 +7,58 @@
 
 #include "base/check.h"
 #include "tokenizer/json_fields.h"
+#include "tokenizer/text_pattern.h"
 #include "tokenizer/unicode_versions.h"
 #include "tokenizer/utf8.h"
 
 namespace sluice {
 namespace {
 
-class Nfc final : public Normalizer {
+// What the steps may make of a text: beyond any that a published file makes.
+size_t MaxNormalizedSize(size_t size) {
+  constexpr size_t kGrowth = 64;
+  constexpr size_t kBase = 1 << 16;
+  return kBase + size * kGrowth;
+}
+
+class Nfc final : public Normalizer::Step {
  public:
-  std::string Normalize(std::string_view text) const override { return NormalizeNfc(text); }
+  std::string Apply(std::string_view text, size_t /*max_size*/) const override {
+    return NormalizeNfc(text);
+  }
 };
 
-class NormalizerSequence final : public Normalizer {
+class Prepend final : public Normalizer::Step {
  public:
-  explicit NormalizerSequence(std::vector<std::unique_ptr<Normalizer>> steps)
-      : steps_(std::move(steps)) {}
+  explicit Prepend(std::string content) : content_(std::move(content)) {}
 
-  std::string Normalize(std::string_view text) const override {
-    std::string result(text);
-    for (const auto& step : steps_) result = step->Normalize(result);
-    return result;
+  std::string Apply(std::string_view text, size_t max_size) const override {
+    if (text.empty()) return {};
+    if (text.size() + content_.size() > max_size) {
+      throw Error(ErrorCode::kResourceExhausted, "tokenizer.json: a Prepend makes a text of over " +
+                                                     std::to_string(max_size) + " bytes");
+    }
+    std::string result;
+    result.reserve(content_.size() + text.size());
+    return result.append(content_).append(text);
   }
 
  private:
-  std::vector<std::unique_ptr<Normalizer>> steps_;
+  std::string content_;
+};
+
+class Replace final : public Normalizer::Step {
+ public:
+  Replace(TextPattern pattern, std::string content)
+      : pattern_(std::move(pattern)), content_(std::move(content)) {}
+
+  std::string Apply(std::string_view text, size_t max_size) const override {
+    return pattern_.Replace(text, content_, max_size);
+  }
+
+ private:
+  TextPattern pattern_;
+  std::string content_;
 };
 
 // No code point below U+0300 composes, decomposes or reorders with another below it; in UTF-8 those
@@ -98,6 +126,44 @@ void AppendNfc(std::string_view text, std::string* out) {
   }
 }
 
+std::unique_ptr<Normalizer::Step> MakeReplace(const boost::json::object& object) {
+  constexpr std::string_view kWhere = "normalizer Replace";
+  auto pattern =
+      TextPattern::FromJson(RequireField(object, "pattern", kWhere), "normalizer Replace.pattern");
+  if (pattern.regex().MatchesEmpty()) {
+    throw Unsupported("normalizer Replace.pattern may match the empty text");
+  }
+  const std::string_view content =
+      RequireString(RequireField(object, "content", kWhere), "normalizer Replace.content");
+  return std::make_unique<Replace>(std::move(pattern), std::string(content));
+}
+
+void AppendSteps(const boost::json::value& json,
+                 std::vector<std::unique_ptr<Normalizer::Step>>* steps) {
+  const auto& object = RequireObject(json, "normalizer");
+  const std::string_view type = TypeOf(object, "normalizer");
+  if (type == "Sequence") {
+    const auto& list = RequireField(object, "normalizers", "normalizer Sequence");
+    for (const auto& step : RequireArray(list, "normalizer Sequence.normalizers")) {
+      AppendSteps(step, steps);
+    }
+    return;
+  }
+  CheckStepCount(steps->size(), "normalizer");
+  if (type == "NFC") {
+    steps->push_back(std::make_unique<Nfc>());
+  } else if (type == "Prepend") {
+    const std::string_view content = RequireString(
+        RequireField(object, "prepend", "normalizer Prepend"), "normalizer Prepend.prepend");
+    steps->push_back(std::make_unique<Prepend>(std::string(content)));
+  } else if (type == "Replace") {
+    steps->push_back(MakeReplace(object));
+  } else {
+    throw Unsupported("normalizer \"" + std::string(type) +
+                      "\" is not supported; NFC, Prepend, Replace and Sequence are");
+  }
+}
+
 }  // namespace
 
 std::string NormalizeNfc(std::string_view text) {
@@ -116,21 +182,21 @@ std::string NormalizeNfc(std::string_view text) {
   return result;
 }
 
-std::unique_ptr<Normalizer> NormalizerFromJson(const boost::json::value* json) {
-  if (json == nullptr) return nullptr;
-  const auto& object = RequireObject(*json, "normalizer");
-  const std::string_view type = TypeOf(object, "normalizer");
-  if (type == "NFC") return std::make_unique<Nfc>();
-  if (type != "Sequence") {
-    throw Unsupported("normalizer \"" + std::string(type) +
-                      "\" is not supported; NFC and Sequence are");
+Normalizer Normalizer::FromJson(const boost::json::value* json) {
+  Normalizer normalizer;
+  if (json != nullptr) AppendSteps(*json, &normalizer.steps_);
+  return normalizer;
+}
+
+std::string Normalizer::Normalize(std::string_view text) const {
+  const size_t max_size = MaxNormalizedSize(text.size());
+  std::string result;
+  bool is_first = true;
+  for (const auto& step : steps_) {
+    result = step->Apply(is_first ? text : result, max_size);
+    is_first = false;
   }
-  std::vector<std::unique_ptr<Normalizer>> steps;
-  const auto& list = RequireField(object, "normalizers", "normalizer");
-  for (const auto& step : RequireArray(list, "normalizer.normalizers")) {
-    steps.push_back(NormalizerFromJson(&step));
-  }
-  return std::make_unique<NormalizerSequence>(std::move(steps));
+  return is_first ? std::string(text) : result;
 }
 
 }  // namespace sluice

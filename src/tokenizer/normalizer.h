@@ -4,20 +4,35 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace sluice {
 
-// Rewrites text before it is split into words. Immutable; safe to call from any thread.
+// Rewrites text before it is split into words, as the "normalizer" of tokenizer.json says.
+// Immutable; safe to call from any thread.
 class Normalizer {
  public:
-  virtual ~Normalizer() = default;
-  // `text` is well-formed UTF-8, and so is the result.
-  virtual std::string Normalize(std::string_view text) const = 0;
-};
+  // One of NFC, Prepend and Replace; a Sequence is a list of them.
+  class Step {
+   public:
+    virtual ~Step() = default;
+    // `text` is well-formed UTF-8, and so is the result. Throws Error(kResourceExhausted) rather
+    // than make more than `max_size` bytes.
+    virtual std::string Apply(std::string_view text, size_t max_size) const = 0;
+  };
 
-// Builds the "normalizer" of tokenizer.json: NFC or a Sequence of such. Returns null for none.
-// Throws Error(kUnsupported) naming any other kind.
-std::unique_ptr<Normalizer> NormalizerFromJson(const boost::json::value* json);
+  // Null or an empty Sequence leaves text as it is. Throws Error(kUnsupported) naming any other
+  // kind.
+  static Normalizer FromJson(const boost::json::value* json);
+
+  bool is_identity() const { return steps_.empty(); }
+
+  // Throws Error(kResourceExhausted) when the steps blow the text up out of all proportion.
+  std::string Normalize(std::string_view text) const;
+
+ private:
+  std::vector<std::unique_ptr<Step>> steps_;
+};
 
 // Returns the text in normal form C of Unicode 9, as the `tokenizers` library has it, in time
 // linear in its size but for the sorting of runs of combining marks.

@@ -20,6 +20,9 @@ constexpr std::array<std::string_view, 14> kScripts = {
     "Han",    "Hiragana", "Katakana",   "Hangul", "Latin", "Greek",   "Cyrillic",
     "Arabic", "Hebrew",   "Devanagari", "Thai",   "Lao",   "Myanmar", "Khmer"};
 
+// The longest published pattern has some 300 bytes; a category becomes up to 2 KB.
+constexpr size_t kMaxPatternSize = 16 * 1024;
+
 bool IsAsciiLetterOrDigit(char c) {
   return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
@@ -214,6 +217,11 @@ class Translator {
 }  // namespace
 
 std::string Pcre2FromOniguruma(std::string_view pattern) {
+  if (pattern.size() > kMaxPatternSize) {
+    throw Error(ErrorCode::kUnsupported, "split pattern: " + std::to_string(pattern.size()) +
+                                             " bytes are too long; the limit is " +
+                                             std::to_string(kMaxPatternSize));
+  }
   return Translator(pattern).Run();
 }
 

@@ -11,8 +11,8 @@ namespace {
 
 std::vector<std::string> Matches(std::string_view pattern, std::string_view text) {
   const Regex regex = Regex::FromPattern(Pcre2FromOniguruma(pattern));
-  RegexScan scan(regex);
-  scan.Reset(text);
+  RegexScan scan;
+  scan.Start(regex, text);
   std::vector<std::string> matches;
   while (const auto match = scan.Next()) {
     matches.emplace_back(text.substr(match->begin, match->end - match->begin));

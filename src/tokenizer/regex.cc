@@ -17,6 +17,9 @@ namespace {
 // tenths of a second at most.
 constexpr uint64_t kBaseMatchLimit = 10'000'000;
 
+// What the interpreter may take for its backtracking, in KiB.
+constexpr uint32_t kHeapLimit = 256 * 1024;
+
 std::string MessageOf(int error) {
   PCRE2_UCHAR buffer[256];
   pcre2_get_error_message(error, buffer, sizeof(buffer));
@@ -59,6 +62,12 @@ Regex::Regex(const std::string& pattern, uint32_t options) {
   has_jit_ = pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE) == 0;
 }
 
+bool Regex::MatchesEmpty() const {
+  uint32_t matches_empty = 0;
+  pcre2_pattern_info(code_.get(), PCRE2_INFO_MATCHEMPTY, &matches_empty);
+  return matches_empty != 0;
+}
+
 void RegexScan::MatchDataDeleter::operator()(pcre2_real_match_data_8* data) const {
   pcre2_match_data_free(data);
 }
@@ -67,14 +76,14 @@ void RegexScan::MatchContextDeleter::operator()(pcre2_real_match_context_8* cont
   pcre2_match_context_free(context);
 }
 
-RegexScan::RegexScan(const Regex& regex)
-    : regex_(regex),
-      data_(pcre2_match_data_create(1, nullptr)),
-      context_(pcre2_match_context_create(nullptr)) {
+RegexScan::RegexScan()
+    : data_(pcre2_match_data_create(1, nullptr)), context_(pcre2_match_context_create(nullptr)) {
   if (!data_ || !context_) throw std::bad_alloc();
+  pcre2_set_heap_limit(context_.get(), kHeapLimit);
 }
 
-void RegexScan::Reset(std::string_view text) {
+void RegexScan::Start(const Regex& regex, std::string_view text) {
+  regex_ = &regex;
   text_ = text;
   position_ = 0;
   last_end_.reset();
@@ -105,13 +114,13 @@ std::optional<RegexScan::Match> RegexScan::MatchFrom(size_t start) {
   constexpr uint32_t kOptions = PCRE2_NO_UTF_CHECK;
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text_.data());
   int rc = PCRE2_ERROR_JIT_STACKLIMIT;
-  if (regex_.has_jit_) {
-    rc = pcre2_jit_match(regex_.code_.get(), subject, text_.size(), start, kOptions, data_.get(),
+  if (regex_->has_jit_) {
+    rc = pcre2_jit_match(regex_->code_.get(), subject, text_.size(), start, kOptions, data_.get(),
                          context_.get());
   }
   // The interpreter keeps its backtracking on the heap, which reaches further than JIT's stack.
   if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-    rc = pcre2_match(regex_.code_.get(), subject, text_.size(), start, kOptions | PCRE2_NO_JIT,
+    rc = pcre2_match(regex_->code_.get(), subject, text_.size(), start, kOptions | PCRE2_NO_JIT,
                      data_.get(), context_.get());
   }
   if (rc == PCRE2_ERROR_NOMATCH) return std::nullopt;

@@ -19,6 +19,9 @@ class Regex {
   static Regex FromPattern(const std::string& pcre2_pattern);
   static Regex FromLiteral(const std::string& text);
 
+  // Whether the pattern can match no text at all.
+  bool MatchesEmpty() const;
+
  private:
   friend class RegexScan;
   struct CodeDeleter {
@@ -31,7 +34,7 @@ class Regex {
 };
 
 // The successive matches of a pattern in one text. An empty match right after a match is passed
-// over. Holds scratch memory of its own; not thread-safe.
+// over. Holds scratch memory of its own, which serves one scan after another; not thread-safe.
 class RegexScan {
  public:
   struct Match {
@@ -39,11 +42,10 @@ class RegexScan {
     size_t end;
   };
 
-  // `regex` must outlive the scan.
-  explicit RegexScan(const Regex& regex);
+  RegexScan();
 
-  // Starts over on `text`, well-formed UTF-8 that must outlive the scan of it.
-  void Reset(std::string_view text);
+  // Starts a scan of `text`, well-formed UTF-8. Both must outlive the scan.
+  void Start(const Regex& regex, std::string_view text);
 
   // Returns the next match. Throws Error(kResourceExhausted) when the pattern backtracks too much.
   std::optional<Match> Next();
@@ -57,9 +59,9 @@ class RegexScan {
   };
   std::optional<Match> MatchFrom(size_t start);
 
-  const Regex& regex_;
   std::unique_ptr<pcre2_real_match_data_8, MatchDataDeleter> data_;
   std::unique_ptr<pcre2_real_match_context_8, MatchContextDeleter> context_;
+  const Regex* regex_ = nullptr;
   std::string_view text_;
   size_t position_ = 0;
   std::optional<size_t> last_end_;

@@ -1,110 +1,72 @@
 #include "tokenizer/tokenizer.h"
 
-#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <map>
 
-#include "base/check.h"
-#include "tokenizer/byte_level.h"
 #include "tokenizer/json_fields.h"
 #include "tokenizer/utf8.h"
 
 namespace sluice {
 
 struct Tokenizer::Parts {
-  std::unique_ptr<Normalizer> normalizer;
-  std::unique_ptr<PreTokenizer> pretokenizer;
+  Normalizer normalizer;
+  PreTokenizer pretokenizer;
   Bpe model;
+  PostProcessor post_processor;
+  TokenDecoder decoder;
   std::vector<AddedToken> added_tokens;
-  std::vector<TokenId> prefix;
-  std::vector<TokenId> suffix;
+};
+
+// Takes a scratch that nobody uses, or a new one, and gives it back.
+class Tokenizer::ScratchLease {
+ public:
+  explicit ScratchLease(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {
+    const std::lock_guard lock(tokenizer.scratch_mutex_);
+    auto& free = tokenizer.free_scratch_;
+    if (free.empty()) {
+      scratch_ = std::make_unique<Scratch>();
+    } else {
+      scratch_ = std::move(free.back());
+      free.pop_back();
+    }
+  }
+  ScratchLease(const ScratchLease&) = delete;
+  ScratchLease& operator=(const ScratchLease&) = delete;
+  ~ScratchLease() {
+    // One text of many megabytes must not stay for good.
+    constexpr size_t kKeptWords = 1 << 16;
+    constexpr size_t kKeptBytes = 1 << 20;
+    const WordList& words = scratch_->words;
+    if (words.words.capacity() + words.next_words.capacity() > kKeptWords ||
+        words.buffer.capacity() + words.next_buffer.capacity() > kKeptBytes) {
+      return;
+    }
+    const std::lock_guard lock(tokenizer_.scratch_mutex_);
+    tokenizer_.free_scratch_.push_back(std::move(scratch_));
+  }
+  Scratch* get() { return scratch_.get(); }
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::unique_ptr<Scratch> scratch_;
 };
 
 namespace {
 
-struct Wrapping {
-  std::vector<TokenId> prefix;
-  std::vector<TokenId> suffix;
-};
-
-// Appends the ids that special_tokens gives for one entry of the template.
-void AppendTemplateIds(const boost::json::object& processor, const boost::json::value& piece,
-                       std::vector<TokenId>* ids) {
-  constexpr std::string_view kWhere = "post_processor TemplateProcessing";
-  const auto& special = RequireObject(piece, "post_processor.single[].SpecialToken");
-  const std::string_view name =
-      RequireString(RequireField(special, "id", kWhere), "post_processor.single[].id");
-  const auto& table = RequireObject(RequireField(processor, "special_tokens", kWhere),
-                                    "post_processor.special_tokens");
-  const auto& entry = RequireObject(RequireField(table, name, "post_processor.special_tokens"),
-                                    "post_processor.special_tokens[]");
-  const auto& list = RequireField(entry, "ids", "post_processor.special_tokens[]");
-  for (const auto& id : RequireArray(list, "post_processor.special_tokens[].ids")) {
-    ids->push_back(TokenIdFromJson(id, "post_processor.special_tokens[].ids[]"));
-  }
-}
-
-void ReadTemplate(const boost::json::object& processor, Wrapping* wrapping) {
-  constexpr std::string_view kWhere = "post_processor TemplateProcessing";
-  bool seen_sequence = false;
-  const auto& single = RequireField(processor, "single", kWhere);
-  for (const auto& item : RequireArray(single, "post_processor.single")) {
-    const auto& piece = RequireObject(item, "post_processor.single[]");
-    if (const auto* special = FindField(piece, "SpecialToken")) {
-      AppendTemplateIds(processor, *special, seen_sequence ? &wrapping->suffix : &wrapping->prefix);
-      continue;
-    }
-    RequireField(piece, "Sequence", "post_processor.single[]");
-    if (seen_sequence) throw Unsupported("post_processor template repeats its sequence");
-    seen_sequence = true;
-  }
-  if (!seen_sequence) throw DataLoss("post_processor template leaves the sequence out");
-}
-
-void ReadPostProcessor(const boost::json::value* json, Wrapping* wrapping) {
-  if (json == nullptr) return;
-  const auto& object = RequireObject(*json, "post_processor");
-  const std::string_view type = TypeOf(object, "post_processor");
-  // ByteLevel moves offsets only.
-  if (type == "ByteLevel") return;
-  if (type == "TemplateProcessing") {
-    if (!wrapping->prefix.empty() || !wrapping->suffix.empty()) {
-      throw Unsupported("post_processor Sequence of two templates is not supported");
-    }
-    return ReadTemplate(object, wrapping);
-  }
-  if (type != "Sequence") {
-    throw Unsupported("post_processor \"" + std::string(type) +
-                      "\" is not supported; ByteLevel, TemplateProcessing and Sequence are");
-  }
-  const auto& list = RequireField(object, "processors", "post_processor");
-  for (const auto& step : RequireArray(list, "post_processor.processors")) {
-    ReadPostProcessor(&step, wrapping);
-  }
-}
-
-void CheckDecoder(const boost::json::value* json) {
-  if (json == nullptr) throw Unsupported("there is no decoder; ByteLevel is needed");
-  const std::string_view type = TypeOf(RequireObject(*json, "decoder"), "decoder");
-  if (type != "ByteLevel") {
-    throw Unsupported("decoder \"" + std::string(type) + "\" is not supported; ByteLevel is");
-  }
-}
-
 // An added token may stand in the vocabulary too, with the same id and content.
 void CheckAgainstVocabulary(const std::vector<AddedToken>& added, const Bpe& model) {
-  std::unordered_map<std::string_view, const Bpe::Entry*> by_content;
-  std::unordered_map<TokenId, const Bpe::Entry*> by_id;
-  for (const Bpe::Entry& entry : model.entries()) {
+  std::unordered_map<std::string_view, const BpeFile::Entry*> by_content;
+  std::unordered_map<TokenId, const BpeFile::Entry*> by_id;
+  for (const BpeFile::Entry& entry : model.entries()) {
     by_content.emplace(entry.content, &entry);
     by_id.emplace(entry.id, &entry);
   }
   for (const AddedToken& token : added) {
     const auto same_content = by_content.find(token.content);
     const auto same_id = by_id.find(token.id);
-    const Bpe::Entry* a = same_content == by_content.end() ? nullptr : same_content->second;
-    const Bpe::Entry* b = same_id == by_id.end() ? nullptr : same_id->second;
+    const BpeFile::Entry* a = same_content == by_content.end() ? nullptr : same_content->second;
+    const BpeFile::Entry* b = same_id == by_id.end() ? nullptr : same_id->second;
     if (a != b) {
       throw DataLoss("added token \"" + token.content + "\" with id " + std::to_string(token.id) +
                      " contradicts model.vocab");
@@ -113,14 +75,13 @@ void CheckAgainstVocabulary(const std::vector<AddedToken>& added, const Bpe& mod
 }
 
 std::unique_ptr<AddedTokenFinder> MakeFinder(const std::vector<AddedToken>& added, bool normalized,
-                                             const Normalizer* normalizer) {
+                                             const Normalizer& normalizer) {
   std::vector<const AddedToken*> tokens;
   std::vector<std::string> contents;
   for (const AddedToken& token : added) {
     if (token.normalized != normalized) continue;
     tokens.push_back(&token);
-    contents.push_back(normalized && normalizer != nullptr ? normalizer->Normalize(token.content)
-                                                           : token.content);
+    contents.push_back(normalized ? normalizer.Normalize(token.content) : token.content);
   }
   return std::make_unique<AddedTokenFinder>(std::move(tokens), contents);
 }
@@ -133,18 +94,16 @@ std::unique_ptr<Tokenizer> Tokenizer::FromJson(std::string_view json) {
   const boost::json::value root = boost::json::parse(json, error, &memory);
   if (error) throw DataLoss("it is not valid JSON: " + error.message());
   const auto& object = RequireObject(root, "the file");
-  Parts parts{.normalizer = NormalizerFromJson(FindField(object, "normalizer")),
-              .pretokenizer = PreTokenizerFromJson(FindField(object, "pre_tokenizer")),
-              .model = Bpe::FromJson(FindField(object, "model")),
-              .added_tokens = AddedTokensFromJson(FindField(object, "added_tokens")),
-              .prefix = {},
-              .suffix = {}};
-  CheckDecoder(FindField(object, "decoder"));
+  PreTokenizer pretokenizer = PreTokenizer::FromJson(FindField(object, "pre_tokenizer"));
+  const auto alphabet =
+      pretokenizer.is_byte_level() ? Bpe::Alphabet::kBytes : Bpe::Alphabet::kCharacters;
+  Parts parts{.normalizer = Normalizer::FromJson(FindField(object, "normalizer")),
+              .pretokenizer = std::move(pretokenizer),
+              .model = Bpe(BpeFile::FromJson(FindField(object, "model")), alphabet),
+              .post_processor = PostProcessor::FromJson(FindField(object, "post_processor")),
+              .decoder = TokenDecoder::FromJson(FindField(object, "decoder")),
+              .added_tokens = AddedTokensFromJson(FindField(object, "added_tokens"))};
   CheckAgainstVocabulary(parts.added_tokens, parts.model);
-  Wrapping wrapping;
-  ReadPostProcessor(FindField(object, "post_processor"), &wrapping);
-  parts.prefix = std::move(wrapping.prefix);
-  parts.suffix = std::move(wrapping.suffix);
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(parts)));
 }
 
@@ -163,13 +122,13 @@ Tokenizer::Tokenizer(Parts parts)
     : normalizer_(std::move(parts.normalizer)),
       pretokenizer_(std::move(parts.pretokenizer)),
       model_(std::move(parts.model)),
+      post_processor_(std::move(parts.post_processor)),
+      decoder_(std::move(parts.decoder)),
       added_tokens_(std::move(parts.added_tokens)),
-      raw_finder_(MakeFinder(added_tokens_, /*normalized=*/false, normalizer_.get())),
-      normalized_finder_(MakeFinder(added_tokens_, /*normalized=*/true, normalizer_.get())),
-      prefix_(std::move(parts.prefix)),
-      suffix_(std::move(parts.suffix)) {
-  IndexTexts();
-  for (const std::vector<TokenId>* ids : {&prefix_, &suffix_}) {
+      raw_finder_(MakeFinder(added_tokens_, /*normalized=*/false, normalizer_)),
+      normalized_finder_(MakeFinder(added_tokens_, /*normalized=*/true, normalizer_)) {
+  IndexTokens();
+  for (const std::vector<TokenId>* ids : {&post_processor_.prefix, &post_processor_.suffix}) {
     for (const TokenId id : *ids) {
       if (id < vocab_size()) continue;
       throw DataLoss("post_processor adds the id " + std::to_string(id) +
@@ -178,79 +137,76 @@ Tokenizer::Tokenizer(Parts parts)
   }
 }
 
-void Tokenizer::IndexTexts() {
+void Tokenizer::IndexTokens() {
   std::map<TokenId, std::string_view> contents;
-  for (const Bpe::Entry& entry : model_.entries()) contents[entry.id] = entry.content;
+  for (const BpeFile::Entry& entry : model_.entries()) contents[entry.id] = entry.content;
   for (const AddedToken& token : added_tokens_) contents[token.id] = token.content;
-  const auto size = static_cast<size_t>(contents.rbegin()->first) + 1;
-  text_ends_.reserve(size);
-  for (const auto& [id, content] : contents) {
-    text_ends_.resize(static_cast<size_t>(id), static_cast<uint32_t>(texts_.size()));
-    texts_ += ByteLevelTokenText(content);
-    text_ends_.push_back(static_cast<uint32_t>(texts_.size()));
-  }
-  special_.resize(size);
+  decoder_.IndexTokens(contents);
+  special_.resize(static_cast<size_t>(decoder_.size()));
   for (const AddedToken& token : added_tokens_) {
     special_[static_cast<size_t>(token.id)] = token.special;
     id_of_added_.emplace(token.content, token.id);
   }
+  // A token of text before the fallback for a byte that reads the same.
   id_of_text_.reserve(contents.size());
-  for (const auto& [id, content] : contents) id_of_text_.emplace(TokenText(id), id);
+  for (const bool is_byte : {false, true}) {
+    for (const auto& [id, content] : contents) {
+      if (decoder_.IsByte(id) == is_byte) id_of_text_.emplace(TokenText(id), id);
+    }
+  }
 }
 
 std::vector<TokenId> Tokenizer::Encode(std::string_view utf8, bool parse_special) const {
   const std::string text = RepairUtf8(utf8);
   std::vector<TokenId> ids;
   ids.reserve(text.size() / 4 + 1);
+  ScratchLease scratch(*this);
   for (const auto& piece : raw_finder_->Cut(text, parse_special)) {
+    const bool at_start = piece.text.data() == text.data();
     if (piece.token != nullptr) {
       ids.push_back(piece.token->id);
-    } else if (normalizer_ != nullptr) {
-      EncodeText(normalizer_->Normalize(piece.text), parse_special, &ids);
+    } else if (!normalizer_.is_identity()) {
+      EncodeText(normalizer_.Normalize(piece.text), at_start, parse_special, scratch.get(), &ids);
     } else {
-      EncodeText(piece.text, parse_special, &ids);
+      EncodeText(piece.text, at_start, parse_special, scratch.get(), &ids);
     }
   }
   return ids;
 }
 
-void Tokenizer::EncodeText(std::string_view text, bool parse_special,
-                           std::vector<TokenId>* ids) const {
+void Tokenizer::EncodeText(std::string_view text, bool at_start, bool parse_special,
+                           Scratch* scratch, std::vector<TokenId>* ids) const {
   for (const auto& piece : normalized_finder_->Cut(text, parse_special)) {
     if (piece.token != nullptr) {
       ids->push_back(piece.token->id);
-    } else {
-      pretokenizer_->Split(piece.text, [&](std::string_view word) { model_.Encode(word, ids); });
+      continue;
+    }
+    WordList& list = scratch->words;
+    pretokenizer_.Split(piece.text, at_start && piece.text.data() == text.data(), &list);
+    for (const TextSpan word : list.words) {
+      model_.Encode(list.text.substr(word.begin, word.end - word.begin), &scratch->cache, ids);
     }
   }
 }
 
 std::vector<TokenId> Tokenizer::WrapInSpecial(std::vector<TokenId> ids) const {
-  ids.insert(ids.begin(), prefix_.begin(), prefix_.end());
-  ids.insert(ids.end(), suffix_.begin(), suffix_.end());
+  ids.insert(ids.begin(), post_processor_.prefix.begin(), post_processor_.prefix.end());
+  ids.insert(ids.end(), post_processor_.suffix.begin(), post_processor_.suffix.end());
   return ids;
 }
 
 std::string Tokenizer::Decode(std::span<const TokenId> ids, bool skip_special) const {
   std::string text;
-  Utf8Repairer repairer;
+  TokenDecoder::Stream stream(decoder_);
   for (const TokenId id : ids) {
-    if (skip_special && IsSpecial(id)) continue;
-    repairer.Push(TokenText(id), &text);
+    if (!skip_special || !IsSpecial(id)) stream.Push(id, &text);
   }
-  repairer.Finish(&text);
+  stream.Finish(&text);
   return text;
 }
 
 bool Tokenizer::IsSpecial(TokenId id) const {
   return id >= 0 && id < vocab_size() && special_[static_cast<size_t>(id)];
-}
-
-std::string_view Tokenizer::TokenText(TokenId id) const {
-  if (id < 0 || id >= vocab_size()) return {};
-  const auto index = static_cast<size_t>(id);
-  const size_t begin = index == 0 ? 0 : text_ends_[index - 1];
-  return std::string_view(texts_).substr(begin, text_ends_[index] - begin);
 }
 
 std::optional<TokenId> Tokenizer::IdOf(std::string_view content) const {

@@ -95,17 +95,39 @@ TEST(TokenizerTest, EveryTextComesBack) {
   EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(text), false), text);
 }
 
-TEST(TokenizerTest, LongRunsTakeNoQuadraticTime) {
-  const auto tokenizer = LoadNamed("qwen2_style");
+class LongRunsTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(LongRunsTest, TakeNoQuadraticTime) {
+  const auto tokenizer = LoadNamed(GetParam());
   std::string marks = "a";
   for (int i = 0; i < 50'000; ++i) marks += "\u0301\u0323";
   const auto start = std::chrono::steady_clock::now();
-  for (const std::string& text : {std::string(400'000, ' '), std::string(400'000, 'a'),
-                                  std::string(400'000, '\n'), std::string(400'000, '<'), marks}) {
+  std::vector<std::string> texts = {marks, ""};
+  for (int i = 0; i < 130'000; ++i) texts.back() += "\u4E00";
+  for (const char c : {' ', 'a', '7', '\n', '<', '\0', '\xFF'}) texts.emplace_back(400'000, c);
+  for (const std::string& text : texts) {
     EXPECT_FALSE(tokenizer->Encode(text).empty());
   }
   // Quadratic time would be minutes; this is some hundred times what it takes without sanitizers.
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
+}
+
+INSTANTIATE_TEST_SUITE_P(Styles, LongRunsTest,
+                         testing::Values("qwen2_style", "gpt2_style", "neox_style", "mixtral_style",
+                                         "deepseek_v3_style", "dbrx_style"),
+                         [](const auto& style) { return style.param; });
+
+TEST(TokenizerTest, TextsOfBytesAreTokensToo) {
+  const auto tokenizer = LoadNamed("mixtral_style");
+  const auto word = tokenizer->IdOf(" the");
+  const auto byte = tokenizer->IdOf("\xE4");
+  ASSERT_TRUE(word && byte);
+  EXPECT_EQ(tokenizer->TokenText(*word), " the");
+  EXPECT_EQ(tokenizer->TokenText(*byte), "\xE4");
+  // "A" is a token of its own besides the fallback for the byte.
+  const auto letter = tokenizer->IdOf("A");
+  ASSERT_TRUE(letter.has_value());
+  EXPECT_EQ(tokenizer->Encode("xA").back(), *letter);
 }
 
 TEST(TokenizerTest, ManyThreadsGetTheSameIds) {
@@ -167,7 +189,21 @@ TEST(TokenizerTest, BrokenFilesAreRefusedByName) {
   const std::string vocab = R"({"a": 0, "b": 1, "ab": 2})";
   const std::string merges = R"(["a b"])";
   const std::string pre = R"({"type": "ByteLevel", "add_prefix_space": false})";
+  const std::string decoder = R"({"type": "ByteLevel"})";
   const std::string deep = std::string(100'000, '[');
+  std::string deep_sequence;
+  for (int i = 0; i < 1000; ++i) deep_sequence += R"({"type": "Sequence", "normalizers": [)";
+  const auto replace = [](const std::string& pattern) {
+    return R"({"type": "Replace", "content": "", "pattern": )" + pattern + "}";
+  };
+  const auto normalizers = [](const std::string& step, int count) {
+    std::string list = step;
+    for (int i = 1; i < count; ++i) list += ", " + step;
+    return R"("normalizer": {"type": "Sequence", "normalizers": [)" + list + "]}";
+  };
+  const auto decoders = [](const std::string& steps) {
+    return R"({"type": "Sequence", "decoders": [)" + steps + "]}";
+  };
   for (const BadFile& bad : std::vector<BadFile>{
            {vocab, R"({"a": 0, "b": 1, "ab": 1})", kLoss, "id 1 to two tokens"},
            {vocab, R"({"a": 0, "b": 1, "ab": 4194304})", kLoss, "4194303"},
@@ -185,22 +221,54 @@ TEST(TokenizerTest, BrokenFilesAreRefusedByName) {
            {R"("merges")", R"("margins")", kLoss, "\"merges\""},
            {R"("model")", R"("modal")", kLoss, "no model"},
            {R"("dropout": null)", R"("dropout": 0.1)", kNo, "dropout"},
+           {R"("dropout": null)", R"("dropout": "x")", kLoss, "dropout"},
            {R"("unk_token": null)", R"("unk_token": "a")", kNo, "unk_token"},
+           {R"("unk_token": null)", R"("unk_token": "c")", kLoss, "unk_token \"c\""},
+           {R"("unk_token": null)", R"("end_of_word_suffix": "</w>")", kNo, "end_of_word_suffix"},
            {R"("byte_fallback": false)", R"("byte_fallback": true)", kNo, "byte_fallback"},
            {R"("type": "BPE")", R"("type": "Unigram")", kNo, "Unigram"},
            {R"("normalizer": null)", R"("normalizer": {"type": "NFKC"})", kNo, "NFKC"},
-           {pre, R"({"type": "Digits"})", kNo, "Digits"},
-           {pre, "null", kNo, "pre_tokenizer"},
-           {pre, R"({"type": "Sequence", "pretokenizers": []})", kNo, "ByteLevel"},
+           {R"("normalizer": null)", R"("normalizer": {"type": "Prepend"})", kLoss, "\"prepend\""},
+           {R"("normalizer": null)", normalizers(replace(R"({"String": ""})"), 1), kLoss, "empty"},
+           {R"("normalizer": null)", normalizers(replace(R"({"Regex": "a*"})"), 1), kNo,
+            "empty text"},
+           {R"("normalizer": null)", normalizers(replace(R"({"Regex": "(a"})"), 1), kNo, "group"},
+           {R"("normalizer": null)", normalizers(replace(R"({"String": "a"})"), 65), kNo,
+            "64 steps"},
+           {R"("normalizer": null)", "\"normalizer\": " + deep_sequence, kLoss, "too deep"},
+           {pre, R"({"type": "BertPreTokenizer"})", kNo, "BertPreTokenizer"},
+           {pre, R"({"type": 7})", kLoss, "pre_tokenizer.type must be a string"},
+           {pre, R"({"type": "Metaspace", "replacement": "xy"})", kLoss, "one character"},
+           {pre, R"({"type": "Metaspace", "replacement": "_", "prepend_scheme": "last"})", kLoss,
+            "last"},
+           {pre,
+            R"({"type": "Metaspace", "replacement": "_", "prepend_scheme": "first",
+                "add_prefix_space": false})",
+            kLoss, "contradicts"},
+           {pre, R"({"type": "Punctuation", "behavior": "Isolate"})", kLoss, "\"Isolate\""},
+           {pre,
+            R"({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "Digits"}]})",
+            kNo, "\"Digits\" after ByteLevel"},
            {pre,
             R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "a"},
-                "behavior": "Removed", "invert": false}, {"type": "ByteLevel"}]})",
-            kNo, "Removed"},
+                "behavior": "Merged", "invert": false}, {"type": "ByteLevel"}]})",
+            kLoss, "Merged"},
            {pre,
             R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "(a"},
                 "behavior": "Isolated", "invert": false}, {"type": "ByteLevel"}]})",
             kNo, "group"},
-           {R"({"type": "ByteLevel"})", R"({"type": "WordPiece"})", kNo, "WordPiece"},
+           {decoder, R"({"type": "WordPiece"})", kNo, "WordPiece"},
+           {decoder, "null", kNo, "no decoder"},
+           {decoder, R"({"type": "Strip", "content": " ", "start": -1, "stop": 0})", kLoss,
+            "start"},
+           {decoder, R"({"type": "Strip", "content": " ", "start": 0, "stop": 1e30})", kLoss,
+            "stop"},
+           {decoder, R"({"type": "Strip", "content": "", "start": 0, "stop": 0})", kLoss,
+            "one char"},
+           {decoder, decoders(R"({"type": "Fuse"}, {"type": "ByteFallback"})"), kNo,
+            "ByteFallback"},
+           {decoder, decoders(R"({"type": "Fuse"}, )" + replace(R"({"String": "a"})")), kNo,
+            "\"Replace\" after"},
            {R"("post_processor": null)", R"("post_processor": {"type": "Bert"})", kNo, "Bert"},
            {R"("post_processor": null)",
             R"("post_processor": {"type": "TemplateProcessing", "special_tokens": {},
@@ -220,6 +288,21 @@ TEST(TokenizerTest, BrokenFilesAreRefusedByName) {
       EXPECT_THAT(error.what(), testing::HasSubstr(bad.message));
     }
   }
+}
+
+TEST(TokenizerTest, TextsThatStepsBlowUpAreRefused) {
+  std::string doubling = R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"})";
+  std::string list = doubling;
+  for (int i = 1; i < 60; ++i) list += ", " + doubling;
+  const auto tokenizer = Tokenizer::FromJson(
+      Replaced(R"("normalizer": null)",
+               R"("normalizer": {"type": "Sequence", "normalizers": [)" + list + "]}"));
+  EXPECT_EQ(tokenizer->Encode("b"), (std::vector<TokenId>{1}));
+  EXPECT_THROW(tokenizer->Encode("a"), Error);
+  EXPECT_THROW(Tokenizer::FromJson(
+                   Replaced(R"("decoder": {"type": "ByteLevel"})",
+                            R"("decoder": {"type": "Sequence", "decoders": [)" + list + "]}")),
+               Error);
 }
 
 TEST(TokenizerTest, CutFilesNeverCrash) {

@@ -78,6 +78,21 @@ constexpr Range kNewMarks[] = {
     {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF},
 };
 
+// What 9.0 to 15.0 made punctuation, in order.
+constexpr Range kNewPunctuation[] = {
+    {0x61D, 0x61D},     {0x9FD, 0x9FD},     {0xA76, 0xA76},     {0xC77, 0xC77},
+    {0xC84, 0xC84},     {0x1B7D, 0x1B7E},   {0x2E43, 0x2E4F},   {0x2E52, 0x2E5D},
+    {0x10EAD, 0x10EAD}, {0x10F55, 0x10F59}, {0x10F86, 0x10F89}, {0x1144B, 0x1144F},
+    {0x1145A, 0x1145B}, {0x1145D, 0x1145D}, {0x11660, 0x1166C}, {0x116B9, 0x116B9},
+    {0x1183B, 0x1183B}, {0x11944, 0x11946}, {0x119E2, 0x119E2}, {0x11A3F, 0x11A46},
+    {0x11A9A, 0x11A9C}, {0x11A9E, 0x11AA2}, {0x11B00, 0x11B09}, {0x11C41, 0x11C45},
+    {0x11C70, 0x11C71}, {0x11EF7, 0x11EF8}, {0x11F43, 0x11F4F}, {0x11FFF, 0x11FFF},
+    {0x12FF1, 0x12FF2}, {0x16E97, 0x16E9A}, {0x16FE2, 0x16FE2}, {0x1E95E, 0x1E95F},
+};
+
+// What 16.0's list lacks of the numbers of 17.0, in order.
+constexpr Range kNumbersOf17[] = {{0x11DE0, 0x11DE9}, {0x16FF4, 0x16FF6}};
+
 // The range that holds the code point, or null.
 template <class Table>
 auto FindRange(const Table& table, char32_t code_point) -> decltype(&table[0]) {
@@ -116,6 +131,18 @@ bool IsNewerMemberOf(std::initializer_list<std::string_view> categories, char32_
 
 bool IsUnknownToNfc(char32_t code_point) {
   return FindRange(kNewMarks, code_point) != nullptr || FindRange(kAdded, code_point) != nullptr;
+}
+
+bool IsNewerNumeric(char32_t code_point) {
+  return IsNewerMemberOf({"N"}, code_point) || FindRange(kNumbersOf17, code_point) != nullptr;
+}
+
+bool IsNewerPunctuation(char32_t code_point) {
+  return FindRange(kNewPunctuation, code_point) != nullptr;
+}
+
+bool IsFormerPunctuation(char32_t code_point) {
+  return code_point == 0x166D || code_point == 0x111C9;
 }
 
 }  // namespace sluice

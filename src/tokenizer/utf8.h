@@ -49,4 +49,10 @@ bool IsWhiteSpace(char32_t code_point);
 // A word character as Unicode's UTS 18 defines \w: Alphabetic, Mark, Nd, Pc or Join_Control.
 bool IsWordCharacter(char32_t code_point);
 
+// General category N: Nd, Nl or No.
+bool IsNumeric(char32_t code_point);
+
+// ASCII punctuation and symbols, and general category P.
+bool IsPunctuation(char32_t code_point);
+
 }  // namespace sluice

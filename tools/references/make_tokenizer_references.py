@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes the references that the tokenizer's tests compare with.
 
-    make_tokenizer_references.py HELDOUT.txt STORYTELLER_TOKENIZER.json OUT
+    make_tokenizer_references.py HELDOUT.txt STORYTELLER_TOKENIZER.json CORPUS OUT
 
-Trains two small byte-level vocabularies on HELDOUT.txt, one cut and normalised as Qwen2's is and one as GPT-2's is,
-and writes under OUT:
+Trains small vocabularies, each in the pipeline of a published tokenizer.json: its normaliser, pre-tokeniser, model
+options, post-processor, decoder and the kinds of its added tokens. Writes under OUT:
 
-    qwen2_style.json gpt2_style.json    the trained tokenizer.json files
-    cases.json                          texts, and for each tokenizer what the `tokenizers` library makes of them
+    NAME_style.json    the trained files: gpt2 and qwen2 on HELDOUT.txt, the others on the books of the folder CORPUS
+                       (CC0) and generated text in many scripts
+    cases.json         texts, and for gpt2, qwen2 and the storyteller what the `tokenizers` library makes of them
 
 Needs tokenizers (written with 0.23.3). The same input gives the same bytes.
 """
@@ -15,11 +16,23 @@ Needs tokenizers (written with 0.23.3). The same input gives the same bytes.
 import argparse
 import json
 import pathlib
+import sys
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/tokenizer"))
+from strings import Strings  # noqa: E402
+
+GPT4_PATTERN = QWEN2_PATTERN.replace(r"\p{N}|", r"\p{N}{1,3}|")
+DEEPSEEK_PATTERN = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"""
+    r""" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 )
 
 
@@ -76,6 +89,130 @@ def gpt2_style(text):
     return tokenizer
 
 
+def training_text(corpus):
+    """Lines of the books and of generated text, half a million characters of each."""
+    source = Strings("training", lexicon=400)
+    lines = []
+    for path in sorted(corpus.glob("*.txt")):
+        book = path.read_text(encoding="utf-8")
+        lines += book[len(book) // 2 :][:18000].splitlines(keepends=True)
+    size = 0
+    while size < 500000:
+        lines.append(source.text())
+        size += len(lines[-1])
+    return lines
+
+
+def train_lines(tokenizer, size, lines, **options):
+    tokenizer.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=size, show_progress=False, **options))
+    return tokenizer
+
+
+def byte_level_style(lines, size, model=None, normalizer=None, splits=(), byte_level=None):
+    tokenizer = Tokenizer(model or models.BPE())
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    byte_level = byte_level or pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level]) if splits else byte_level
+    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=True, trim_offsets=True, use_regex=True)
+    return train_lines(tokenizer, size, lines, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+
+
+def neox_style(lines):
+    tokenizer = byte_level_style(
+        lines, 3000, normalizer=normalizers.NFC(),
+        byte_level=pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+    )
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|padding|>"])
+    tokenizer.add_tokens([AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
+    tokenizer.add_tokens([AddedToken("|||EMAIL_ADDRESS|||", normalized=True)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A:0 <|endoftext|>:0", pair="$A:0 <|endoftext|>:0 $B:1",
+        special_tokens=[("<|endoftext|>", tokenizer.token_to_id("<|endoftext|>"))],
+    )
+    return tokenizer
+
+
+def split(pattern, behavior="isolated", invert=False):
+    return pre_tokenizers.Split(Regex(pattern), behavior, invert)
+
+
+def deepseek_v3_style(lines):
+    tokenizer = byte_level_style(
+        lines, 3000, normalizer=normalizers.Sequence([]),
+        splits=[split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"), split(DEEPSEEK_PATTERN)],
+    )
+    tokenizer.add_special_tokens(["<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"])
+    tokenizer.add_special_tokens(["<\uff5c\u2581pad\u2581\uff5c>", AddedToken("<\uff5cplace\u2581holder\u2581no\u25810\uff5c>")])
+    tokenizer.add_tokens(["<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<\uff5ctool\u2581calls\u2581begin\uff5c>", "<think>"])
+    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=True, trim_offsets=False, use_regex=True)
+    return tokenizer
+
+
+def dbrx_style(lines):
+    tokenizer = byte_level_style(lines, 3000, splits=[split(GPT4_PATTERN, "removed", invert=True)])
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|fim_prefix|>", "<|endofprompt|>", "<|im_start|>", "<|im_end|>"])
+    return tokenizer
+
+
+def llama3_style(lines):
+    tokenizer = byte_level_style(
+        lines, 3000, model=models.BPE(ignore_merges=True), splits=[split(GPT4_PATTERN)]
+    )
+    tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single="<|begin_of_text|> $A", pair="<|begin_of_text|> $A <|begin_of_text|>:1 $B:1",
+                special_tokens=[("<|begin_of_text|>", tokenizer.token_to_id("<|begin_of_text|>"))],
+            ),
+        ]
+    )
+    return tokenizer
+
+
+def sentencepiece_style(lines, normalizer, pretokenizer):
+    """Mixtral's: characters, with bytes for those that the vocabulary lacks."""
+    # Trained on words, run on whole texts: as SentencePiece learns, no token but runs of marks has a mark inside.
+    trainee = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    trainee.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    reserved = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    runs = [" " * n for n in range(2, 17)]
+    train_lines(trainee, 3500, lines, special_tokens=reserved, limit_alphabet=900)
+    trained = json.loads(trainee.to_str())
+    vocab, merges = trained["model"]["vocab"], [tuple(m) for m in trained["model"]["merges"]]
+    mark = "\u2581"
+    for run in runs:
+        content = mark * len(run)
+        vocab[content] = len(vocab)
+        merges.append((mark * (len(run) // 2), mark * (len(run) - len(run) // 2)))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    if pretokenizer is not None:
+        tokenizer.pre_tokenizer = pretokenizer
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
+def mixtral_style(lines):
+    normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    return sentencepiece_style(lines, normalizer, None)
+
+
+def llama2_style(lines):
+    return sentencepiece_style(lines, None, pre_tokenizers.Metaspace("\u2581", prepend_scheme="first", split=False))
+
+
 def texts(heldout):
     yield from ("", " ", "a", "\n", "\u0000", "Hello world", " Hello  world ", "'s", "I'LL we'Ve it'\u017f 'S 'D'")
     for start in range(0, len(heldout), 15000):
@@ -110,12 +247,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("heldout", type=pathlib.Path)
     parser.add_argument("storyteller", type=pathlib.Path)
+    parser.add_argument("corpus", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
     args = parser.parse_args()
     heldout = args.heldout.read_text(encoding="utf-8")
     tokenizers = {"qwen2_style": qwen2_style(heldout), "gpt2_style": gpt2_style(heldout)}
     for name, tokenizer in tokenizers.items():
         tokenizer.save(str(args.out / f"{name}.json"), pretty=False)
+    lines = training_text(args.corpus)
+    for style in (neox_style, deepseek_v3_style, dbrx_style, llama3_style, mixtral_style, llama2_style):
+        style(lines).save(str(args.out / f"{style.__name__}.json"), pretty=False)
     tokenizers["storyteller"] = Tokenizer.from_file(str(args.storyteller))
     cases = [
         {"text": text, **{name: expected(tokenizer, text) for name, tokenizer in tokenizers.items()}}
