@@ -30,7 +30,7 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
                              .renormalize_topk = spec.renormalize_topk,
                              .scale = spec.scale};
   ops::Gemm({}, x, weights.router, {}, logits, ctx);
-  ops::Router(desc, logits, routing.weights, routing.ids, counts, ctx);
+  ops::Router(desc, logits, {}, routing.weights, routing.ids, counts, ctx);
   moe.routing.Apply(layer, moe.tokens, routing.weights, routing.ids);
   if (moe.observer != nullptr) {
     moe.observer->Observe(moe.step, layer, moe.tokens, routing.weights, routing.ids);

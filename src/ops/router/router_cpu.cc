@@ -29,7 +29,8 @@ void RouterWeights(const RouterRowParams& params) {
     params.weights[j] = params.softmax ? ExpOne(logit - largest) / total : SigmoidOne(logit);
     chosen += params.weights[j];
   }
-  const float divisor = params.renormalize_topk ? chosen : 1.0f;
+  const float sum = params.softmax ? chosen : chosen + kSigmoidSumFloor;
+  const float divisor = params.renormalize_topk ? sum : 1.0f;
   for (int j = 0; j < params.top_k; ++j) {
     params.weights[j] = params.weights[j] / divisor * params.scale;
   }

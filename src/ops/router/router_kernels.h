@@ -9,11 +9,15 @@ namespace sluice::ops {
 inline constexpr int kMaxRouterExperts = 1024;
 inline constexpr int kMaxRouterTopK = 64;
 
+// What is added to the sum of sigmoid scores before it divides them: they may all be 0
+// (transformers adds the same).
+inline constexpr float kSigmoidSumFloor = 1e-20f;
+
 // Scores of the experts already chosen for one token.
 struct RouterRowParams {
   const float* logits;  // [num_experts]
   int64_t num_experts;
-  const int32_t* ids;  // [top_k], highest logit first
+  const int32_t* ids;  // [top_k]; the highest logit first where `softmax`
   float* weights;      // [top_k], written
   int top_k;
   bool softmax;  // else sigmoid

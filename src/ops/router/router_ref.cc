@@ -19,7 +19,8 @@ void RouterWeights(const RouterRowParams& params) {
     scores[j] = params.softmax ? std::exp(logit - largest) / total : 1.0 / (1.0 + std::exp(-logit));
     chosen += scores[j];
   }
-  const double factor = (params.renormalize_topk ? 1.0 / chosen : 1.0) * params.scale;
+  const double sum = params.softmax ? chosen : chosen + static_cast<double>(kSigmoidSumFloor);
+  const double factor = (params.renormalize_topk ? 1.0 / sum : 1.0) * params.scale;
   for (int j = 0; j < params.top_k; ++j) params.weights[j] = static_cast<float>(scores[j] * factor);
 }
 
