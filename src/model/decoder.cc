@@ -65,8 +65,8 @@ void Decoder::Attend(int layer, const DecoderInput& input, ConstTensorView cos_s
     ops::RmsNorm(norm, q, w.q_norm, q, ctx);
     ops::RmsNorm(norm, k, w.k_norm, k, ctx);
   }
-  ops::Rope(cos_sin, q, ctx);
-  ops::Rope(cos_sin, k, ctx);
+  ops::Rope(a.rope.pairing, cos_sin, q, ctx);
+  ops::Rope(a.rope.pairing, cos_sin, k, ctx);
   ops::KvWrite(k, v, input.kv_slots, kv, ctx);
   ops::Attention({.num_heads = a.num_heads,
                   .num_kv_heads = a.num_kv_heads,

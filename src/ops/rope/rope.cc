@@ -106,7 +106,7 @@ void RopeAngles(const RopeDesc& desc, ConstTensorView positions, TensorView cos_
   });
 }
 
-void Rope(ConstTensorView cos_sin, TensorView x, OpContext& context) {
+void Rope(RopePairing pairing, ConstTensorView cos_sin, TensorView x, OpContext& context) {
   CheckRank("rope cos_sin", cos_sin, 3);
   CheckRank("rope x", x, 3);
   const int64_t tokens = x.dim(0);
@@ -125,7 +125,8 @@ void Rope(ConstTensorView cos_sin, TensorView x, OpContext& context) {
               .x = x.data<float>() + t * x.stride(0),
               .head_stride = x.stride(1),
               .heads = x.dim(1),
-              .half = half});
+              .half = half,
+              .adjacent = pairing == RopePairing::kAdjacent});
     }
   };
   const int64_t grain =

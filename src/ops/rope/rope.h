@@ -14,10 +14,17 @@ enum class RopeScaling {
   kLlama3,  // the same by wavelength, with a smooth passage (arXiv:2407.21783, Llama 3.1)
 };
 
+// Which two dimensions of a head turn together.
+enum class RopePairing {
+  kHalves,    // i and i + rotary_dim / 2, the NeoX form
+  kAdjacent,  // 2i and 2i + 1, as the paper has it
+};
+
 // Rotary position embedding (arXiv:2104.09864).
 struct RopeDesc {
   double theta = 10000.0;  // base of the frequencies
   int rotary_dim = 0;      // leading dimensions of a head that rotate; even
+  RopePairing pairing = RopePairing::kHalves;
   RopeScaling scaling = RopeScaling::kNone;
   double factor = 1.0;            // by which the context was stretched
   double attention_factor = 1.0;  // multiplies cosines and sines
@@ -45,9 +52,9 @@ void RopeAngles(const RopeDesc& desc,
                 TensorView cos_sin,         // [T, 2, rotary_dim / 2] f32: cosines, then sines
                 OpContext& context);
 
-// Rotates the first rotary_dim dimensions of each head in place, dimension i paired with
-// i + rotary_dim / 2 (half-split, the NeoX form).
-void Rope(ConstTensorView cos_sin,  // [T, 2, rotary_dim / 2] f32, contiguous
+// Rotates the first rotary_dim dimensions of each head in place, pair i by angle i.
+void Rope(RopePairing pairing,
+          ConstTensorView cos_sin,  // [T, 2, rotary_dim / 2] f32, contiguous
           TensorView x,             // [T, heads, head_dim] f32, token and head strides free
           OpContext& context);
 

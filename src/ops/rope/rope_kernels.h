@@ -13,7 +13,8 @@ struct RopeParams {
   float* x;
   int64_t head_stride;
   int64_t heads;
-  int64_t half;  // rotary_dim / 2
+  int64_t half;   // rotary_dim / 2
+  bool adjacent;  // pairs are (2i, 2i + 1), else (i, i + half)
 };
 
 namespace reference {

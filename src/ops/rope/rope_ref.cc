@@ -4,15 +4,16 @@ namespace sluice::ops::reference {
 
 void RopeToken(const RopeParams& params) {
   for (int64_t h = 0; h < params.heads; ++h) {
-    float* first = params.x + h * params.head_stride;
-    float* second = first + params.half;
+    float* head = params.x + h * params.head_stride;
     for (int64_t i = 0; i < params.half; ++i) {
-      const double a = first[i];
-      const double b = second[i];
+      float& first = head[params.adjacent ? 2 * i : i];
+      float& second = head[params.adjacent ? 2 * i + 1 : i + params.half];
+      const double a = first;
+      const double b = second;
       const double cosine = params.cosines[i];
       const double sine = params.sines[i];
-      first[i] = static_cast<float>(a * cosine - b * sine);
-      second[i] = static_cast<float>(b * cosine + a * sine);
+      first = static_cast<float>(a * cosine - b * sine);
+      second = static_cast<float>(b * cosine + a * sine);
     }
   }
 }

@@ -90,19 +90,23 @@ TEST_P(RopeTest, ScalesFrequenciesAndTheRotation) {
   for (int i = 0; i < 32; ++i) EXPECT_NEAR(got.data<float>()[i], 1.5 * want.data<float>()[i], 2e-6);
 }
 
-TEST_P(RopeTest, RotatesHalvesOfTheFirstDimensions) {
+TEST_P(RopeTest, RotatesPairsOfTheFirstDimensions) {
   std::mt19937 random(1);
   struct Form {
     int64_t tokens, heads, head_dim, rotary_dim;
   };
-  for (const Form& form : {Form{0, 4, 64, 64}, Form{1, 4, 64, 64}, Form{7, 3, 24, 24},
-                           Form{64, 2, 128, 32}, Form{1000, 1, 16, 10}}) {
+  constexpr Form kForms[] = {
+      {0, 4, 64, 64}, {1, 4, 64, 64}, {7, 3, 24, 24}, {64, 2, 128, 32}, {1000, 1, 16, 10}};
+  for (int run = 0; run < 10; ++run) {
+    const Form& form = kForms[run / 2];
+    const bool adjacent = run % 2 == 1;
     const int64_t half = form.rotary_dim / 2;
     const Tensor x = RandomTensor({form.tokens, form.heads, form.head_dim}, random);
     const Tensor cos_sin = RandomTensor({form.tokens, 2, half}, random);
     Guarded out(DType::kF32, x.shape());
     std::copy_n(x.data<float>(), x.shape().NumElements(), out.view().data<float>());
-    Rope(cos_sin, out, context());
+    Rope(adjacent ? RopePairing::kAdjacent : RopePairing::kHalves, cos_sin, out, context());
+    out.ExpectGuardsIntact();
     std::vector<double> want = ToDoubles(x);
     for (int64_t t = 0; t < form.tokens; ++t) {
       for (int64_t h = 0; h < form.heads; ++h) {
@@ -110,10 +114,12 @@ TEST_P(RopeTest, RotatesHalvesOfTheFirstDimensions) {
         for (int64_t i = 0; i < half; ++i) {
           const double cosine = cos_sin.data<float>()[t * 2 * half + i];
           const double sine = cos_sin.data<float>()[t * 2 * half + half + i];
-          const double a = head[i];
-          const double b = head[i + half];
-          head[i] = a * cosine - b * sine;
-          head[i + half] = b * cosine + a * sine;
+          double& first = head[adjacent ? 2 * i : i];
+          double& second = head[adjacent ? 2 * i + 1 : i + half];
+          const double a = first;
+          const double b = second;
+          first = a * cosine - b * sine;
+          second = b * cosine + a * sine;
         }
       }
     }
