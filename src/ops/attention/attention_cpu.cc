@@ -7,6 +7,11 @@ namespace {
 
 constexpr float kNegativeInfinity = -__builtin_inff();
 
+// Floats of a row that vectors of any tier may read whole.
+int64_t RoundUp16(int64_t count) {
+  return (count + 15) / 16 * 16;
+}
+
 // Up to this many rows a tile of 16-bit KV is widened in registers, where it lies: the products
 // pass over it once for every three or four rows. For more rows it is widened once into scratch.
 constexpr int64_t kInPlaceRows = 8;
@@ -23,8 +28,9 @@ struct TileRow {
 // A tile of KV as the products read it: the page itself, or its widened copy.
 template <class T>
 struct Tile {
-  const T* k;  // [page_size, head_dim]
-  const T* v;  // [page_size, v_stride]
+  const T* k;  // [page_size, k_stride]
+  int64_t k_stride;
+  const T* v;  // [page_size, v_stride]; k where a value is part of its key
   int64_t v_stride;
 };
 
@@ -32,11 +38,12 @@ struct Tile {
 // softmax.
 struct State {
   int64_t tile_stride;  // floats of a row of scores
-  int64_t width;        // floats of a row of v and of sums, head_dim rounded up to 16
-  float* k;             // [page_size, head_dim]
-  float* v;             // [page_size, width], zeros behind head_dim
+  int64_t key_width;    // floats of a row of k, key_dim rounded up to 16
+  int64_t width;        // floats of a row of v and of sums, value_dim rounded up to 16
+  float* k;             // [page_size, key_width], zeros behind key_dim
+  float* v;             // [page_size, width], zeros behind value_dim
   float* scores;        // [rows, tile_stride]
-  float* sums;          // [rows, width]
+  float* sums;          // [rows, width]; what lies behind value_dim is never read
   float largest[kAttentionBlockRows];
   float total[kAttentionBlockRows];
   float correction[kAttentionBlockRows];
@@ -64,18 +71,18 @@ TileRow Trim(const VisibleRange& range, int64_t row, int64_t first, int64_t page
   return part;
 }
 
+// Rows of `dim` elements to rows of `stride` floats, zeros behind `dim`.
 template <class T>
-void WidenRows(const T* from, int64_t begin, int64_t end, int64_t head_dim, float* to,
-               int64_t stride) {
+void WidenRows(const T* from, int64_t begin, int64_t end, int64_t dim, float* to, int64_t stride) {
   for (int64_t p = begin; p < end; ++p) {
     int64_t d = 0;
-    for (; d + Vec::kLanes <= head_dim; d += Vec::kLanes) {
-      Vec::Store(to + p * stride + d, Vec::Load(from + p * head_dim + d));
+    for (; d + Vec::kLanes <= dim; d += Vec::kLanes) {
+      Vec::Store(to + p * stride + d, Vec::Load(from + p * dim + d));
     }
     for (; d < stride; d += Vec::kLanes) {
-      const int64_t rest = head_dim > d ? head_dim - d : 0;
+      const int64_t rest = dim > d ? dim - d : 0;
       const int64_t room = stride - d < Vec::kLanes ? stride - d : Vec::kLanes;
-      const Vec value = Vec::LoadN(from + p * head_dim + d, rest);
+      const Vec value = Vec::LoadN(from + p * dim + d, rest);
       if (room == Vec::kLanes) {
         Vec::Store(to + p * stride + d, value);
       } else {
@@ -88,17 +95,18 @@ void WidenRows(const T* from, int64_t begin, int64_t end, int64_t head_dim, floa
 template <class T>
 Tile<T> PageOf(const AttentionBlockParams& params, int64_t tile) {
   const int64_t offset = params.pages[tile] * params.page_stride;
-  return {reinterpret_cast<const T*>(params.k + offset),
-          reinterpret_cast<const T*>(params.v + offset), params.head_dim};
+  const T* k = reinterpret_cast<const T*>(params.k + offset);
+  if (params.v == nullptr) return {k, params.key_dim, k, params.key_dim};
+  return {k, params.key_dim, reinterpret_cast<const T*>(params.v + offset), params.value_dim};
 }
 
 // The rows [begin, end) of a page, widened.
 template <class T>
-Tile<float> Widen(const Tile<T>& page, int64_t begin, int64_t end, int64_t head_dim,
-                  const State& state) {
-  WidenRows(page.k, begin, end, head_dim, state.k, head_dim);
-  WidenRows(page.v, begin, end, head_dim, state.v, state.width);
-  return {state.k, state.v, state.width};
+Tile<float> Widen(const Tile<T>& page, int64_t begin, int64_t end, const State& state) {
+  WidenRows(page.k, begin, end, page.k_stride, state.k, state.key_width);
+  if (page.v == page.k) return {state.k, state.key_width, state.k, state.key_width};
+  WidenRows(page.v, begin, end, page.v_stride, state.v, state.width);
+  return {state.k, state.key_width, state.v, state.width};
 }
 
 // Scores of the active rows against positions [begin, end) of the tile.
@@ -110,8 +118,11 @@ void ScoreTile(const AttentionBlockParams& params, const Tile<T>& tile, int64_t 
     q[i] = params.q[state.active[i].row];
     for (int64_t p = begin; p < end; ++p) state.scores[i * state.tile_stride + p] = 0.0f;
   }
-  DotChunk(q, state.active_count, 0, tile.k + begin * params.head_dim, params.head_dim, end - begin,
-           params.head_dim, state.scores + begin, state.tile_stride);
+  for (int64_t d = 0; d < params.key_dim; d += kDepthChunk) {
+    const int64_t depth = params.key_dim - d < kDepthChunk ? params.key_dim - d : kDepthChunk;
+    DotChunk(q, state.active_count, d, tile.k + begin * tile.k_stride + d, tile.k_stride,
+             end - begin, depth, state.scores + begin, state.tile_stride);
+  }
 }
 
 // Turns one row's scores into weights, hidden positions into 0, and moves its softmax on.
@@ -255,12 +266,12 @@ void WorkOnTile(const AttentionBlockParams& params, const Tile<T>& tile, int64_t
 template <class T>
 void RunPage(const AttentionBlockParams& params, const Tile<T>& page, int64_t first, int64_t begin,
              int64_t end, State& state) {
-  // Loads of v are whole vectors: a width that is not a multiple of them is padded in the copy.
-  const bool whole = state.width == params.head_dim;
+  // Loads of v are whole vectors: a row that ends within one is padded in the copy.
+  const bool whole = state.width <= page.v_stride;
   if (whole && (sizeof(T) == sizeof(float) || state.active_count <= kInPlaceRows)) {
     WorkOnTile(params, page, first, begin, end, state);
   } else {
-    WorkOnTile(params, Widen(page, begin, end, params.head_dim, state), first, begin, end, state);
+    WorkOnTile(params, Widen(page, begin, end, state), first, begin, end, state);
   }
 }
 
@@ -287,7 +298,7 @@ void RunTile(const AttentionBlockParams& params, int64_t tile, State& state) {
 void StoreRow(const AttentionBlockParams& params, int64_t row, const State& state) {
   const float* sums = state.sums + row * state.width;
   const float total = state.total[row];
-  for (int64_t d = 0; d < params.head_dim; ++d) {
+  for (int64_t d = 0; d < params.value_dim; ++d) {
     params.out[row][d] = total > 0.0f ? sums[d] / total : 0.0f;
   }
 }
@@ -296,10 +307,11 @@ void StoreRow(const AttentionBlockParams& params, int64_t row, const State& stat
 
 void AttentionBlock(const AttentionBlockParams& params) {
   State state;
-  state.tile_stride = (params.page_size + 15) / 16 * 16;
-  state.width = (params.head_dim + 15) / 16 * 16;
+  state.tile_stride = RoundUp16(params.page_size);
+  state.key_width = RoundUp16(params.key_dim);
+  state.width = RoundUp16(params.value_dim);
   state.k = params.scratch;
-  state.v = state.k + state.tile_stride * state.width;
+  state.v = state.k + state.tile_stride * state.key_width;
   state.scores = state.v + state.tile_stride * state.width;
   state.sums = state.scores + kAttentionBlockRows * state.tile_stride;
   int64_t begin = params.sees[0].begin;

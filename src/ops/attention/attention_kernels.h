@@ -25,25 +25,29 @@ struct VisibleRange {
 // block are in any order; each is worked on by itself.
 struct AttentionBlockParams {
   int64_t rows;              // at most kAttentionBlockRows
-  const float* const* q;     // [rows] pointers to head_dim values
-  float* const* out;         // [rows] pointers to head_dim values
+  const float* const* q;     // [rows] pointers to key_dim values
+  float* const* out;         // [rows] pointers to value_dim values
   const VisibleRange* sees;  // [rows]
-  const std::byte* k;        // page 0 of this KV head
+  const std::byte* k;        // page 0 of this KV head, rows of key_dim
+  // As k, rows of value_dim; or null: a value is the first value_dim <= key_dim numbers of its key.
   const std::byte* v;
   int64_t page_stride;  // bytes from a page to the next
   DType dtype;          // of the pages
   const int32_t* pages;
   int64_t page_size;
-  int64_t head_dim;
+  int64_t key_dim;
+  int64_t value_dim;
   float scale;
-  float* scratch;  // AttentionScratchFloats(page_size, head_dim) floats, aligned to 64 bytes
+  float* scratch;  // AttentionScratchFloats(page_size, key_dim, value_dim), aligned to 64 bytes
 };
 
 // Floats of scratch that a block needs in any tier: a tile of k and of v, scores, sums.
-inline constexpr int64_t AttentionScratchFloats(int64_t page_size, int64_t head_dim) {
-  const int64_t width = (head_dim + 15) / 16 * 16;
+inline constexpr int64_t AttentionScratchFloats(int64_t page_size, int64_t key_dim,
+                                                int64_t value_dim) {
+  const int64_t key_width = (key_dim + 15) / 16 * 16;
+  const int64_t value_width = (value_dim + 15) / 16 * 16;
   const int64_t tile = (page_size + 15) / 16 * 16;
-  return 2 * tile * width + kAttentionBlockRows * (tile + width);
+  return tile * (key_width + value_width) + kAttentionBlockRows * (tile + value_width);
 }
 
 namespace reference {

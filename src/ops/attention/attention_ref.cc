@@ -16,10 +16,10 @@ bool Sees(const VisibleRange& range, int64_t position) {
   return bit < 64 && ((range.tree_bits >> bit) & 1u) != 0;
 }
 
-// Element 0 of `position` in the k or v pages.
-const std::byte* Locate(const AttentionBlockParams& params, const std::byte* pages,
+// Element 0 of `position` in the k or v pages, whose rows have `width` elements.
+const std::byte* Locate(const AttentionBlockParams& params, const std::byte* pages, int64_t width,
                         int64_t position) {
-  const int64_t row = position % params.page_size * params.head_dim;
+  const int64_t row = position % params.page_size * width;
   return pages + params.pages[position / params.page_size] * params.page_stride +
          row * static_cast<int64_t>(SizeOf(params.dtype));
 }
@@ -30,26 +30,28 @@ void AttentionRow(const AttentionBlockParams& params, int64_t row) {
   double largest = -std::numeric_limits<double>::infinity();
   for (int64_t p = params.sees[row].begin; p < params.sees[row].end; ++p) {
     if (!Sees(params.sees[row], p)) continue;
-    const std::byte* key = Locate(params, params.k, p);
+    const std::byte* key = Locate(params, params.k, params.key_dim, p);
     double score = 0.0;
-    for (int64_t d = 0; d < params.head_dim; ++d) {
+    for (int64_t d = 0; d < params.key_dim; ++d) {
       score += static_cast<double>(params.q[row][d]) * LoadFloat(key, params.dtype, d);
     }
     scores.push_back(score * params.scale);
     visible.push_back(p);
     largest = std::max(largest, scores.back());
   }
-  std::vector<double> sums(params.head_dim, 0.0);
+  std::vector<double> sums(params.value_dim, 0.0);
   double total = 0.0;
   for (size_t i = 0; i < visible.size(); ++i) {
     const double weight = std::exp(scores[i] - largest);
-    const std::byte* value = Locate(params, params.v, visible[i]);
+    const std::byte* value = params.v == nullptr
+                                 ? Locate(params, params.k, params.key_dim, visible[i])
+                                 : Locate(params, params.v, params.value_dim, visible[i]);
     total += weight;
-    for (int64_t d = 0; d < params.head_dim; ++d) {
+    for (int64_t d = 0; d < params.value_dim; ++d) {
       sums[d] += weight * LoadFloat(value, params.dtype, d);
     }
   }
-  for (int64_t d = 0; d < params.head_dim; ++d) {
+  for (int64_t d = 0; d < params.value_dim; ++d) {
     params.out[row][d] = total > 0.0 ? static_cast<float>(sums[d] / total) : 0.0f;
   }
 }

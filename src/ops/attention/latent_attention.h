@@ -1,0 +1,42 @@
+#pragma once
+
+#include <span>
+
+#include "device/tensor.h"
+#include "ops/attention/attention.h"
+#include "ops/common/op_context.h"
+
+namespace sluice::ops {
+
+// Multi-head latent attention (arXiv:2405.04434, section 2.1) with absorbed projections: all heads
+// read one latent row a position. Its first latent_dim numbers are both what a head's query is
+// compared with and what the head sums up; the rope_dim numbers behind them only join the score.
+struct LatentAttentionDesc {
+  int num_heads;
+  int latent_dim;  // kv_lora_rank
+  int rope_dim;    // qk_rope_head_dim
+  float scale;     // of the scores
+  int window = 0;  // for kWindow: how many positions a row sees, itself included
+};
+
+// Whether LatentAttention can run `desc`: latent_dim a multiple of 8 in [8, 1024], rope_dim one in
+// [8, 256].
+bool LatentAttentionSupports(const LatentAttentionDesc& desc);
+
+// Writes this step's latent rows to their pages.
+void LatentWrite(ConstTensorView latent,  // [T, latent_dim + rope_dim] f32, row stride free
+                 ConstTensorView slots,   // [T] i64: page * page_size + offset
+                 TensorView pages,        // [pages, page_size, latent_dim + rope_dim] f32 | bf16
+                 OpContext& context);
+
+// Softmax attention of every query row and head over the pages' latent rows; masks, tiles, the
+// order of sums and what a row that sees nothing gives are Attention's.
+void LatentAttention(const LatentAttentionDesc& desc,
+                     ConstTensorView q_latent,  // [T, num_heads, latent_dim] f32, strides free
+                     ConstTensorView q_rope,    // [T, num_heads, rope_dim] f32, strides free
+                     std::span<const AttentionSequence> sequences,
+                     ConstTensorView pages,  // [pages, page_size, latent_dim + rope_dim]
+                     TensorView out,         // [T, num_heads, latent_dim] f32, outer strides free
+                     OpContext& context);
+
+}  // namespace sluice::ops
