@@ -27,6 +27,8 @@ void RequireIn(const ModelSpec& spec, const std::string& field, int64_t value, i
 
 // Far above any model, and low enough that no product of two passes 2^63.
 constexpr int64_t kMaxDim = 1 << 24;
+// Far above any head.
+constexpr int64_t kMaxHeadDim = 4096;
 
 void RequirePositive(const ModelSpec& spec, const std::string& field, double value) {
   if (!(value > 0.0) || !std::isfinite(value))
@@ -56,6 +58,41 @@ void ValidateRope(const ModelSpec& spec) {
   }
 }
 
+void RequireMultipleOf8(const ModelSpec& spec, const std::string& field, int value) {
+  if (value % 8 != 0) Refuse(spec, field, std::to_string(value), "a multiple of 8");
+}
+
+void ValidateHeads(const ModelSpec& spec) {
+  RequireIn(spec, "attention.head_dim", spec.attention.head_dim, 16, 256);
+  RequireMultipleOf8(spec, "attention.head_dim", spec.attention.head_dim);
+}
+
+void ValidateLatent(const ModelSpec& spec) {
+  const AttentionSpec& attention = spec.attention;
+  const LatentSpec& latent = attention.latent;
+  RequireIn(spec, "attention.latent.q_rank", latent.q_rank, 0, kMaxDim);
+  RequireIn(spec, "attention.latent.kv_rank", latent.kv_rank, 8, 1024);
+  RequireMultipleOf8(spec, "attention.latent.kv_rank", latent.kv_rank);
+  RequireIn(spec, "attention.latent.rope_dim", latent.rope_dim, 8, 256);
+  RequireMultipleOf8(spec, "attention.latent.rope_dim", latent.rope_dim);
+  RequireIn(spec, "attention.latent.nope_dim", latent.nope_dim, 1, kMaxHeadDim);
+  RequireIn(spec, "attention.latent.value_dim", latent.value_dim, 1, kMaxHeadDim);
+  RequireIn(spec, "attention.head_dim", attention.head_dim, latent.nope_dim + latent.rope_dim,
+            latent.nope_dim + latent.rope_dim);
+  RequireIn(spec, "attention.rope.rotary_dim", attention.rope.rotary_dim, latent.rope_dim,
+            latent.rope_dim);
+  RequireIn(spec, "attention.num_kv_heads", attention.num_kv_heads, attention.num_heads,
+            attention.num_heads);
+  RequirePositive(spec, "attention.latent.norm_eps", latent.norm_eps);
+  if (attention.qk_norm != QkNorm::kNone) {
+    Refuse(spec, "attention.qk_norm", "set", "none with latent attention");
+  }
+  if (attention.clip_qkv) {
+    Refuse(spec, "attention.clip_qkv", std::to_string(*attention.clip_qkv),
+           "not set with latent attention");
+  }
+}
+
 void ValidateAttention(const ModelSpec& spec) {
   const AttentionSpec& attention = spec.attention;
   RequireIn(spec, "attention.num_heads", attention.num_heads, 1, 4096);
@@ -64,9 +101,10 @@ void ValidateAttention(const ModelSpec& spec) {
     Refuse(spec, "attention.num_kv_heads", std::to_string(attention.num_kv_heads),
            "a divisor of num_heads, " + std::to_string(attention.num_heads));
   }
-  RequireIn(spec, "attention.head_dim", attention.head_dim, 16, 256);
-  if (attention.head_dim % 8 != 0) {
-    Refuse(spec, "attention.head_dim", std::to_string(attention.head_dim), "a multiple of 8");
+  if (attention.kind == AttentionKind::kLatent) {
+    ValidateLatent(spec);
+  } else {
+    ValidateHeads(spec);
   }
   ValidateRope(spec);
   RequirePositive(spec, "attention.scale", attention.scale);
@@ -84,6 +122,22 @@ void ValidateAttention(const ModelSpec& spec) {
   RequireIn(spec, "attention.window", attention.window, windowed ? 1 : 0, windowed ? kMaxDim : 0);
 }
 
+// What ops::Router asks of groups.
+void ValidateGroups(const ModelSpec& spec) {
+  const MoeSpec& moe = spec.moe;
+  if (moe.num_groups == 1 && moe.top_groups == 1) return;
+  RequireIn(spec, "moe.num_groups", moe.num_groups, 1, moe.num_experts / 2);
+  if (moe.num_experts % moe.num_groups != 0) {
+    Refuse(spec, "moe.num_groups", std::to_string(moe.num_groups),
+           "a divisor of num_experts, " + std::to_string(moe.num_experts));
+  }
+  const int size = moe.num_experts / moe.num_groups;
+  RequireIn(spec, "moe.top_groups", moe.top_groups, (moe.top_k + size - 1) / size, moe.num_groups);
+  if (moe.score != ops::RouterScore::kSigmoid) {
+    Refuse(spec, "moe.num_groups", std::to_string(moe.num_groups), "1 where moe.score is softmax");
+  }
+}
+
 void ValidateMoe(const ModelSpec& spec) {
   const MoeSpec& moe = spec.moe;
   if (spec.NumMoeLayers() == 0) return;
@@ -93,6 +147,10 @@ void ValidateMoe(const ModelSpec& spec) {
   RequireIn(spec, "moe.shared_ffn", moe.shared_ffn, 0, kMaxDim);
   if (moe.shared_gate && moe.shared_ffn == 0) {
     Refuse(spec, "moe.shared_gate", "true", "false where moe.shared_ffn is 0");
+  }
+  ValidateGroups(spec);
+  if (moe.choice_bias && moe.score != ops::RouterScore::kSigmoid) {
+    Refuse(spec, "moe.choice_bias", "true", "false where moe.score is softmax");
   }
   if (!(moe.scale > 0.0f)) Refuse(spec, "moe.scale", std::to_string(moe.scale), "above 0");
 }

@@ -6,6 +6,7 @@
 // One function for each family: its config.json to its spec, not yet validated.
 namespace sluice::arch {
 
+ModelSpec DeepseekV3Spec(const HfConfig& config);
 ModelSpec LlamaSpec(const HfConfig& config);
 ModelSpec Qwen2MoeSpec(const HfConfig& config);
 ModelSpec Qwen3MoeSpec(const HfConfig& config);

@@ -97,6 +97,22 @@ const char* TensorRoleName(TensorRole role) {
       return "q_norm";
     case TensorRole::kKNorm:
       return "k_norm";
+    case TensorRole::kQA:
+      return "q_a";
+    case TensorRole::kQABias:
+      return "q_a_bias";
+    case TensorRole::kQANorm:
+      return "q_a_norm";
+    case TensorRole::kQB:
+      return "q_b";
+    case TensorRole::kKvA:
+      return "kv_a";
+    case TensorRole::kKvABias:
+      return "kv_a_bias";
+    case TensorRole::kKvANorm:
+      return "kv_a_norm";
+    case TensorRole::kKvB:
+      return "kv_b";
     case TensorRole::kPostAttentionNorm:
       return "post_attention_norm";
     case TensorRole::kGate:
@@ -113,6 +129,8 @@ const char* TensorRoleName(TensorRole role) {
       return "down_bias";
     case TensorRole::kRouter:
       return "router";
+    case TensorRole::kRouterBias:
+      return "router_bias";
     case TensorRole::kExpertGate:
       return "expert_gate";
     case TensorRole::kExpertUp:

@@ -19,7 +19,24 @@ enum class QkNorm {
   kFullWidth,  // RMS norm over all heads together
 };
 
+enum class AttentionKind {
+  kHeads,   // keys and values of num_kv_heads heads
+  kLatent,  // all heads read one latent row a position (arXiv:2405.04434, section 2.1)
+};
+
+// Dimensions of AttentionKind::kLatent.
+struct LatentSpec {
+  int q_rank = 0;         // of the low-rank projection of queries; 0: they are projected at once
+  int kv_rank = 0;        // of the latent that keys and values are made from
+  int nope_dim = 0;       // of a head's query and key, without position
+  int rope_dim = 0;       // behind them, rotated; the key's is shared by all heads
+  int value_dim = 0;      // of a head's value
+  float norm_eps = 0.0f;  // of the norms over q_rank and kv_rank
+};
+
 struct AttentionSpec {
+  AttentionKind kind = AttentionKind::kHeads;
+  LatentSpec latent;  // for kLatent: head_dim is nope_dim + rope_dim, num_kv_heads is num_heads
   int num_heads = 0;
   int num_kv_heads = 0;
   int head_dim = 0;
@@ -46,6 +63,9 @@ struct MoeSpec {
   int expert_ffn = 0;  // width of one expert
   ops::RouterScore score = ops::RouterScore::kSoftmax;
   bool renormalize_topk = false;
+  int num_groups = 1;  // see ops::RouterDesc
+  int top_groups = 1;
+  bool choice_bias = false;  // a bias joins the scores for the choice
   float scale = 1.0f;        // multiplies the routing weights
   int shared_ffn = 0;        // width of the expert that every token takes; 0 for none
   bool shared_gate = false;  // its output is multiplied by sigmoid(x . w)
@@ -60,13 +80,21 @@ enum class TensorRole {
   kQ,          // [num_heads * head_dim, hidden]
   kK,          // [num_kv_heads * head_dim, hidden]
   kV,          // as kK
-  kO,          // [hidden, num_heads * head_dim]
+  kO,          // [hidden, num_heads * head_dim]; of values, [hidden, num_heads * value_dim]
   kQBias,
   kKBias,
   kVBias,
   kOBias,
   kQNorm,              // [head_dim] per head, [num_heads * head_dim] full width
   kKNorm,              // [head_dim] per head, [num_kv_heads * head_dim] full width
+  kQA,                 // [q_rank, hidden], latent attention
+  kQABias,             // [q_rank]
+  kQANorm,             // [q_rank]
+  kQB,                 // [num_heads * head_dim, q_rank]
+  kKvA,                // [kv_rank + rope_dim, hidden]
+  kKvABias,            // [kv_rank + rope_dim]
+  kKvANorm,            // [kv_rank]
+  kKvB,                // [num_heads * (nope_dim + value_dim), kv_rank], a head's key rows first
   kPostAttentionNorm,  // [hidden]; before the feed-forward block
   kGate,               // [intermediate, hidden], dense
   kUp,                 // as kGate
@@ -75,6 +103,7 @@ enum class TensorRole {
   kUpBias,             // [intermediate]
   kDownBias,           // [hidden]
   kRouter,             // [num_experts, hidden]
+  kRouterBias,         // [num_experts], for the choice only
   kExpertGate,         // [expert_ffn, hidden], one for each expert
   kExpertUp,           // as kExpertGate
   kExpertDown,         // [hidden, expert_ffn]

@@ -17,6 +17,7 @@ struct Family {
 };
 
 constexpr std::array kFamilies = {
+    Family{"deepseek_v3", arch::DeepseekV3Spec},
     Family{"llama", arch::LlamaSpec},
     Family{"qwen2_moe", arch::Qwen2MoeSpec},
     Family{"qwen3_moe", arch::Qwen3MoeSpec},

@@ -163,7 +163,8 @@ TEST_P(RegistryRefuses, NamingTheKey) {
 INSTANTIATE_TEST_SUITE_P(
     All, RegistryRefuses,
     ::testing::Values(
-        Refusal{"qwen3_moe", R"({"model_type":"gpt2"})", "llama, qwen2_moe, qwen3_moe"},
+        Refusal{"qwen3_moe", R"({"model_type":"gpt2"})",
+                "deepseek_v3, llama, qwen2_moe, qwen3_moe"},
         Refusal{"qwen3_moe", R"({"hidden_act":"gelu"})", "\"hidden_act\" is \"gelu\""},
         Refusal{"qwen3_moe", R"({"rope_scaling":{"type":"dynamic","factor":4.0}})",
                 "not \"dynamic\""},

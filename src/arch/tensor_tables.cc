@@ -92,6 +92,51 @@ void AddAttentionTensors(ModelSpec& spec) {
       Plain("post_attention_layernorm.weight", TensorRole::kPostAttentionNorm, {hidden}, all));
 }
 
+// The tensors beside the norms around the block: what is made of a low rank is replicated, what
+// makes heads is cut by heads.
+void AddLatentAttentionTensors(ModelSpec& spec) {
+  const AttentionSpec& a = spec.attention;
+  const LatentSpec& latent = a.latent;
+  const int64_t hidden = spec.hidden_size;
+  const int64_t q = int64_t{a.num_heads} * a.head_dim;
+  const int64_t kv_a = int64_t{latent.kv_rank} + latent.rope_dim;
+  const int64_t kv_b = int64_t{a.num_heads} * (latent.nope_dim + latent.value_dim);
+  const int64_t values = int64_t{a.num_heads} * latent.value_dim;
+  const LayerSet all = LayerSet::kAll;
+  const ShardAxis rows = ShardAxis::kRows;
+  const ShardAxis whole = ShardAxis::kReplicate;
+  std::vector<TensorRule>& table = spec.tensors;
+  table.push_back(Plain("input_layernorm.weight", TensorRole::kInputNorm, {hidden}, all));
+  if (latent.q_rank == 0) {
+    table.push_back(Projection("self_attn.q_proj.weight", TensorRole::kQ, q, hidden, all, rows));
+  } else {
+    const int64_t rank = latent.q_rank;
+    table.push_back(
+        Projection("self_attn.q_a_proj.weight", TensorRole::kQA, rank, hidden, all, whole));
+    if (a.qkv_bias) {
+      table.push_back(Plain("self_attn.q_a_proj.bias", TensorRole::kQABias, {rank}, all));
+    }
+    table.push_back(Plain("self_attn.q_a_layernorm.weight", TensorRole::kQANorm, {rank}, all));
+    table.push_back(Projection("self_attn.q_b_proj.weight", TensorRole::kQB, q, rank, all, rows));
+  }
+  table.push_back(Projection("self_attn.kv_a_proj_with_mqa.weight", TensorRole::kKvA, kv_a, hidden,
+                             all, whole));
+  if (a.qkv_bias) {
+    table.push_back(Plain("self_attn.kv_a_proj_with_mqa.bias", TensorRole::kKvABias, {kv_a}, all));
+  }
+  table.push_back(
+      Plain("self_attn.kv_a_layernorm.weight", TensorRole::kKvANorm, {latent.kv_rank}, all));
+  table.push_back(
+      Projection("self_attn.kv_b_proj.weight", TensorRole::kKvB, kv_b, latent.kv_rank, all, rows));
+  table.push_back(Projection("self_attn.o_proj.weight", TensorRole::kO, hidden, values, all,
+                             ShardAxis::kColumns));
+  if (a.output_bias) {
+    table.push_back(Plain("self_attn.o_proj.bias", TensorRole::kOBias, {hidden}, all));
+  }
+  table.push_back(
+      Plain("post_attention_layernorm.weight", TensorRole::kPostAttentionNorm, {hidden}, all));
+}
+
 void AddDenseFfnTensors(ModelSpec& spec) {
   const int64_t width = spec.dense.intermediate;
   const LayerSet dense = LayerSet::kDense;
@@ -104,16 +149,20 @@ void AddDenseFfnTensors(ModelSpec& spec) {
   table.push_back(Plain("mlp.down_proj.bias", TensorRole::kDownBias, {spec.hidden_size}, dense));
 }
 
-void AddMoeTensors(ModelSpec& spec) {
+void AddMoeTensors(ModelSpec& spec, const std::string& shared) {
   const MoeSpec& moe = spec.moe;
   const int64_t hidden = spec.hidden_size;
   spec.tensors.push_back(
       Plain("mlp.gate.weight", TensorRole::kRouter, {moe.num_experts, hidden}, LayerSet::kMoe));
+  if (moe.choice_bias) {
+    spec.tensors.push_back(Plain("mlp.gate.e_score_correction_bias", TensorRole::kRouterBias,
+                                 {moe.num_experts}, LayerSet::kMoe));
+  }
   AddGatedFfn(spec, "mlp.experts.{expert}.", TensorRole::kExpertGate, TensorRole::kExpertUp,
               TensorRole::kExpertDown, moe.expert_ffn, LayerSet::kMoe);
   if (moe.shared_ffn == 0) return;
-  AddGatedFfn(spec, "mlp.shared_expert.", TensorRole::kSharedGate, TensorRole::kSharedUp,
-              TensorRole::kSharedDown, moe.shared_ffn, LayerSet::kMoe);
+  AddGatedFfn(spec, shared, TensorRole::kSharedGate, TensorRole::kSharedUp, TensorRole::kSharedDown,
+              moe.shared_ffn, LayerSet::kMoe);
   if (moe.shared_gate) {
     spec.tensors.push_back(Plain("mlp.shared_expert_gate.weight", TensorRole::kSharedExpertGate,
                                  {1, hidden}, LayerSet::kMoe));

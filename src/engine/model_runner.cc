@@ -25,16 +25,25 @@ int ExpertsPerRank(const ModelSpec& spec, const RunnerOptions& options) {
   return spec.moe.num_experts / ranks;
 }
 
+// Floats of a row that attention takes: queries, what is written to the pages, what was attended.
+int64_t AttentionRow(const AttentionSpec& a) {
+  if (a.kind == AttentionKind::kHeads) {
+    return (2 * int64_t{a.num_heads} + 2 * int64_t{a.num_kv_heads}) * a.head_dim;
+  }
+  const LatentSpec& l = a.latent;
+  const int64_t head = int64_t{a.head_dim} + 2 * int64_t{l.kv_rank} + l.value_dim;
+  return a.num_heads * head + l.q_rank + l.kv_rank + l.rope_dim;
+}
+
 // What the Decoder and MoeLayer take from the arena for a step, f32: residual, norms, projections
 // and the wider of the two kinds of feed-forward, then the logits. The arena grows by doubling, so
 // it may hold twice of it.
 uint64_t ScratchBytes(const ModelSpec& spec, int64_t rows) {
-  const AttentionSpec& a = spec.attention;
-  const int64_t heads = 2 * int64_t{a.num_heads} + 2 * int64_t{a.num_kv_heads};
   const int64_t dense = 3 * int64_t{spec.dense.intermediate};
   const int64_t routed = int64_t{spec.moe.top_k} * (spec.hidden_size + spec.moe.expert_ffn + 3);
   const int64_t moe = spec.moe.num_experts + routed + 3 * int64_t{spec.moe.shared_ffn};
-  const int64_t row = 4 * int64_t{spec.hidden_size} + heads * a.head_dim + std::max(dense, moe);
+  const int64_t row =
+      4 * int64_t{spec.hidden_size} + AttentionRow(spec.attention) + std::max(dense, moe);
   const auto logits = static_cast<int64_t>(kLogitRows) * (spec.vocab_size + spec.hidden_size);
   return 2 * sizeof(float) * static_cast<uint64_t>(rows * row + logits);
 }
@@ -74,11 +83,17 @@ OnBytesRead CountBytes(int64_t total, const LoadProgress& progress) {
 
 KvLayout KvLayoutOf(const ModelSpec& spec, const RunnerOptions& options) {
   const DType weights = options.dtype == DType::kF16 ? DType::kF32 : options.dtype;
-  return {.page_size = options.page_size,
-          .groups = {{.num_layers = spec.num_layers,
-                      .num_kv_heads = spec.attention.num_kv_heads,
-                      .head_dim = spec.attention.head_dim,
-                      .dtype = options.kv_dtype.value_or(weights)}}};
+  const AttentionSpec& attention = spec.attention;
+  KvGroup group{.num_layers = spec.num_layers,
+                .num_kv_heads = attention.num_kv_heads,
+                .head_dim = attention.head_dim,
+                .dtype = options.kv_dtype.value_or(weights)};
+  if (attention.kind == AttentionKind::kLatent) {
+    group.kind = KvGroup::Kind::kLatent;
+    group.num_kv_heads = 1;
+    group.head_dim = attention.latent.kv_rank + attention.latent.rope_dim;
+  }
+  return {.page_size = options.page_size, .groups = {group}};
 }
 
 MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) {

@@ -12,7 +12,16 @@ int64_t RoundUp(int64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+// Tensors of one layer.
+int TensorCount(const KvGroup& group) {
+  return group.kind == KvGroup::Kind::kLatent ? 1 : 2;
+}
+
 Shape TensorShape(const KvLayout& layout, const KvGroup& group, int64_t num_pages) {
+  if (group.kind == KvGroup::Kind::kLatent) {
+    SLUICE_CHECK_EQ(group.num_kv_heads, 1);
+    return {num_pages, layout.page_size, group.head_dim};
+  }
   return {num_pages, group.num_kv_heads, layout.page_size, group.head_dim};
 }
 
@@ -31,7 +40,9 @@ int KvLayout::num_layers() const {
 
 int64_t KvLayout::BytesPerPage() const {
   int64_t bytes = 0;
-  for (const KvGroup& group : groups) bytes += 2 * group.num_layers * TensorBytes(*this, group, 1);
+  for (const KvGroup& group : groups) {
+    bytes += TensorCount(group) * group.num_layers * TensorBytes(*this, group, 1);
+  }
   return bytes;
 }
 
@@ -40,7 +51,7 @@ PagePool::PagePool(const KvLayout& layout, int num_pages) : layout_(layout), num
   SLUICE_CHECK_GT(num_pages, 0);
   int64_t total = 0;
   for (const KvGroup& group : layout.groups) {
-    total += 2 * group.num_layers * RoundUp(TensorBytes(layout, group, num_pages));
+    total += TensorCount(group) * group.num_layers * RoundUp(TensorBytes(layout, group, num_pages));
   }
   memory_ = Buffer(static_cast<size_t>(total));
   std::byte* next = memory_.data();
@@ -48,9 +59,14 @@ PagePool::PagePool(const KvLayout& layout, int num_pages) : layout_(layout), num
     const Shape shape = TensorShape(layout, group, num_pages);
     const int64_t bytes = RoundUp(TensorBytes(layout, group, num_pages));
     for (int layer = 0; layer < group.num_layers; ++layer) {
-      keys_.emplace_back(next, group.dtype, shape);
-      values_.emplace_back(next + bytes, group.dtype, shape);
-      next += 2 * bytes;
+      if (group.kind == KvGroup::Kind::kLatent) {
+        layers_.push_back({.keys = {}, .values = {}, .latents = {next, group.dtype, shape}});
+      } else {
+        layers_.push_back({.keys = {next, group.dtype, shape},
+                           .values = {next + bytes, group.dtype, shape},
+                           .latents = {}});
+      }
+      next += TensorCount(group) * bytes;
     }
   }
 }

@@ -11,9 +11,14 @@ namespace sluice {
 // How the keys and values of one group of layers lie in memory. Layers of a group are alike; a
 // model with draft layers or mixed attention has several groups.
 struct KvGroup {
+  enum class Kind {
+    kHeads,   // keys and values, two tensors a layer
+    kLatent,  // one row a position that all heads read, one tensor a layer
+  };
+  Kind kind = Kind::kHeads;
   int num_layers = 0;
-  int num_kv_heads = 0;
-  int head_dim = 0;
+  int num_kv_heads = 0;  // 1 for kLatent
+  int head_dim = 0;      // elements of a head's row, or of the latent row
   DType dtype = DType::kF32;
 };
 
@@ -22,27 +27,34 @@ struct KvLayout {
   std::vector<KvGroup> groups;  // layers are numbered through the groups in order
 
   int num_layers() const;
-  // Bytes that one page takes over all layers, keys and values.
+  // Bytes that one page takes over all layers and tensors.
   int64_t BytesPerPage() const;
 };
 
 // The memory of the KV pages of one device: for each layer, keys and values as
-// [pages, kv_heads, page_size, head_dim].
+// [pages, kv_heads, page_size, head_dim], or latent rows as [pages, page_size, head_dim].
 class PagePool {
  public:
   PagePool(const KvLayout& layout, int num_pages);
 
   const KvLayout& layout() const { return layout_; }
   int num_pages() const { return num_pages_; }
-  TensorView Keys(int layer) const { return keys_[layer]; }
-  TensorView Values(int layer) const { return values_[layer]; }
+  // Of a layer of the kind; the others' are empty.
+  TensorView Keys(int layer) const { return layers_[layer].keys; }
+  TensorView Values(int layer) const { return layers_[layer].values; }
+  TensorView Latents(int layer) const { return layers_[layer].latents; }
 
  private:
+  struct Layer {
+    TensorView keys;
+    TensorView values;
+    TensorView latents;
+  };
+
   KvLayout layout_;
   int num_pages_;
   Buffer memory_;
-  std::vector<TensorView> keys_;
-  std::vector<TensorView> values_;
+  std::vector<Layer> layers_;
 };
 
 }  // namespace sluice

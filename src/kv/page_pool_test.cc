@@ -44,6 +44,32 @@ TEST(PagePool, GivesEachLayerItsOwnAlignedTensors) {
   }
 }
 
+TEST(PagePool, ALatentLayerHasOneTensor) {
+  const KvLayout layout{.page_size = 4,
+                        .groups = {{.kind = KvGroup::Kind::kLatent,
+                                    .num_layers = 2,
+                                    .num_kv_heads = 1,
+                                    .head_dim = 9,
+                                    .dtype = DType::kBF16},
+                                   {.num_layers = 1, .num_kv_heads = 2, .head_dim = 8}}};
+  EXPECT_EQ(layout.BytesPerPage(), 2 * (4 * 9 * 2) + 2 * (2 * 4 * 8 * 4));
+  const PagePool pool(layout, 3);
+  EXPECT_EQ(pool.Latents(1).shape(), (Shape{3, 4, 9}));
+  EXPECT_TRUE(pool.Keys(1).empty());
+  EXPECT_TRUE(pool.Latents(2).empty());
+  const TensorView tensors[] = {pool.Latents(0), pool.Latents(1), pool.Keys(2), pool.Values(2)};
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(tensors[i].raw()) % 64, 0u);
+    std::memset(tensors[i].raw(), static_cast<int>(i + 1), tensors[i].NumBytes());
+  }
+  for (size_t i = 0; i < 4; ++i) {
+    const auto* bytes = static_cast<const uint8_t*>(tensors[i].raw());
+    EXPECT_TRUE(std::all_of(bytes, bytes + tensors[i].NumBytes(),
+                            [i](uint8_t byte) { return byte == i + 1; }))
+        << "tensor " << i << " overlaps another";
+  }
+}
+
 TEST(PagePool, RefusesNoPages) {
   EXPECT_THROW(PagePool(TwoGroups(), 0), InternalError);
 }

@@ -5,19 +5,27 @@
 
 #include "base/check.h"
 #include "ops/activation/silu_mul.h"
+#include "ops/attention/latent_attention.h"
 #include "ops/embedding/embedding.h"
 #include "ops/gemm/gemm.h"
+#include "ops/gemm/head_gemm.h"
 #include "ops/norm/rms_norm.h"
 #include "ops/rope/rope.h"
 
 namespace sluice {
 namespace {
 
+// Elements [begin, begin + width) of each of a matrix's heads, as [T, heads, width].
+TensorView HeadParts(const TensorView& matrix, int64_t begin, int64_t heads, int64_t head_dim,
+                     int64_t width) {
+  const int64_t strides[] = {matrix.stride(0), head_dim, 1};
+  return TensorView(matrix.data<float>() + begin, DType::kF32, {matrix.dim(0), heads, width},
+                    strides);
+}
+
 // Columns [begin, end) of a matrix, as [T, heads, head_dim].
 TensorView Heads(const TensorView& matrix, int64_t begin, int64_t heads, int64_t head_dim) {
-  const int64_t strides[] = {matrix.stride(0), head_dim, 1};
-  return TensorView(matrix.data<float>() + begin, DType::kF32, {matrix.dim(0), heads, head_dim},
-                    strides);
+  return HeadParts(matrix, begin, heads, head_dim, head_dim);
 }
 
 }  // namespace
@@ -33,7 +41,11 @@ TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, Mo
 
   ops::Embedding(weights_.embedding(), input.tokens, x, ctx);
   for (int layer = 0; layer < spec_.num_layers; ++layer) {
-    Attend(layer, input, cos_sin, pages, x, ctx);
+    if (spec_.attention.kind == AttentionKind::kLatent) {
+      AttendLatent(layer, input, cos_sin, pages, x, ctx);
+    } else {
+      Attend(layer, input, cos_sin, pages, x, ctx);
+    }
     FeedForward(layer, x, moe, ctx);
   }
   ops::RmsNorm({.eps = spec_.rms_norm_eps}, x, weights_.final_norm(), out, ctx);
@@ -75,6 +87,57 @@ void Decoder::Attend(int layer, const DecoderInput& input, ConstTensorView cos_s
                   .window = a.window},
                  q, input.sequences, kv, attended, ctx);
   ops::Gemm({.accumulate = true}, attended.Reshape({tokens, q_width}), w.o, w.o_bias, x, ctx);
+}
+
+// As Attend, in the latent's space: a head's query q and position p's latent row c score
+// q . (k_up c) = (k_up^T q) . c, and the sum of v_up c over positions is v_up of the sum of c.
+void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView cos_sin,
+                           const PagePool& pages, TensorView x, ops::OpContext& ctx) const {
+  Arena::Scope scope(ctx.arena);
+  const AttentionSpec& a = spec_.attention;
+  const LatentSpec& l = a.latent;
+  const LatentWeights& w = weights_.layer(layer).latent;
+  const int64_t tokens = x.dim(0);
+  const int64_t values = int64_t{a.num_heads} * l.value_dim;
+  const ops::RmsNormDesc norm{.eps = spec_.rms_norm_eps};
+  const ops::RmsNormDesc latent_norm{.eps = l.norm_eps};
+  const auto allocate = [&](const Shape& shape) { return ctx.arena.Allocate(DType::kF32, shape); };
+
+  const TensorView h = allocate({tokens, spec_.hidden_size});
+  const TensorView q = allocate({tokens, int64_t{a.num_heads} * a.head_dim});
+  const TensorView kv = allocate({tokens, l.kv_rank + l.rope_dim});
+  const TensorView q_latent = allocate({tokens, a.num_heads, l.kv_rank});
+  const TensorView attended = allocate({tokens, a.num_heads, l.kv_rank});
+  const TensorView out = allocate({tokens, a.num_heads, l.value_dim});
+  const TensorView q_nope = HeadParts(q, 0, a.num_heads, a.head_dim, l.nope_dim);
+  const TensorView q_rope = HeadParts(q, l.nope_dim, a.num_heads, a.head_dim, l.rope_dim);
+  const TensorView c = Heads(kv, 0, 1, l.kv_rank);
+  const TensorView k_rope = Heads(kv, l.kv_rank, 1, l.rope_dim);
+
+  ops::RmsNorm(norm, x, weights_.layer(layer).input_norm, h, ctx);
+  if (l.q_rank == 0) {
+    ops::Gemm({}, h, w.q, {}, q, ctx);
+  } else {
+    const TensorView q_low = allocate({tokens, l.q_rank});
+    ops::Gemm({}, h, w.q_a, w.q_a_bias, q_low, ctx);
+    ops::RmsNorm(latent_norm, q_low, w.q_a_norm, q_low, ctx);
+    ops::Gemm({}, q_low, w.q_b, {}, q, ctx);
+  }
+  ops::Gemm({}, h, w.kv_a, w.kv_a_bias, kv, ctx);
+  ops::RmsNorm(latent_norm, c, w.kv_a_norm, c, ctx);
+  ops::Rope(a.rope.pairing, cos_sin, q_rope, ctx);
+  ops::Rope(a.rope.pairing, cos_sin, k_rope, ctx);
+  ops::LatentWrite(kv, input.kv_slots, pages.Latents(layer), ctx);
+  ops::HeadGemm(q_nope, w.k_up, q_latent, ctx);
+  ops::LatentAttention({.num_heads = a.num_heads,
+                        .latent_dim = l.kv_rank,
+                        .rope_dim = l.rope_dim,
+                        .scale = a.scale,
+                        .window = a.window},
+                       q_latent, q_rope, input.sequences, pages.Latents(layer), attended, ctx);
+  ops::HeadGemm(attended, w.v_up, out, ctx);
+  ops::Gemm({.accumulate = true}, out.Reshape({tokens, values}), weights_.layer(layer).o,
+            weights_.layer(layer).o_bias, x, ctx);
 }
 
 // x += ffn(norm(x))

@@ -42,6 +42,8 @@ class Decoder {
  private:
   void Attend(int layer, const DecoderInput& input, ConstTensorView cos_sin, const PagePool& pages,
               TensorView x, ops::OpContext& ctx) const;
+  void AttendLatent(int layer, const DecoderInput& input, ConstTensorView cos_sin,
+                    const PagePool& pages, TensorView x, ops::OpContext& ctx) const;
   void FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpContext& ctx) const;
 
   const ModelSpec& spec_;

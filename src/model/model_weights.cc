@@ -15,6 +15,30 @@ const TensorRule& RequireRule(const ModelSpec& spec, TensorRole role) {
   return *rule;
 }
 
+template <class T>
+void TransposeAs(ConstTensorView from, TensorView to) {
+  const int64_t rows = from.dim(0);
+  const int64_t columns = from.dim(1);
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* row = from.data<T>() + r * columns;
+    for (int64_t c = 0; c < columns; ++c) to.data<T>()[c * rows + r] = row[c];
+  }
+}
+
+// [rows, columns] to [columns, rows], both contiguous and of one dtype.
+void Transpose(ConstTensorView from, TensorView to) {
+  switch (from.dtype()) {
+    case DType::kF32:
+      return TransposeAs<float>(from, to);
+    case DType::kBF16:
+      return TransposeAs<Bf16>(from, to);
+    case DType::kF16:
+      return TransposeAs<F16>(from, to);
+    default:
+      SLUICE_CHECK(false);
+  }
+}
+
 }  // namespace
 
 // Allocates the tensors, notes which file tensor goes where, then reads them all in parallel.
@@ -34,27 +58,41 @@ class ModelWeights::Builder {
   void Read(const WeightSource& source, ThreadPool& pool, const OnBytesRead& on_read) {
     pool.ParallelFor(static_cast<int64_t>(jobs_.size()), 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
-        source.Read(jobs_[i].name, jobs_[i].shape, jobs_[i].target);
+        ReadJob(source, jobs_[i]);
         if (on_read) on_read(jobs_[i].target.NumBytes());
       }
     });
   }
 
  private:
+  // A tensor, or rows of one, and where it goes.
   struct Job {
     std::string name;
     Shape shape;
     TensorView target;
+    int64_t first_row = 0;
+    bool transpose = false;  // `target` is [columns, rows]
   };
+
+  static void ReadJob(const WeightSource& source, const Job& job) {
+    if (!job.transpose) return source.ReadRows(job.name, job.shape, job.first_row, job.target);
+    const Tensor rows(job.target.dtype(), {job.target.dim(1), job.target.dim(0)});
+    source.ReadRows(job.name, job.shape, job.first_row, rows.view());
+    Transpose(rows.view(), job.target);
+  }
 
   LayerWeights PlanLayer(int layer) {
     using enum TensorRole;
     LayerWeights w;
     w.input_norm = Whole(kInputNorm, layer, DType::kF32);
-    w.qkv = Stacked({kQ, kK, kV}, layer, dtype_);
-    w.qkv_bias = Stacked({kQBias, kKBias, kVBias}, layer, DType::kF32);
-    w.q_norm = Whole(kQNorm, layer, DType::kF32);
-    w.k_norm = Whole(kKNorm, layer, DType::kF32);
+    if (spec_.attention.kind == AttentionKind::kLatent) {
+      w.latent = PlanLatent(layer);
+    } else {
+      w.qkv = Stacked({kQ, kK, kV}, layer, dtype_);
+      w.qkv_bias = Stacked({kQBias, kKBias, kVBias}, layer, DType::kF32);
+      w.q_norm = Whole(kQNorm, layer, DType::kF32);
+      w.k_norm = Whole(kKNorm, layer, DType::kF32);
+    }
     w.o = Whole(kO, layer, dtype_);
     w.o_bias = Whole(kOBias, layer, DType::kF32);
     w.post_attention_norm = Whole(kPostAttentionNorm, layer, DType::kF32);
@@ -63,9 +101,42 @@ class ModelWeights::Builder {
     w.down = Whole(kDown, layer, dtype_);
     w.down_bias = Whole(kDownBias, layer, DType::kF32);
     w.moe.router = Whole(kRouter, layer, dtype_);
+    w.moe.router_bias = Whole(kRouterBias, layer, DType::kF32);
     w.moe.shared_gate_up = Stacked({kSharedGate, kSharedUp}, layer, dtype_);
     w.moe.shared_down = Whole(kSharedDown, layer, dtype_);
     w.moe.shared_expert_gate = Whole(kSharedExpertGate, layer, dtype_);
+    return w;
+  }
+
+  LatentWeights PlanLatent(int layer) {
+    using enum TensorRole;
+    LatentWeights w{.q = Whole(kQ, layer, dtype_),
+                    .q_a = Whole(kQA, layer, dtype_),
+                    .q_a_bias = Whole(kQABias, layer, DType::kF32),
+                    .q_a_norm = Whole(kQANorm, layer, DType::kF32),
+                    .q_b = Whole(kQB, layer, dtype_),
+                    .kv_a = Whole(kKvA, layer, dtype_),
+                    .kv_a_bias = Whole(kKvABias, layer, DType::kF32),
+                    .kv_a_norm = Whole(kKvANorm, layer, DType::kF32),
+                    .k_up = {},
+                    .v_up = {}};
+    const LatentSpec& latent = spec_.attention.latent;
+    const int64_t heads = spec_.attention.num_heads;
+    const TensorRule& kv_b = RequireRule(spec_, kKvB);
+    const TensorView k_up =
+        weights_.storage_.emplace_back(dtype_, Shape{heads, latent.kv_rank, latent.nope_dim})
+            .view();
+    const TensorView v_up =
+        weights_.storage_.emplace_back(dtype_, Shape{heads, latent.value_dim, latent.kv_rank})
+            .view();
+    for (int64_t h = 0; h < heads; ++h) {
+      const int64_t row = h * (latent.nope_dim + latent.value_dim);
+      const std::string name = TensorName(kv_b, layer, 0);
+      jobs_.push_back({name, kv_b.shape, k_up[h], row, /*transpose=*/true});
+      jobs_.push_back({name, kv_b.shape, v_up[h], row + latent.nope_dim});
+    }
+    w.k_up = k_up;
+    w.v_up = v_up;
     return w;
   }
 

@@ -14,6 +14,21 @@
 
 namespace sluice {
 
+// Latent attention's own weights. kv_b is split by heads: k_up, transposed, leads a query to the
+// latent's space and v_up leads the latent that a head attended to its values.
+struct LatentWeights {
+  ConstTensorView q;          // [heads * head_dim, hidden], without a low rank
+  ConstTensorView q_a;        // [q_rank, hidden]
+  ConstTensorView q_a_bias;   // [q_rank]
+  ConstTensorView q_a_norm;   // [q_rank]
+  ConstTensorView q_b;        // [heads * head_dim, q_rank]
+  ConstTensorView kv_a;       // [kv_rank + rope_dim, hidden]
+  ConstTensorView kv_a_bias;  // [kv_rank + rope_dim]
+  ConstTensorView kv_a_norm;  // [kv_rank]
+  ConstTensorView k_up;       // [heads, kv_rank, nope_dim]
+  ConstTensorView v_up;       // [heads, value_dim, kv_rank]
+};
+
 // One layer's weights as the Decoder reads them. Projections that share an input lie behind each
 // other as one matrix. Matrices have the model's dtype; norms and biases are f32. A view is empty
 // where the spec has no such tensor.
@@ -23,7 +38,8 @@ struct LayerWeights {
   ConstTensorView qkv_bias;             // [(heads + 2 * kv_heads) * head_dim]
   ConstTensorView q_norm;               // [head_dim] per head, or [heads * head_dim]
   ConstTensorView k_norm;               // [head_dim] per head, or [kv_heads * head_dim]
-  ConstTensorView o;                    // [hidden, heads * head_dim]
+  LatentWeights latent;                 // of AttentionKind::kLatent, instead of those above
+  ConstTensorView o;                    // [hidden, heads * head_dim], or of value_dim
   ConstTensorView o_bias;               // [hidden]
   ConstTensorView post_attention_norm;  // [hidden]
   ConstTensorView gate_up;              // [2 * intermediate, hidden], dense layers

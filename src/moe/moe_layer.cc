@@ -27,10 +27,12 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
   const ops::RouterDesc desc{.num_experts = spec.num_experts,
                              .top_k = spec.top_k,
                              .score = spec.score,
+                             .num_groups = spec.num_groups,
+                             .top_groups = spec.top_groups,
                              .renormalize_topk = spec.renormalize_topk,
                              .scale = spec.scale};
   ops::Gemm({}, x, weights.router, {}, logits, ctx);
-  ops::Router(desc, logits, {}, routing.weights, routing.ids, counts, ctx);
+  ops::Router(desc, logits, weights.router_bias, routing.weights, routing.ids, counts, ctx);
   moe.routing.Apply(layer, moe.tokens, routing.weights, routing.ids);
   if (moe.observer != nullptr) {
     moe.observer->Observe(moe.step, layer, moe.tokens, routing.weights, routing.ids);

@@ -15,6 +15,7 @@ namespace sluice {
 // A MoE layer's weights beside its routed experts, which are ExpertStore's.
 struct MoeWeights {
   ConstTensorView router;              // [experts, hidden]
+  ConstTensorView router_bias;         // [experts] f32; empty where the choice has none
   ConstTensorView shared_gate_up;      // [2 * shared_ffn, hidden]; empty without a shared expert
   ConstTensorView shared_down;         // [hidden, shared_ffn]
   ConstTensorView shared_expert_gate;  // [1, hidden]; empty when the shared expert is not gated

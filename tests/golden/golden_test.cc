@@ -258,7 +258,9 @@ TEST_P(GoldenTest, NgramDraftsGiveTheSameTextInFewerSteps) {
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, GoldenTest,
                          ::testing::Values("llama_dense", "qwen2_moe", "qwen2_moe_sharded_bf16_v4",
-                                           "qwen3_moe"),
+                                           "qwen3_moe", "deepseek_v3", "deepseek_v3_plain_q",
+                                           "deepseek_v3_yarn", "deepseek_v3_yarn_halves",
+                                           "deepseek_v3_no_shared", "deepseek_v3_native_heads"),
                          [](const auto& param) { return std::string(param.param); });
 
 }  // namespace
