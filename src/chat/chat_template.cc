@@ -132,7 +132,9 @@ std::string ChatTemplate::Render(const std::vector<ChatMessage>& messages,
   for (const auto& [name, text] : special_tokens_) set(name, Text(text));
   if (options.bos_token) set("bos_token", Text(*options.bos_token));
   if (options.eos_token) set("eos_token", Text(*options.eos_token));
-  set("documents", Value());
+  set("documents", options.documents_json
+                       ? ParseJson(*options.documents_json, "documents", boost::json::kind::array)
+                       : Value());
   set("tools", options.tools_json
                    ? ParseJson(*options.tools_json, "tools", boost::json::kind::array)
                    : Value());
@@ -143,7 +145,8 @@ std::string ChatTemplate::Render(const std::vector<ChatMessage>& messages,
   }
   set("messages", Value::Of(std::move(list)));
   set("add_generation_prompt", Value::Bool(options.add_generation_prompt));
-  return jinja::Render(parsed_->body, variables);
+  return jinja::Render(parsed_->body, variables,
+                       options.now.value_or(std::chrono::system_clock::now()));
 }
 
 }  // namespace sluice

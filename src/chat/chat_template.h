@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,6 +30,10 @@ struct RenderOptions {
   std::optional<std::string> tools_json = {};
   // A JSON object of further variables, a request's chat_template_kwargs.
   std::optional<std::string> extra_json = {};
+  // A JSON array of texts to answer from.
+  std::optional<std::string> documents_json = {};
+  // What strftime_now() tells, in local time; the clock's time without.
+  std::optional<std::chrono::system_clock::time_point> now = {};
 };
 
 // The template of a checkpoint that brings none: ChatML.

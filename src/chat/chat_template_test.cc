@@ -112,12 +112,16 @@ TEST(ChatTemplateTest, RefusesWhatJinja2Refuses) {
 
 TEST(ChatTemplateTest, UnsupportedConstructsAreNamedAtParseTime) {
   for (const auto& [source, what] : std::vector<std::pair<std::string, std::string>>{
-           {"\n {% include 'x' %}", "line 2, column 2"},
-           {"{{ 1 | xmlattr }}", "the filter xmlattr"},
-           {"{{ 1 is escaped }}", "the test escaped"},
-           {"{{ 'a'.format(1) }}", "the method format()"},
-           {"{% for x in y recursive %}{% endfor %}", "recursive"},
-           {"{{ f(*a) }}", "unpacking"},
+           {"\n {% include 'x' %}", "line 2, column 5: {% include %}"},
+           {"{% extends 'x' %}", "{% extends %}"},
+           {"{% import 'x' as y %}", "{% import %}"},
+           {"{% from 'x' import y %}", "{% from %}"},
+           {"{% block x %}{% endblock %}", "{% block %}"},
+           {"{% if false %}{{ 1 | xmlattr }}{% endif %}", "the filter xmlattr"},
+           {"{{ 1 | random }}", "line 1, column 8: the filter random"},
+           {"{{ 1 is nonsense }}", "the test nonsense"},
+           {"{{ 'a'.encode() }}", "the method encode()"},
+           {"{{ cycler(1) }}", "cycler()"},
            {"{{ 99999999999999999999 }}", "64 bits"}}) {
     std::string message;
     EXPECT_EQ(CodeOf([&] { ChatTemplate::Parse(source); }, &message), ErrorCode::kUnsupported);

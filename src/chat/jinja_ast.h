@@ -49,7 +49,7 @@ struct Expression {
     kSlice,      // operands[0] [ operands[1] : operands[2] : operands[3] ], each may be null
     kCall,       // operands[0] ( operands[1...], named )
     kFilter,     // operands[0] | name ( operands[1...], named )
-    kTest,       // operands[0] is name ( operands[1...] )
+    kTest,       // operands[0] is name ( operands[1...], named )
     kNot,
     kNegate,
     kPlus,  // operands[0]
@@ -59,6 +59,7 @@ struct Expression {
     kConcatenate,  // operands
     kCompare,      // operands[0] operators[0] operands[1] operators[1] operands[2] ...
     kConditional,  // operands[1] if operands[0] else operands[2], which may be null
+    kCaptured,     // what the body of a filter or set block rendered
   };
   Kind kind;
   Place place;
@@ -67,24 +68,34 @@ struct Expression {
   Value constant;
   std::vector<ExpressionPtr> operands;
   std::vector<std::pair<std::string, ExpressionPtr>> named;
+  // The arguments *sequence and **mapping, either may be null.
+  ExpressionPtr sequence_argument;
+  ExpressionPtr mapping_argument;
   std::vector<Operator> operators;
 };
 
-// What a set or for assigns to: names, or one attribute of a namespace.
+// What a set, for or with assigns to: a name, an attribute of a namespace, or several of them
+// that a sequence is unpacked to.
 struct Target {
-  std::vector<std::string> names;
-  bool unpacks = false;   // several names, or one with a comma
-  std::string attribute;  // empty unless names[0].attribute
+  std::string name;
+  std::string attribute;  // empty unless name.attribute
+  bool unpacks = false;
+  std::vector<Target> parts;  // when it unpacks
 };
 
 struct Statement;
 using Body = std::vector<Statement>;
 
+// A macro, or the body of a call block, which is the macro "caller".
 struct MacroStatement {
   std::string name;
   std::vector<std::string> parameters;
   std::vector<ExpressionPtr> defaults;  // of the last parameters
   Body body;
+  // Whether the body names what a call may bring beyond the parameters.
+  bool uses_varargs = false;
+  bool uses_kwargs = false;
+  bool uses_caller = false;
 };
 
 struct Statement {
@@ -92,11 +103,14 @@ struct Statement {
     kText,      // text
     kPrint,     // expression
     kIf,        // branches; the last may have no condition
-    kFor,       // target, expression, condition (may be null), body, else_body
+    kFor,       // target, expression, condition (may be null), recursive, body, else_body
     kSet,       // target, expression
-    kSetBlock,  // target, body
+    kSetBlock,  // target, body, expression (the filters of the body, or null)
     kMacro,     // macro
-    kBlock,     // body
+    kCall,      // expression (a kCall), macro
+    kFilter,    // body, expression (the filters of the body)
+    kWith,      // assignments, body
+    kBlock,     // body, in a scope of its own
     kBreak,
     kContinue,
   };
@@ -110,7 +124,9 @@ struct Statement {
   ExpressionPtr expression;
   ExpressionPtr condition;
   Target target;
+  bool recursive = false;
   std::vector<Branch> branches;
+  std::vector<std::pair<Target, ExpressionPtr>> assignments;
   Body body;
   Body else_body;
   std::unique_ptr<MacroStatement> macro;

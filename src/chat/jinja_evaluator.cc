@@ -1,13 +1,14 @@
 #include "chat/jinja_evaluator.h"
 
-#include <array>
 #include <unordered_map>
 
 #include "chat/jinja_arguments.h"
 #include "chat/jinja_filters.h"
+#include "chat/jinja_functions.h"
 #include "chat/jinja_lexer.h"
 #include "chat/jinja_methods.h"
 #include "chat/jinja_operators.h"
+#include "chat/jinja_tests.h"
 #include "chat/jinja_text.h"
 
 namespace sluice::jinja {
@@ -23,21 +24,17 @@ namespace {
 // Statements, expressions and macro calls within one another: a level takes about 1 KB
 // of stack, and some 15 KB under AddressSanitizer.
 constexpr int kMaxLevels = 300;
-// As Jinja's sandbox has it.
-constexpr int64_t kMaxRange = 100'000;
-
-constexpr std::array<std::string_view, 4> kFunctions = {"range", "namespace", "dict",
-                                                        "raise_exception"};
-
 enum class Flow { kNext, kBreak, kContinue };
 
 using Kind = Expression::Kind;
 
 class Evaluator {
  public:
+  explicit Evaluator(std::chrono::system_clock::time_point now) : now_(now) {}
+
   std::string Run(const Body& body, const Dict& variables) {
     scope_ = std::make_shared<Scope>();
-    for (const std::string_view name : kFunctions) {
+    for (const std::string_view name : FunctionNames()) {
       auto function = std::make_shared<Callable>();
       function->kind = Callable::Kind::kFunction;
       function->name = name;
@@ -102,6 +99,14 @@ class Evaluator {
     out_ += text;
   }
 
+  // Filter and call blocks do not turn what they get into text.
+  void EmitString(const Value& value) {
+    if (!value.IsString()) {
+      throw Failure(std::string("a block must give a str, not a ") + value.TypeName());
+    }
+    Emit(value.Text());
+  }
+
   // --- statements ---
 
   Flow Execute(const Body& body) {
@@ -121,7 +126,7 @@ class Evaluator {
         Emit(statement.text);
         return Flow::kNext;
       case Statement::Kind::kPrint:
-        Emit(ToText(Evaluate(*statement.expression)));
+        Emit(ToText(Evaluate(*statement.expression), &budget_));
         return Flow::kNext;
       case Statement::Kind::kIf:
         return ExecuteIf(statement);
@@ -132,13 +137,20 @@ class Evaluator {
         Assign(statement.target, Evaluate(*statement.expression));
         return Flow::kNext;
       case Statement::Kind::kSetBlock:
-        Assign(statement.target, Value::String(Capture(statement.body)));
-        return Flow::kNext;
+      case Statement::Kind::kFilter:
+        return ExecuteCapture(statement);
       case Statement::Kind::kMacro:
-        DefineMacro(*statement.macro);
+        scope_->variables[statement.macro->name] = MacroValue(*statement.macro);
         return Flow::kNext;
-      case Statement::Kind::kBlock:
+      case Statement::Kind::kCall:
+        EmitString(Call(*statement.expression, statement.macro.get()));
+        return Flow::kNext;
+      case Statement::Kind::kWith:
+        return ExecuteWith(statement);
+      case Statement::Kind::kBlock: {
+        const Opened scope(*this, scope_);
         return Execute(statement.body);
+      }
       case Statement::Kind::kBreak:
         return Flow::kBreak;
       default:
@@ -154,23 +166,47 @@ class Evaluator {
   }
 
   void ExecuteFor(const Statement& statement) {
-    std::vector<Value> items = ItemsOf(Evaluate(*statement.expression), &budget_);
+    RunLoop(statement, Evaluate(*statement.expression), /*depth0=*/0);
+  }
+
+  // Runs a for over the items of a value; a recursive one calls this again for each level.
+  void RunLoop(const Statement& statement, const Value& over, int64_t depth0) {
+    std::vector<Value> items = ItemsOf(over, &budget_);
     if (statement.condition) items = Filtered(statement, std::move(items));
-    if (items.empty()) {
-      const Opened scope(*this, scope_);
-      Execute(statement.else_body);
-      return;
-    }
     auto list = std::make_shared<List>();
     list->items = std::move(items);
     auto loop = std::make_shared<Loop>();
     loop->items = list;
-    for (; loop->index < list->items.size(); ++loop->index) {
+    loop->depth0 = depth0;
+    loop->statement = statement.recursive ? &statement : nullptr;
+    loop->scope = scope_;
+    // As Jinja has it, the else runs unless a turn came to its end.
+    bool completed = false;
+    for (Flow flow = Flow::kNext; flow != Flow::kBreak && loop->index < list->items.size();
+         ++loop->index) {
       const Opened scope(*this, scope_);
-      Assign(statement.target, list->items[loop->index]);
       scope_->variables["loop"] = Value(Value::Storage(loop));
-      if (Execute(statement.body) == Flow::kBreak) return;
+      Assign(statement.target, list->items[loop->index]);
+      flow = Execute(statement.body);
+      completed |= flow == Flow::kNext;
     }
+    if (completed) return;
+    const Opened scope(*this, scope_);
+    Execute(statement.else_body);
+  }
+
+  Value CallLoop(const Loop& loop, const Arguments& arguments) {
+    if (loop.statement == nullptr) throw Failure("the loop must be recursive to be called");
+    arguments.Check("loop", {"iterable"});
+    const Value* over = arguments.Find(0, "iterable");
+    std::shared_ptr<Scope> home = loop.scope.lock();
+    if (over == nullptr || home == nullptr) throw Failure("loop() needs what to run over");
+    std::string before = std::exchange(out_, {});
+    {
+      const Opened scope(*this, std::move(home));
+      RunLoop(*loop.statement, *over, loop.depth0 + 1);
+    }
+    return Value::String(std::exchange(out_, std::move(before)));
   }
 
   std::vector<Value> Filtered(const Statement& statement, std::vector<Value> items) {
@@ -186,22 +222,22 @@ class Evaluator {
   void Assign(const Target& target, Value value) {
     if (!target.attribute.empty()) return AssignAttribute(target, std::move(value));
     if (!target.unpacks) {
-      scope_->variables[target.names.front()] = std::move(value);
+      scope_->variables[target.name] = std::move(value);
       return;
     }
-    std::vector<Value> items = ItemsOf(value, &budget_);
-    if (items.size() != target.names.size()) {
-      throw Failure("expected " + std::to_string(target.names.size()) + " values to unpack, got " +
+    const std::vector<Value> items = ItemsOf(value, &budget_);
+    if (items.size() != target.parts.size()) {
+      throw Failure("expected " + std::to_string(target.parts.size()) + " values to unpack, got " +
                     std::to_string(items.size()));
     }
-    for (size_t i = 0; i < items.size(); ++i) scope_->variables[target.names[i]] = items[i];
+    for (size_t i = 0; i < items.size(); ++i) Assign(target.parts[i], items[i]);
   }
 
   void AssignAttribute(const Target& target, Value value) {
-    const Value owner = Lookup(target.names.front());
+    const Value owner = Lookup(target.name);
     const auto* space = owner.If<std::shared_ptr<Namespace>>();
     if (space == nullptr) {
-      throw Failure("cannot set an attribute of '" + target.names.front() + "', which is a " +
+      throw Failure("cannot set an attribute of '" + target.name + "', which is a " +
                     owner.TypeName() + " and not a namespace");
     }
     CheckStorable(value);
@@ -209,23 +245,48 @@ class Evaluator {
     (*space)->attributes.Set(Value::String(target.attribute), std::move(value));
   }
 
-  // What a body renders, apart from the output.
-  std::string Capture(const Body& body) {
+  // A set or filter block: what its body renders is filtered, then set or put out.
+  Flow ExecuteCapture(const Statement& statement) {
+    Flow flow = Flow::kNext;
     std::string before = std::exchange(out_, {});
     {
       const Opened scope(*this, scope_);
-      Execute(body);
+      flow = Execute(statement.body);
     }
-    return std::exchange(out_, std::move(before));
+    Value value = Value::String(std::exchange(out_, std::move(before)));
+    if (flow != Flow::kNext) return flow;
+    if (statement.expression) {
+      captured_ = std::move(value);
+      value = Evaluate(*statement.expression);
+    }
+    if (statement.kind == Statement::Kind::kFilter) {
+      EmitString(value);
+    } else {
+      Assign(statement.target, std::move(value));
+    }
+    return Flow::kNext;
   }
 
-  void DefineMacro(const MacroStatement& macro) {
+  // The values are those of the scope around.
+  Flow ExecuteWith(const Statement& statement) {
+    std::vector<Value> values;
+    for (const auto& [target, expression] : statement.assignments) {
+      values.push_back(Evaluate(*expression));
+    }
+    const Opened scope(*this, scope_);
+    for (size_t i = 0; i < values.size(); ++i) {
+      Assign(statement.assignments[i].first, std::move(values[i]));
+    }
+    return Execute(statement.body);
+  }
+
+  Value MacroValue(const MacroStatement& macro) {
     auto callable = std::make_shared<Callable>();
     callable->kind = Callable::Kind::kMacro;
     callable->name = macro.name;
     callable->macro = &macro;
     callable->scope = scope_;
-    scope_->variables[macro.name] = CallableValue(std::move(callable));
+    return CallableValue(std::move(callable));
   }
 
   // --- expressions ---
@@ -264,15 +325,17 @@ class Evaluator {
                      EvaluateOptional(node.operands[2]), EvaluateOptional(node.operands[3]),
                      &budget_);
       case Kind::kCall:
-        return Call(node);
+        return Call(node, /*caller=*/nullptr);
       case Kind::kFilter: {
         const Value input = Evaluate(*node.operands[0]);
         return ApplyFilter(node.name, input, EvaluateArguments(node), &budget_);
       }
       case Kind::kTest: {
         const Value input = Evaluate(*node.operands[0]);
-        return Value::Bool(ApplyTest(node.name, input, EvaluateAll(node, 1), &budget_));
+        return Value::Bool(ApplyTest(node.name, input, EvaluateArguments(node), &budget_));
       }
+      case Kind::kCaptured:
+        return captured_;
       default:
         return EvaluateOperator(node);
     }
@@ -320,9 +383,7 @@ class Evaluator {
     Dict dict;
     for (size_t i = 0; i < node.operands.size(); i += 2) {
       const Value key = Evaluate(*node.operands[i]);
-      if (key.IfList() || key.IfDict()) {
-        throw Failure(std::string("a dict cannot have a ") + key.TypeName() + " as key");
-      }
+      CheckKey(key);
       budget_.Step(dict.entries.size() / 16);
       dict.Set(key, Evaluate(*node.operands[i + 1]));
     }
@@ -330,9 +391,10 @@ class Evaluator {
   }
 
   Value Concatenate(const Expression& node, const Value& first) {
-    std::string text = ToText(first);
-    for (size_t i = 1; i < node.operands.size(); ++i) text += ToText(Evaluate(*node.operands[i]));
-    budget_.Bytes(text.size());
+    std::string text = ToText(first, &budget_);
+    for (size_t i = 1; i < node.operands.size(); ++i) {
+      text += ToText(Evaluate(*node.operands[i]), &budget_);
+    }
     return Value::String(std::move(text));
   }
 
@@ -349,80 +411,63 @@ class Evaluator {
 
   Arguments EvaluateArguments(const Expression& node) {
     Arguments arguments{.positional = EvaluateAll(node, 1), .named = {}};
-    for (const auto& [name, value] : node.named)
+    for (const auto& [name, value] : node.named) {
       arguments.named.emplace_back(name, Evaluate(*value));
+    }
+    if (node.sequence_argument) {
+      for (Value& item : ItemsOf(Evaluate(*node.sequence_argument), &budget_)) {
+        arguments.positional.push_back(std::move(item));
+      }
+    }
+    if (node.mapping_argument) AddNamed(Evaluate(*node.mapping_argument), &arguments);
     return arguments;
   }
 
-  Value Call(const Expression& node) {
+  void AddNamed(const Value& mapping, Arguments* arguments) {
+    if (mapping.IfDict() == nullptr) throw Failure("an argument behind ** must be a dict");
+    for (const auto& [key, value] : mapping.IfDict()->entries) {
+      if (!key.IsString()) throw Failure("the keys of an argument behind ** must be str");
+      budget_.Step(arguments->named.size());
+      for (const auto& [name, other] : arguments->named) {
+        if (name == key.Text()) throw Failure("the argument " + name + " is given twice");
+      }
+      arguments->named.emplace_back(key.Text(), value);
+    }
+  }
+
+  // `caller` is the body of the call block that the call stands in, or null.
+  Value Call(const Expression& node, const MacroStatement* caller) {
     const Value callee = Evaluate(*node.operands[0]);
-    const Arguments arguments = EvaluateArguments(node);
+    Arguments arguments = EvaluateArguments(node);
+    if (caller != nullptr) arguments.named.emplace_back("caller", MacroValue(*caller));
     place_ = node.place;
-    if (callee.IsUndefined()) throw Failure("'" + callee.If<Undefined>()->name + "' is undefined");
+    if (callee.IsUndefined()) throw UndefinedFailure(*callee.If<Undefined>());
+    if (const auto* loop = callee.If<std::shared_ptr<Loop>>()) return CallLoop(**loop, arguments);
     const auto* callable = callee.If<std::shared_ptr<const Callable>>();
-    if (callable == nullptr)
+    if (callable == nullptr) {
       throw Failure(std::string("a ") + callee.TypeName() + " cannot be called");
+    }
     switch ((*callable)->kind) {
       case Callable::Kind::kMethod:
         return CallMethod(**callable, arguments, &budget_);
       case Callable::Kind::kMacro:
         return CallMacro(**callable, arguments);
       default:
-        return CallFunction((*callable)->name, arguments);
+        return CallFunction((*callable)->name, arguments, now_, &budget_);
     }
-  }
-
-  Value CallFunction(const std::string& name, const Arguments& arguments) {
-    if (name == "range") return Range(arguments);
-    if (name == "raise_exception") {
-      arguments.Check(name, {"message"});
-      throw Failure(ToText(arguments.Get(0, "message", Value::String(""))));
-    }
-    if (!arguments.positional.empty()) {
-      throw Error(ErrorCode::kUnsupported,
-                  "chat template: " + name + "() with a positional argument is not supported");
-    }
-    Dict dict;
-    for (const auto& [key, value] : arguments.named) dict.Set(Value::String(key), value);
-    if (name == "dict") return Value::Of(std::move(dict));
-    auto space = std::make_shared<Namespace>();
-    for (const auto& [key, value] : dict.entries) CheckStorable(value);
-    space->attributes = std::move(dict);
-    return Value(Value::Storage(std::move(space)));
-  }
-
-  Value Range(const Arguments& arguments) {
-    arguments.Check("range", {"start", "stop", "step"});
-    if (arguments.positional.empty()) throw Failure("range needs an argument");
-    const bool one = arguments.positional.size() == 1;
-    const int64_t start = one ? 0 : arguments.Integer(0, "start", 0);
-    const int64_t stop = arguments.Integer(one ? 0 : 1, "stop", 0);
-    const int64_t step = arguments.Integer(2, "step", 1);
-    if (step == 0) throw Failure("range with step 0");
-    std::vector<Value> items;
-    for (int64_t i = start; step > 0 ? i < stop : i > stop;) {
-      if (static_cast<int64_t>(items.size()) == kMaxRange) {
-        throw Failure("a range of over " + std::to_string(kMaxRange) + " numbers");
-      }
-      items.push_back(Value::Int(i));
-      if (__builtin_add_overflow(i, step, &i)) break;
-    }
-    budget_.Step(items.size());
-    budget_.Bytes(items.size() * sizeof(Value));
-    return Value::Of(std::move(items));
   }
 
   Value CallMacro(const Callable& callable, const Arguments& arguments) {
-    const MacroStatement& macro = *callable.macro;
-    std::vector<std::string_view> names(macro.parameters.begin(), macro.parameters.end());
-    arguments.Check("macro " + macro.name, names);
     std::shared_ptr<Scope> home = callable.scope.lock();
-    if (home == nullptr) throw Failure("the macro " + macro.name + " is called outside its loop");
+    if (home == nullptr) {
+      throw Failure("the macro " + callable.name + " is called outside its loop");
+    }
     std::string before = std::exchange(out_, {});
     {
       const Opened scope(*this, std::move(home));
-      BindParameters(macro, arguments);
-      Execute(macro.body);
+      BindParameters(*callable.macro, arguments);
+      BindRest(*callable.macro, arguments);
+      Execute(callable.macro->body);
     }
     return Value::String(std::exchange(out_, std::move(before)));
   }
@@ -441,17 +486,54 @@ class Evaluator {
     }
   }
 
+  // What a call brings beyond the parameters: varargs, kwargs and caller, each only when the
+  // macro's body names it.
+  void BindRest(const MacroStatement& macro, const Arguments& arguments) {
+    const size_t count = std::min(arguments.positional.size(), macro.parameters.size());
+    const auto takes = [&](std::string_view name) {
+      const auto first = macro.parameters.begin() + static_cast<ptrdiff_t>(count);
+      return std::find(first, macro.parameters.end(), name) != macro.parameters.end();
+    };
+    Dict rest;
+    Value caller = Value::NotDefined("caller");
+    for (const auto& [name, value] : arguments.named) {
+      if (takes(name)) continue;
+      if (macro.uses_caller && name == "caller") {
+        caller = value;
+      } else if (macro.uses_kwargs) {
+        rest.Set(Value::String(name), value);
+      } else {
+        throw Failure("the macro " + macro.name + " takes no argument " + name);
+      }
+    }
+    if (arguments.positional.size() > count && !macro.uses_varargs) {
+      throw Failure("the macro " + macro.name + " takes at most " +
+                    std::to_string(macro.parameters.size()) + " arguments");
+    }
+    if (macro.uses_caller) scope_->variables["caller"] = std::move(caller);
+    if (macro.uses_kwargs) scope_->variables["kwargs"] = Value::Of(std::move(rest));
+    if (macro.uses_varargs) {
+      scope_->variables["varargs"] =
+          Value::Of({arguments.positional.begin() + static_cast<ptrdiff_t>(count),
+                     arguments.positional.end()},
+                    List::Form::kTuple);
+    }
+  }
+
+  const std::chrono::system_clock::time_point now_;
   Budget budget_;
   Place place_;
   std::shared_ptr<Scope> scope_;
   std::string out_;
+  Value captured_;  // what the filters of a block take
   int levels_ = 0;
 };
 
 }  // namespace
 
-std::string Render(const Body& body, const Dict& variables) {
-  return Evaluator().Run(body, variables);
+std::string Render(const Body& body, const Dict& variables,
+                   std::chrono::system_clock::time_point now) {
+  return Evaluator(now).Run(body, variables);
 }
 
 }  // namespace sluice::jinja

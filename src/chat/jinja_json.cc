@@ -23,7 +23,8 @@ class Writer {
  private:
   void Write(const Value& value, int level) {
     const size_t before = out_.size();
-    if (const List* list = value.IfList(); list && list->form != List::Form::kGenerator) {
+    const List* list = value.IfList();
+    if (list && (list->form == List::Form::kList || list->IsTuple())) {
       return WriteList(*list, level);
     }
     if (const Dict* dict = value.IfDict()) return WriteDict(*dict, level);
@@ -63,36 +64,48 @@ class Writer {
   void WriteDict(const Dict& dict, int level) {
     std::vector<std::pair<std::string, const Value*>> entries;
     for (const auto& [key, value] : dict.entries) entries.emplace_back(KeyText(key), &value);
-    if (style_.sort_keys)
-      std::ranges::sort(entries, {}, [](const auto& entry) { return entry.first; });
+    if (style_.sort_keys) SortByKey(dict, &entries);
     out_.push_back('{');
     for (size_t i = 0; i < entries.size(); ++i) {
       Separate(i == 0, level + 1);
       WriteString(entries[i].first);
-      out_ += ": ";
+      out_ += style_.key_separator;
       Write(*entries[i].second, level + 1);
     }
     if (!entries.empty()) BreakLine(level);
     out_.push_back('}');
   }
 
+  // Python sorts the keys themselves, which must go together.
+  void SortByKey(const Dict& dict, std::vector<std::pair<std::string, const Value*>>* entries) {
+    if (!std::ranges::all_of(dict.entries, [](const auto& e) { return e.first.IsString(); })) {
+      throw Error(ErrorCode::kUnsupported,
+                  "chat template: tojson with sort_keys needs keys of str");
+    }
+    std::ranges::sort(*entries, {}, [](const auto& entry) { return entry.first; });
+  }
+
   std::string KeyText(const Value& key) const {
     if (key.IsString()) return key.Text();
+    if (!IsNumber(key) && !key.IsNone()) {
+      throw Failure(std::string("tojson cannot write a ") + key.TypeName() + " as key");
+    }
     if (key.IsNone()) return "null";
     if (const bool* flag = key.If<bool>()) return *flag ? "true" : "false";
-    return ToText(key);
+    if (const double* number = key.If<double>()) return NumberText(*number);
+    return ToText(key, budget_);
   }
 
   void Separate(bool first, int level) {
-    if (!first) out_ += style_.indent >= 0 ? "," : ", ";
+    if (!first) out_ += style_.item_separator;
     BreakLine(level);
   }
 
   void BreakLine(int level) {
-    if (style_.indent < 0) return;
+    if (!style_.indent) return;
     out_.push_back('\n');
-    budget_->Bytes(static_cast<uint64_t>(level) * static_cast<uint64_t>(style_.indent));
-    out_.append(static_cast<size_t>(level) * static_cast<size_t>(style_.indent), ' ');
+    budget_->Bytes(static_cast<uint64_t>(level) * style_.indent->size());
+    for (int i = 0; i < level; ++i) out_ += *style_.indent;
   }
 
   void WriteEscape(char32_t unit) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <boost/json/fwd.hpp>
+#include <optional>
 #include <string>
 
 #include "chat/jinja_budget.h"
@@ -11,7 +12,10 @@ namespace sluice::jinja {
 Value FromJson(const boost::json::value& json);
 
 struct JsonStyle {
-  int indent = -1;  // spaces a level; negative for all in one line
+  // What each level is indented by; all in one line without.
+  std::optional<std::string> indent = {};
+  std::string item_separator = ", ";
+  std::string key_separator = ": ";
   bool ascii = false;
   bool sort_keys = false;
 };

@@ -88,6 +88,7 @@ class Lexer {
     Advance(tag - position_);
     if (!has_tag) return;
     if (kind == '#') return SkipComment();
+    if (kind == '%' && LexRaw()) return;
     Add(kind == '{' ? Token::Kind::kPrintBegin : Token::Kind::kBlockBegin, {});
     Advance(sign == '-' || sign == '+' ? 3 : 2);
     LexInside(kind == '{');
@@ -111,12 +112,57 @@ class Lexer {
   }
 
   void SkipComment() {
-    const size_t close = source_.find("#}", position_ + 2);
+    const size_t begin = position_ + (At(2) == '-' || At(2) == '+' ? 3 : 2);
+    const size_t close = source_.find("#}", begin);
     if (close == source_.npos) throw Broken("a comment {# without its #}");
-    const bool strips = source_[close - 1] == '-' && close - 1 > position_ + 1;
-    const bool keeps = source_[close - 1] == '+' && close - 1 > position_ + 1;
+    const bool strips = close > begin && source_[close - 1] == '-';
+    const bool keeps = close > begin && source_[close - 1] == '+';
     Advance(close + 2 - position_);
     EndTag(strips, !keeps);
+  }
+
+  // The bytes of a tag with nothing but `name` in it, which begins at `from`; 0 for another tag.
+  // `sign` gets the sign before its end.
+  size_t SizeOfPlainTag(size_t from, std::string_view name, char* sign) const {
+    const std::string_view rest = std::string_view(source_).substr(from);
+    size_t at = 2 + (rest.size() > 2 && (rest[2] == '-' || rest[2] == '+') ? 1 : 0);
+    const auto skip_space = [&] {
+      const std::string_view tail = rest.substr(std::min(at, rest.size()));
+      at += tail.size() - StripLeft(tail).size();
+    };
+    skip_space();
+    if (at >= rest.size() || !rest.substr(at).starts_with(name)) return 0;
+    at += name.size();
+    skip_space();
+    *sign = at < rest.size() && (rest[at] == '-' || rest[at] == '+') ? rest[at] : '\0';
+    if (*sign != '\0') ++at;
+    return rest.substr(std::min(at, rest.size())).starts_with("%}") ? at + 2 : 0;
+  }
+
+  // Lexes {% raw %}...{% endraw %} as text; false when no such block begins here.
+  bool LexRaw() {
+    char sign = '\0';
+    const size_t size = SizeOfPlainTag(position_, "raw", &sign);
+    if (size == 0 || sign == '+') return false;
+    Advance(size);
+    if (sign == '-') SkipSpace();
+    line_starting_ = source_[position_ - 1] == '\n';
+    for (size_t end = source_.find("{%", position_); end != source_.npos;
+         end = source_.find("{%", end + 1)) {
+      const size_t end_size = SizeOfPlainTag(end, "endraw", &sign);
+      if (end_size == 0) continue;
+      std::string text = source_.substr(position_, end - position_);
+      if (source_[end + 2] == '-') {
+        text = StripRight(text);
+      } else if (source_[end + 2] != '+') {
+        DropBlanksOfTagLine(&text);
+      }
+      if (!text.empty()) Add(Token::Kind::kText, std::move(text));
+      Advance(end - position_ + end_size);
+      EndTag(sign == '-', sign != '+');
+      return true;
+    }
+    throw Broken("a block {% raw %} without its {% endraw %}");
   }
 
   // Drops what the end of a tag takes from the text behind it.
@@ -166,19 +212,46 @@ class Lexer {
     return true;
   }
 
+  // 0x1F, 0o17 and 0b11.
+  bool LexPrefixedNumber() {
+    const char letter = static_cast<char>(At(1) | 0x20);
+    const std::string_view digits = letter == 'x'   ? "0123456789abcdefABCDEF"
+                                    : letter == 'o' ? "01234567"
+                                    : letter == 'b' ? "01"
+                                                    : "";
+    const auto is_digit = [&](char c) { return c != '\0' && digits.find(c) != digits.npos; };
+    size_t size = 2;
+    if (At(0) != '0' || digits.empty()) return false;
+    while (is_digit(At(size)) || (At(size) == '_' && is_digit(At(size + 1)))) ++size;
+    if (size == 2) return false;
+    AddNumber(Token::Kind::kInteger, size);
+    return true;
+  }
+
+  void AddNumber(Token::Kind kind, size_t size) {
+    if (IsNameStart(At(size)) || IsDigit(At(size))) throw Broken("a number followed by a letter");
+    std::string text = source_.substr(position_, size);
+    std::erase(text, '_');
+    Add(kind, std::move(text));
+    Advance(size);
+  }
+
   void LexNumber() {
+    if (LexPrefixedNumber()) return;
     size_t size = 0;
+    // In a.0.1 the digits are indices.
+    const bool after_dot = position_ > 0 && source_[position_ - 1] == '.';
     const auto digits = [&] {
       while (IsDigit(At(size)) || (At(size) == '_' && IsDigit(At(size + 1)))) ++size;
     };
     digits();
     bool is_float = false;
-    if (At(size) == '.' && IsDigit(At(size + 1))) {
+    if (!after_dot && At(size) == '.' && IsDigit(At(size + 1))) {
       is_float = true;
       ++size;
       digits();
     }
-    if (At(size) == 'e' || At(size) == 'E') {
+    if (!after_dot && (At(size) == 'e' || At(size) == 'E')) {
       const size_t sign = At(size + 1) == '+' || At(size + 1) == '-' ? 1 : 0;
       if (IsDigit(At(size + 1 + sign))) {
         is_float = true;
@@ -186,11 +259,10 @@ class Lexer {
         digits();
       }
     }
-    if (IsNameStart(At(size))) throw Broken("a number followed by a letter");
-    std::string text = source_.substr(position_, size);
-    std::erase(text, '_');
-    Add(is_float ? Token::Kind::kFloat : Token::Kind::kInteger, std::move(text));
-    Advance(size);
+    const bool leading_zero = At(0) == '0' && size > 1 && !is_float &&
+                              source_.find_first_not_of("0_", position_) < position_ + size;
+    if (leading_zero) throw Broken("an integer that begins with 0");
+    AddNumber(is_float ? Token::Kind::kFloat : Token::Kind::kInteger, size);
   }
 
   void LexName() {

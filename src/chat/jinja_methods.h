@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -10,12 +11,21 @@
 
 namespace sluice::jinja {
 
-// The methods of strings, dicts and loops.
+// The methods of strings, lists, tuples, dicts and loops.
+using Method = Value (*)(const Value& self, const Arguments& arguments, Budget* budget);
 
-// Whether any type has a method with this name.
-bool IsMethodName(std::string_view name);
+struct MethodEntry {
+  std::string_view name;
+  Method method;
+};
 
-// The method bound to its object; nothing when its type has none with this name.
+std::span<const MethodEntry> StringMethods();
+
+// Whether Python has a method of this name that is not written here.
+bool IsUnsupportedMethod(std::string_view name);
+
+// The method bound to its object, or what stands for one that Jinja's sandbox keeps from
+// templates; nothing when its type has none with this name.
 std::optional<Value> FindMethod(const Value& value, const std::string& name);
 
 // Precondition: `method` came from FindMethod.

@@ -7,8 +7,8 @@
 namespace sluice::jinja {
 
 // Parses a template. Throws Error(kDataLoss) where it is not Jinja and Error(kUnsupported) for
-// Jinja that is not written here (inheritance, includes, call blocks, unknown filters, tests and
-// methods), each with its line and column.
+// Jinja that is not written here (inheritance, includes, unknown filters and tests), each with its
+// line and column.
 Body Parse(std::string_view source);
 
 }  // namespace sluice::jinja

@@ -2,6 +2,7 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -11,42 +12,8 @@
 namespace sluice::jinja {
 namespace {
 
-template <class Map>
-std::string MapCharacters(std::string_view text, Map map) {
-  std::string result;
-  result.reserve(text.size());
-  for (size_t i = 0; i < text.size();) AppendUtf8(map(NextCodePoint(text, &i)), &result);
-  return result;
-}
-
-char32_t Upper(char32_t c) {
-  return static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c)));
-}
-char32_t Lower(char32_t c) {
-  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
-}
-char32_t Title(char32_t c) {
-  return static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c)));
-}
-bool IsCased(char32_t c) {
-  return Upper(c) != c || Lower(c) != c;
-}
-
-bool IsPrintable(char32_t c) {
-  if (c == ' ') return true;
-  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
-    case UTF8PROC_CATEGORY_CN:
-    case UTF8PROC_CATEGORY_CC:
-    case UTF8PROC_CATEGORY_CF:
-    case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO:
-    case UTF8PROC_CATEGORY_ZS:
-    case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP:
-      return false;
-    default:
-      return true;
-  }
+utf8proc_category_t CategoryOf(char32_t c) {
+  return utf8proc_category(static_cast<utf8proc_int32_t>(c));
 }
 
 std::string Hex(char32_t c, int digits) {
@@ -56,57 +23,6 @@ std::string Hex(char32_t c, int digits) {
     text.push_back(kDigits[(c >> shift) & 15]);
   }
   return text;
-}
-
-std::string StringRepr(std::string_view text) {
-  const bool double_quotes = text.find('\'') != text.npos && text.find('"') == text.npos;
-  const char32_t quote = double_quotes ? '"' : '\'';
-  std::string repr(1, static_cast<char>(quote));
-  for (size_t i = 0; i < text.size();) {
-    const char32_t c = NextCodePoint(text, &i);
-    if (c == quote || c == '\\') {
-      repr.push_back('\\');
-      repr.push_back(static_cast<char>(c));
-    } else if (c == '\n') {
-      repr += "\\n";
-    } else if (c == '\r') {
-      repr += "\\r";
-    } else if (c == '\t') {
-      repr += "\\t";
-    } else if (IsPrintable(c)) {
-      AppendUtf8(c, &repr);
-    } else if (c < 0x100) {
-      repr += "\\x" + Hex(c, 2);
-    } else {
-      repr += c < 0x10000 ? "\\u" + Hex(c, 4) : "\\U" + Hex(c, 8);
-    }
-  }
-  repr.push_back(static_cast<char>(quote));
-  return repr;
-}
-
-std::string ListRepr(const List& list) {
-  if (list.form == List::Form::kGenerator) {
-    throw Error(ErrorCode::kUnsupported,
-                "chat template: printing a generator is not supported; pass it through |list");
-  }
-  const bool tuple = list.form == List::Form::kTuple;
-  std::string text = tuple ? "(" : "[";
-  for (size_t i = 0; i < list.items.size(); ++i) {
-    if (i > 0) text += ", ";
-    text += ToRepr(list.items[i]);
-  }
-  if (tuple && list.items.size() == 1) text += ",";
-  return text + (tuple ? ")" : "]");
-}
-
-std::string DictRepr(const Dict& dict) {
-  std::string text = "{";
-  for (const auto& [key, value] : dict.entries) {
-    if (text.size() > 1) text += ", ";
-    text += ToRepr(key) + ": " + ToRepr(value);
-  }
-  return text + "}";
 }
 
 // Reads `digits` digits of base 8 or 16 at text[*position]; nothing when there are fewer.
@@ -150,6 +66,23 @@ int SimpleEscape(char c) {
 }
 
 }  // namespace
+
+bool IsPrintable(char32_t c) {
+  if (c == ' ') return true;
+  switch (CategoryOf(c)) {
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    default:
+      return true;
+  }
+}
 
 bool IsPythonSpace(char32_t c) {
   return IsWhiteSpace(c) || (c >= 0x1C && c <= 0x1F);
@@ -213,26 +146,6 @@ std::vector<std::string> CharactersOf(std::string_view text) {
   return characters;
 }
 
-std::string ToUpper(std::string_view text) {
-  return MapCharacters(text, Upper);
-}
-std::string ToLower(std::string_view text) {
-  return MapCharacters(text, Lower);
-}
-
-std::string Capitalize(std::string_view text) {
-  bool first = true;
-  return MapCharacters(
-      text, [&](char32_t c) { return std::exchange(first, false) ? Title(c) : Lower(c); });
-}
-
-std::string ToTitle(std::string_view text) {
-  bool after_cased = false;
-  return MapCharacters(text, [&](char32_t c) {
-    return std::exchange(after_cased, IsCased(c)) ? Lower(c) : Title(c);
-  });
-}
-
 std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to,
                        int64_t count) {
   std::string result;
@@ -256,6 +169,51 @@ std::string ReplaceAll(std::string_view text, std::string_view from, std::string
     --count;
   }
   result += text.substr(done);
+  return result;
+}
+
+std::string ReplaceWithin(std::string_view text, std::string_view from, std::string_view to,
+                          int64_t count, Budget* budget) {
+  uint64_t most = text.size() / std::max<size_t>(from.size(), 1) + 1;
+  if (count >= 0) most = std::min(most, static_cast<uint64_t>(count));
+  budget->Bytes(text.size() + most * to.size());
+  budget->Step(text.size() / 256);
+  return ReplaceAll(text, from, to, count);
+}
+
+std::vector<std::string> LinesOf(std::string_view text, bool keep_ends) {
+  const auto breaks = [](char32_t c) {
+    return (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 ||
+           c == 0x2029;
+  };
+  std::vector<std::string> lines;
+  size_t begin = 0;
+  for (size_t i = 0; i < text.size();) {
+    const size_t end = i;
+    const char32_t c = NextCodePoint(text, &i);
+    if (!breaks(c)) continue;
+    if (c == '\r' && i < text.size() && text[i] == '\n') ++i;
+    lines.emplace_back(text.substr(begin, (keep_ends ? i : end) - begin));
+    begin = i;
+  }
+  if (begin < text.size()) lines.emplace_back(text.substr(begin));
+  return lines;
+}
+
+std::string PadText(const std::string& text, int64_t width, char32_t fill, Side side,
+                    Budget* budget) {
+  const auto size = static_cast<int64_t>(LengthOf(text));
+  if (width <= size) return text;
+  const int64_t missing = width - size;
+  budget->Bytes(static_cast<uint64_t>(missing) * 4);
+  // Python puts the odd one left when the width is odd.
+  const int64_t left = side == Side::kLeft    ? missing
+                       : side == Side::kRight ? 0
+                                              : missing / 2 + (missing & width & 1);
+  std::string result;
+  for (int64_t i = 0; i < left; ++i) AppendUtf8(fill, &result);
+  result += text;
+  for (int64_t i = left; i < missing; ++i) AppendUtf8(fill, &result);
   return result;
 }
 
@@ -307,23 +265,182 @@ std::string FloatRepr(double number) {
   return text;
 }
 
-std::string ToRepr(const Value& value) {
-  if (value.IsString()) return StringRepr(value.Text());
-  // What is undefined has an empty str() and a named repr().
-  return value.IsUndefined() ? "Undefined" : ToText(value);
+std::string StringRepr(std::string_view text) {
+  const bool double_quotes = text.find('\'') != text.npos && text.find('"') == text.npos;
+  const char32_t quote = double_quotes ? '"' : '\'';
+  std::string repr(1, static_cast<char>(quote));
+  for (size_t i = 0; i < text.size();) {
+    const char32_t c = NextCodePoint(text, &i);
+    if (c == quote || c == '\\') {
+      repr.push_back('\\');
+      repr.push_back(static_cast<char>(c));
+    } else if (c == '\n') {
+      repr += "\\n";
+    } else if (c == '\r') {
+      repr += "\\r";
+    } else if (c == '\t') {
+      repr += "\\t";
+    } else if (IsPrintable(c)) {
+      AppendUtf8(c, &repr);
+    } else if (c < 0x100) {
+      repr += "\\x" + Hex(c, 2);
+    } else {
+      repr += c < 0x10000 ? "\\u" + Hex(c, 4) : "\\U" + Hex(c, 8);
+    }
+  }
+  repr.push_back(static_cast<char>(quote));
+  return repr;
 }
 
-std::string ToText(const Value& value) {
-  if (value.IsUndefined()) return {};
-  if (value.IsNone()) return "None";
-  if (const bool* flag = value.If<bool>()) return *flag ? "True" : "False";
-  if (const int64_t* integer = value.If<int64_t>()) return std::to_string(*integer);
-  if (const double* number = value.If<double>()) return FloatRepr(*number);
-  if (value.IsString()) return value.Text();
-  if (const List* list = value.IfList()) return ListRepr(*list);
-  if (const Dict* dict = value.IfDict()) return DictRepr(*dict);
-  throw Error(ErrorCode::kUnsupported,
-              std::string("chat template: printing a ") + value.TypeName() + " is not supported");
+bool IsAlphabetic(char32_t c) {
+  const utf8proc_category_t category = CategoryOf(c);
+  return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
+}
+
+bool IsDecimal(char32_t c) {
+  return CategoryOf(c) == UTF8PROC_CATEGORY_ND;
+}
+
+bool IsDigit(char32_t c) {
+  // What has Unicode's Numeric_Type=Digit, first and last.
+  static constexpr std::pair<char32_t, char32_t> kDigits[] = {
+      {0xB2, 0xB3},       {0xB9, 0xB9},       {0x1369, 0x1371},   {0x19DA, 0x19DA},
+      {0x2070, 0x2070},   {0x2074, 0x2079},   {0x2080, 0x2089},   {0x2460, 0x2468},
+      {0x2474, 0x247C},   {0x2488, 0x2490},   {0x24EA, 0x24EA},   {0x24F5, 0x24FD},
+      {0x24FF, 0x24FF},   {0x2776, 0x277E},   {0x2780, 0x2788},   {0x278A, 0x2792},
+      {0x10A40, 0x10A43}, {0x10E60, 0x10E68}, {0x11052, 0x1105A}, {0x1F100, 0x1F10A}};
+  return IsDecimal(c) || std::ranges::any_of(kDigits, [c](const auto& range) {
+           return range.first <= c && c <= range.second;
+         });
+}
+
+bool IsNumeric(char32_t c) {
+  const utf8proc_category_t category = CategoryOf(c);
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
+         category == UTF8PROC_CATEGORY_NO;
+}
+
+bool IsUpper(char32_t c) {
+  return CategoryOf(c) == UTF8PROC_CATEGORY_LU;
+}
+bool IsLower(char32_t c) {
+  return CategoryOf(c) == UTF8PROC_CATEGORY_LL;
+}
+bool AllCased(std::string_view text, bool (*predicate)(char32_t)) {
+  bool any = false;
+  for (size_t i = 0; i < text.size();) {
+    const char32_t c = NextCodePoint(text, &i);
+    if (!IsUpper(c) && !IsLower(c) && CategoryOf(c) != UTF8PROC_CATEGORY_LT) continue;
+    if (!predicate(c)) return false;
+    any = true;
+  }
+  return any;
+}
+
+namespace {
+
+// Writes str() and repr(), charging what it writes.
+class TextWriter {
+ public:
+  explicit TextWriter(Budget* budget) : budget_(budget) {}
+
+  std::string Run(const Value& value, bool as_repr) {
+    if (as_repr) {
+      Repr(value);
+    } else {
+      Text(value);
+    }
+    return std::move(out_);
+  }
+
+ private:
+  void Put(const std::string& text) {
+    budget_->Bytes(text.size());
+    out_ += text;
+  }
+
+  void Repr(const Value& value) {
+    budget_->Step();
+    if (value.IsString()) return Put(StringRepr(value.Text()));
+    // What is undefined has an empty str() and a named repr().
+    if (value.IsUndefined()) return Put("Undefined");
+    Text(value);
+  }
+
+  void Text(const Value& value) {
+    if (value.IsUndefined()) return;
+    if (value.IsNone()) return Put("None");
+    if (const bool* flag = value.If<bool>()) return Put(*flag ? "True" : "False");
+    if (const int64_t* integer = value.If<int64_t>()) return Put(std::to_string(*integer));
+    if (const double* number = value.If<double>()) return Put(FloatRepr(*number));
+    if (value.IsString()) return Put(value.Text());
+    if (const List* list = value.IfList()) return PutList(*list);
+    if (const Dict* dict = value.IfDict()) return PutDict(*dict);
+    PutObject(value);
+  }
+
+  void PutObject(const Value& value) {
+    if (const auto* space = value.If<std::shared_ptr<Namespace>>()) {
+      Put("<Namespace ");
+      PutDict((*space)->attributes);
+      return Put(">");
+    }
+    if (const auto* loop = value.If<std::shared_ptr<Loop>>()) {
+      return Put("<LoopContext " + std::to_string((*loop)->index + 1) + "/" +
+                 std::to_string((*loop)->items->items.size()) + ">");
+    }
+    const auto* callable = value.If<std::shared_ptr<const Callable>>();
+    if (callable != nullptr && (*callable)->kind == Callable::Kind::kMacro) {
+      return Put("<Macro " + StringRepr((*callable)->name) + ">");
+    }
+    throw Error(ErrorCode::kUnsupported, std::string("chat template: printing a ") +
+                                             value.TypeName() +
+                                             " is not supported; pass a generator through |list");
+  }
+
+  void PutList(const List& list) {
+    using Form = List::Form;
+    if (list.form == Form::kRange) return PutRange(list);
+    const bool is_view = list.form >= Form::kKeysView;
+    if (is_view) Put(list.TypeName());
+    Put(list.IsTuple() ? "(" : is_view ? "([" : "[");
+    for (size_t i = 0; i < list.items.size(); ++i) {
+      if (i > 0) Put(", ");
+      Repr(list.items[i]);
+    }
+    if (list.IsTuple() && list.items.size() == 1) Put(",");
+    Put(list.IsTuple() ? ")" : is_view ? "])" : "]");
+  }
+
+  void PutRange(const List& list) {
+    const auto& [start, stop, step] = list.range;
+    Put("range(" + std::to_string(start) + ", " + std::to_string(stop) +
+        (step == 1 ? "" : ", " + std::to_string(step)) + ")");
+  }
+
+  void PutDict(const Dict& dict) {
+    Put("{");
+    for (size_t i = 0; i < dict.entries.size(); ++i) {
+      if (i > 0) Put(", ");
+      Repr(dict.entries[i].first);
+      Put(": ");
+      Repr(dict.entries[i].second);
+    }
+    Put("}");
+  }
+
+  Budget* budget_;
+  std::string out_;
+};
+
+}  // namespace
+
+std::string ToRepr(const Value& value, Budget* budget) {
+  return TextWriter(budget).Run(value, /*as_repr=*/true);
+}
+
+std::string ToText(const Value& value, Budget* budget) {
+  return TextWriter(budget).Run(value, /*as_repr=*/false);
 }
 
 }  // namespace sluice::jinja
