@@ -42,13 +42,20 @@ Value ParseJson(const std::string& json, std::string_view what, boost::json::kin
   return jinja::FromJson(value);
 }
 
-Value MessageValue(const ChatMessage& message) {
+Value ContentValue(const ChatMessage& message, bool reads_parts) {
+  if (!message.content_json) return Text(message.content);
+  if (*message.content_json == "null") return Value();
+  Value parts = ParseJson(*message.content_json, "content", boost::json::kind::array);
+  return reads_parts ? std::move(parts) : Text(message.content);
+}
+
+Value MessageValue(const ChatMessage& message, bool reads_parts) {
   Dict dict;
   const auto set = [&](const char* name, Value value) {
     dict.entries.emplace_back(Value::String(name), std::move(value));
   };
   set("role", Text(message.role));
-  set("content", Text(message.content));
+  set("content", ContentValue(message, reads_parts));
   if (message.name) set("name", Text(*message.name));
   if (message.reasoning_content) set("reasoning_content", Text(*message.reasoning_content));
   if (message.tool_call_id) set("tool_call_id", Text(*message.tool_call_id));
@@ -101,7 +108,23 @@ boost::json::object ParseConfig(std::string_view json) {
 ChatTemplate ChatTemplate::Parse(std::string_view jinja) {
   auto parsed = std::make_shared<Parsed>();
   parsed->body = jinja::Parse(RepairUtf8(jinja));
-  return ChatTemplate(std::move(parsed));
+  ChatTemplate result(std::move(parsed));
+  // What never names a part's text need not be tried.
+  if (jinja.find("text") != jinja.npos) result.reads_parts_ = result.ReadsParts();
+  return result;
+}
+
+bool ChatTemplate::ReadsParts() const {
+  ChatTemplate trial = *this;
+  trial.reads_parts_ = true;
+  ChatMessage message{.role = "user", .content = "one part"};
+  try {
+    const std::string plain = trial.Render({message});
+    message.content_json = R"([{"type": "text", "text": "one part"}])";
+    return trial.Render({message}) == plain;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 ChatTemplate ChatTemplate::FromTokenizerConfig(
@@ -124,7 +147,7 @@ ChatTemplate ChatTemplate::FromTokenizerConfig(
 std::string ChatTemplate::Render(const std::vector<ChatMessage>& messages,
                                  const RenderOptions& options) const {
   std::vector<Value> list;
-  for (const ChatMessage& message : messages) list.push_back(MessageValue(message));
+  for (const ChatMessage& message : messages) list.push_back(MessageValue(message, reads_parts_));
   Dict variables;
   const auto set = [&](std::string_view name, Value value) {
     variables.Set(Value::String(std::string(name)), std::move(value));

@@ -18,6 +18,9 @@ struct ChatMessage {
   std::optional<std::string> tool_call_id = {};
   // A JSON array of {"id", "type", "function": {"name", "arguments"}}.
   std::optional<std::string> tool_calls_json = {};
+  // null or an array of parts {"type", ...}, which stands for `content`. A template that reads only
+  // texts gets `content` instead of an array.
+  std::optional<std::string> content_json = {};
 };
 
 struct RenderOptions {
@@ -62,7 +65,11 @@ class ChatTemplate {
   struct Parsed;
   explicit ChatTemplate(std::shared_ptr<const Parsed> parsed) : parsed_(std::move(parsed)) {}
 
+  // Whether the template takes a message's content as an array of parts.
+  bool ReadsParts() const;
+
   std::shared_ptr<const Parsed> parsed_;
+  bool reads_parts_ = false;
   std::vector<std::pair<std::string, std::string>> special_tokens_;  // "bos_token" and the like
 };
 

@@ -249,6 +249,42 @@ std::string ReadContent(const RequestFields& message) {
   return text;
 }
 
+// "auto" and "none" leave an answer of text to the model, which is what comes here.
+void RefuseToolChoice(const RequestFields& fields) {
+  const json::value* choice = fields.Find("tool_choice");
+  if (choice == nullptr) return;
+  const bool leaves_text =
+      choice->is_string() && (choice->get_string() == "auto" || choice->get_string() == "none");
+  if (leaves_text) return;
+  if (!choice->is_string() && !choice->is_object()) {
+    fields.FailType("tool_choice", "a string or an object", *choice);
+  }
+  const std::string got =
+      choice->is_string() ? "'" + std::string(choice->get_string()) + "'" : "an object";
+  throw ApiError(400,
+                 fmt::format("tool_choice must be 'auto' or 'none', got {}: calls of tools cannot "
+                             "be forced here",
+                             got),
+                 "tool_choice", "unsupported_parameter");
+}
+
+// Answers are text.
+void RefuseModalities(const RequestFields& fields) {
+  const json::value* modalities = fields.Find("modalities");
+  if (modalities == nullptr) return;
+  if (!modalities->is_array()) {
+    fields.FailType("modalities", "an array of strings", *modalities);
+  }
+  for (const json::value& modality : modalities->get_array()) {
+    if (!modality.is_string()) fields.FailType("modalities", "an array of strings", modality);
+    if (modality.get_string() == "text") continue;
+    throw ApiError(400,
+                   fmt::format("modalities may hold 'text' only, got '{}'",
+                               std::string_view(modality.get_string())),
+                   "modalities", "unsupported_parameter");
+  }
+}
+
 std::vector<ChatMessage> ReadMessages(const RequestFields& fields) {
   const json::value* value = fields.Find("messages");
   if (value == nullptr) {
@@ -278,6 +314,8 @@ std::vector<ChatMessage> ReadMessages(const RequestFields& fields) {
                         .content = ReadContent(message),
                         .name = message.String("name"),
                         .tool_call_id = message.String("tool_call_id")});
+    const json::value* content = message.Find("content");
+    if (content->is_array()) messages.back().content_json = json::serialize(*content);
   }
   return messages;
 }
@@ -312,6 +350,8 @@ ChatRequest ParseChatRequest(std::string_view body, const SchemaContext& context
   RequireTokens(fields, request.fields);
   RefuseFields(fields, {"tools", "functions", "echo", "continue_final_message", "chat_template",
                         "audio", "prediction", "web_search_options", "documents"});
+  RefuseToolChoice(fields);
+  RefuseModalities(fields);
   request.messages = ReadMessages(fields);
   request.add_generation_prompt = fields.Bool("add_generation_prompt").value_or(true);
   if (const json::value* variables = fields.Find("chat_template_kwargs")) {

@@ -116,6 +116,17 @@ TEST(OpenaiSchemaTest, ChatRefusals) {
        "messages[0].content", "image_url"},
       {R"({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]})",
        "tools", "not supported"},
+      {R"({"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"})",
+       "tool_choice", "got 'required'"},
+      {R"({"messages": [{"role": "user", "content": "x"}],
+           "tool_choice": {"type": "function", "function": {"name": "f"}}})",
+       "tool_choice", "got an object"},
+      {R"({"messages": [{"role": "user", "content": "x"}], "tool_choice": 1})", "tool_choice",
+       "got a number"},
+      {R"({"messages": [{"role": "user", "content": "x"}], "modalities": ["text", "audio"]})",
+       "modalities", "'audio'"},
+      {R"({"messages": [{"role": "user", "content": "x"}], "modalities": "text"})", "modalities",
+       "got a string"},
       {R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})", "top_logprobs",
        "logprobs = true"},
       {R"({"messages": [{"role": "user", "content": "x"}], "logprobs": 2})", "logprobs", "boolean"},
@@ -190,11 +201,14 @@ TEST(OpenaiSchemaTest, MessagePartsAreJoined) {
   const auto request = ParseChatRequest(
       R"({"messages": [{"role": "developer", "content": "be brief"},
           {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
-          "logprobs": true, "top_logprobs": 2})",
+          "logprobs": true, "top_logprobs": 2, "tool_choice": "none", "modalities": ["text"]})",
       kContext);
   ASSERT_EQ(request.messages.size(), 2u);
   EXPECT_EQ(request.messages[0].role, "system");
   EXPECT_EQ(request.messages[1].content, "a\nb");
+  EXPECT_FALSE(request.messages[0].content_json);
+  EXPECT_EQ(request.messages[1].content_json,
+            R"([{"type":"text","text":"a"},{"type":"text","text":"b"}])");
   EXPECT_EQ(request.fields.sampling.logprobs, 2);
 }
 
