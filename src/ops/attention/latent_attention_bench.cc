@@ -6,13 +6,30 @@
 
 #include "ops/attention/latent_attention.h"
 #include "ops/common/bench_support.h"
+#include "ops/gemm/gemm.h"
 
 namespace sluice::ops {
 namespace {
 
-// The last `queries` rows of a causal sequence of `kv_length` positions; 128 heads over a latent of
-// 512 and 64, pages of 16. The floor is arithmetic: a position's 576 numbers are read once for 128
-// heads, 242 products a byte in bf16.
+constexpr int kHeads = 128;
+constexpr int kLatentDim = 512;
+constexpr int kRopeDim = 64;
+
+// The floor: all heads share a position's row, so that arithmetic and not memory bounds the op (242
+// products a byte in bf16). As many products a second as Gemm makes of what lies in the caches.
+void BM_LatentAttentionFloor(benchmark::State& state) {
+  constexpr int64_t kColumns = 256;
+  constexpr int64_t kDepth = kLatentDim + kRopeDim;
+  BenchRunner runner;
+  const Tensor x = BenchTensor(DType::kF32, {kHeads, kDepth});
+  const Tensor w = BenchTensor(DType::kF32, {kColumns, kDepth});
+  Tensor out(DType::kF32, {kHeads, kColumns});
+  for (auto _ : state) Gemm({}, x, w, {}, out, runner.context());
+  state.counters["FLOP/s"] = benchmark::Counter(2.0 * kHeads * kColumns * kDepth,
+                                                benchmark::Counter::kIsIterationInvariantRate);
+}
+
+// The last `queries` rows of a causal sequence of `kv_length` positions, pages of 16.
 void BM_LatentAttention(benchmark::State& state, DType dtype) {
   constexpr int64_t kPageSize = 16;
   BenchRunner runner;
@@ -54,6 +71,7 @@ void Shapes(benchmark::internal::Benchmark* bench) {
   bench->UseRealTime()->ArgNames({"queries", "kv"})->Args({1, 8'192})->Args({64, 1'024});
 }
 
+BENCHMARK(BM_LatentAttentionFloor)->UseRealTime();
 BENCHMARK_CAPTURE(BM_LatentAttention, f32, DType::kF32)->Apply(Shapes);
 BENCHMARK_CAPTURE(BM_LatentAttention, bf16, DType::kBF16)->Apply(Shapes);
 
