@@ -23,6 +23,26 @@ def git(*arguments):
     ).stdout.strip()
 
 
+def require_clean_checkout():
+    if git("status", "--porcelain", "--untracked-files=no"):
+        sys.exit("record.py: the checkout has changes that are not committed")
+
+
+def write_result(name, command, runs, peer=None):
+    result = {
+        "command": command,
+        "commit": git("rev-parse", "HEAD"),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "runs": runs,
+    }
+    if peer:
+        result["peer"] = peer
+    path = ROOT / "bench/results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(path.relative_to(ROOT))
+
+
 def main():
     if "--" not in sys.argv:
         sys.exit(__doc__)
@@ -32,26 +52,14 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--peer", help="the published figure that this answers, kept beside it")
     arguments = parser.parse_args(sys.argv[1:split])
-    if git("status", "--porcelain", "--untracked-files=no"):
-        sys.exit("record.py: the checkout has changes that are not committed")
+    require_clean_checkout()
 
     command = ["build/release/bin/sluice", "bench", *sys.argv[split + 1 :], "--json"]
     runs = []
     for _ in range(arguments.runs):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         runs.append(json.loads(done.stdout))
-    result = {
-        "command": command,
-        "commit": git("rev-parse", "HEAD"),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "runs": runs,
-    }
-    if arguments.peer:
-        result["peer"] = arguments.peer
-    path = ROOT / "bench/results" / f"{arguments.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path.relative_to(ROOT))
+    write_result(arguments.name, command, runs, arguments.peer)
 
 
 if __name__ == "__main__":

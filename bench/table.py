@@ -52,6 +52,26 @@ def kv_cache_table():
         yield "| " + " | ".join(cells) + " |"
 
 
+def tokenizer_table():
+    yield "| result | style | texts | MB/s | of the tokenizers library | ratio | commit |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, result, runs in rows("bench/tokenizer.py"):
+        for run in runs:
+            speed, peer = (
+                run["bytes"] / 1e6 / statistics.median(run[key]) for key in ("seconds", "tokenizers_seconds")
+            )
+            cells = [
+                name,
+                run["style"],
+                run["texts"],
+                f"{speed:.1f}",
+                f"{peer:.1f}",
+                f"{run['ratio']:.1f}",
+                result["commit"][:8],
+            ]
+            yield "| " + " | ".join(cells) + " |"
+
+
 def main():
     print("# Benchmarks\n")
     print("Made by bench/table.py from the files in bench/results/, which hold the commands, the")
@@ -59,7 +79,9 @@ def main():
     print("The floor of decoding is the time to read the step's bytes at the bandwidth measured in")
     print("the same run for so many bytes: of memory, or of the caches that hold a small model.\n")
     print("\n".join(latency_table()) + "\n")
-    print("\n".join(kv_cache_table()))
+    print("\n".join(kv_cache_table()) + "\n")
+    print("Encoding on one thread, beside the `tokenizers` library in the same rounds:\n")
+    print("\n".join(tokenizer_table()))
 
 
 if __name__ == "__main__":

@@ -273,14 +273,6 @@ void Bpe::MergeLong(std::vector<TokenId>* symbols, size_t begin) const {
     uint32_t previous;
     uint32_t next;
   };
-  struct Candidate {
-    uint32_t rank;
-    uint32_t position;
-    TokenId merged;
-    bool operator>(const Candidate& other) const {
-      return rank != other.rank ? rank > other.rank : position > other.position;
-    }
-  };
   const size_t size = symbols->size() - begin;
   if (size >= kEnd) {
     throw Error(ErrorCode::kInvalidArgument, "a word of over 4 GB cannot be tokenized");
@@ -291,29 +283,39 @@ void Bpe::MergeLong(std::vector<TokenId>* symbols, size_t begin) const {
                .previous = i == 0 ? kEnd : i - 1,
                .next = i + 1 == size ? kEnd : i + 1};
   }
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> heap;
   const auto merge_at = [&](uint32_t i) {
     const uint32_t next = list[i].next;
     return next == kEnd ? nullptr : merges_.Find(list[i].id, list[next].id);
   };
-  const auto push = [&](uint32_t i) {
-    if (const Merge* merge = merge_at(i)) heap.push({merge->rank, i, merge->merged});
+  // A candidate is a rank and the position of a left symbol below it, so that the lowest comes first.
+  constexpr int kPositionBits = 32;
+  const auto candidate = [](const Merge& merge, uint32_t position) {
+    return static_cast<uint64_t>(merge.rank) << kPositionBits | position;
   };
-  for (uint32_t i = 0; i < size; ++i) push(i);
+  std::vector<uint64_t> candidates;
+  candidates.reserve(size);
+  for (uint32_t i = 0; i < size; ++i) {
+    if (const Merge* merge = merge_at(i)) candidates.push_back(candidate(*merge, i));
+  }
+  std::priority_queue heap(std::greater<uint64_t>(), std::move(candidates));
+  const auto push = [&](uint32_t i) {
+    if (const Merge* merge = merge_at(i)) heap.push(candidate(*merge, i));
+  };
   while (!heap.empty()) {
-    const Candidate top = heap.top();
+    const uint64_t top = heap.top();
+    const auto position = static_cast<uint32_t>(top);
     heap.pop();
-    if (list[top.position].id < 0) continue;
+    if (list[position].id < 0) continue;
     // What stands here now may be another pair than when the candidate was pushed.
-    const Merge* merge = merge_at(top.position);
-    if (merge == nullptr || merge->merged != top.merged) continue;
-    Symbol& left = list[top.position];
+    const Merge* merge = merge_at(position);
+    if (merge == nullptr || candidate(*merge, position) != top) continue;
+    Symbol& left = list[position];
     Symbol& right = list[left.next];
-    left.id = top.merged;
+    left.id = merge->merged;
     right.id = -1;
     left.next = right.next;
-    if (left.next != kEnd) list[left.next].previous = top.position;
-    push(top.position);
+    if (left.next != kEnd) list[left.next].previous = position;
+    push(position);
     if (left.previous != kEnd) push(left.previous);
   }
   symbols->resize(begin);

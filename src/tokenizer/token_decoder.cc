@@ -14,7 +14,7 @@ constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 // What steps may make of one content, and all contents of a vocabulary: far beyond any published.
 constexpr size_t kMaxGrowth = 64;
 constexpr size_t kMaxTextSize = 4096;
-constexpr size_t kMaxTableSize = size_t{1} << 30;
+constexpr size_t kMaxTableSize = size_t{64} << 20;
 
 int HexDigit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
