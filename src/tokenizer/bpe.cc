@@ -287,7 +287,8 @@ void Bpe::MergeLong(std::vector<TokenId>* symbols, size_t begin) const {
     const uint32_t next = list[i].next;
     return next == kEnd ? nullptr : merges_.Find(list[i].id, list[next].id);
   };
-  // A candidate is a rank and the position of a left symbol below it, so that the lowest comes first.
+  // A candidate is a rank and the position of a left symbol below it, so that the lowest comes
+  // first.
   constexpr int kPositionBits = 32;
   const auto candidate = [](const Merge& merge, uint32_t position) {
     return static_cast<uint64_t>(merge.rank) << kPositionBits | position;
