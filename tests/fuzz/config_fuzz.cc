@@ -28,13 +28,32 @@ void CheckNeeds(const ModelSpec& spec) {
                 "the bytes of a token fit");
 }
 
+// A model's own tensors suit it; those of another are refused by name.
+void CheckSources(const ModelSpec& spec) {
+  const std::vector<DummySource::Listed> tensors = ListTensors(spec);
+  if (tensors.size() > 4096) return;  // the rest is more of the same
+  CheckTensors(spec, DummySource(tensors, spec.checkpoint_dtype, 0));
+  bool refused = false;
+  try {
+    CheckTensors(spec, DummySource({{"other", {1}}}, spec.checkpoint_dtype, 0));
+  } catch (const Error& error) {
+    refused = error.code() == ErrorCode::kDataLoss;
+  }
+  fuzz::Require(refused, "the tensors of another model are refused");
+  for (const TensorRule& rule : spec.tensors) {
+    fuzz::Require(*TensorRoleName(rule.role) != '\0', "a role has a name");
+  }
+}
+
 void Read(std::string_view input) {
   const std::vector<std::string_view> parts = fuzz::Cut(input, 3);
   HfConfig config = HfConfig::FromJson(parts[0], "config.json");
   if (!parts[1].empty()) config.ApplyOverrides(parts[1]);
   std::optional<HfConfig> generation;
   if (!parts[2].empty()) generation = HfConfig::FromJson(parts[2], "generation_config.json");
-  CheckNeeds(SpecFromConfig(config, generation ? &*generation : nullptr));
+  const ModelSpec spec = SpecFromConfig(config, generation ? &*generation : nullptr);
+  CheckNeeds(spec);
+  CheckSources(spec);
 }
 
 }  // namespace

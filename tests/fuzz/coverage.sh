@@ -15,8 +15,8 @@ report() {
   [ -n "$grown" ] && [ -d "$grown/$name" ] && inputs+=("$grown/$name")
   LLVM_PROFILE_FILE="$build/$name.profraw" "$program" "${inputs[@]}" > "$build/$name.log" 2>&1
   llvm-profdata-16 merge -sparse "$build/$name.profraw" -o "$build/$name.profdata"
-  llvm-cov-16 export -summary-only -instr-profile "$build/$name.profdata" "$program" "$@" |
-    python3 "$here/coverage_table.py" "$name" 80 || status=1
+  llvm-cov-16 export -summary-only -instr-profile "$build/$name.profdata" "$program" 2> /dev/null |
+    python3 "$here/coverage_table.py" "$name" 80 "$@" || status=1
 }
 
 printf '%-14s %-36s %7s %9s\n' fuzzer file lines covered

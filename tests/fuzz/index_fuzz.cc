@@ -19,6 +19,15 @@ void WriteShard(const char* name, std::string_view header, size_t data_bytes) {
 constexpr char kFirst[] = "model-00001-of-00002.safetensors";
 constexpr char kSecond[] = "model-00002-of-00002.safetensors";
 
+void CheckAll(const Checkpoint& checkpoint) {
+  uint64_t bytes = 0;
+  for (const std::string& name : checkpoint.names()) {
+    bytes += static_cast<uint64_t>(checkpoint.Get(name).NumBytes());
+  }
+  fuzz::Require(bytes == checkpoint.TotalBytes(), "the tensors make the total");
+  fuzz::Try([&] { checkpoint.Get("no tensor has this name"); });
+}
+
 void Open(std::string_view input) {
   static const bool written = [] {
     WriteShard(kFirst,
@@ -35,12 +44,22 @@ void Open(std::string_view input) {
   } else {
     WriteFile(kSecond, parts[1]);
   }
-  const auto checkpoint = Checkpoint::Open(fuzz::ScratchFolder());
-  uint64_t bytes = 0;
-  for (const std::string& name : checkpoint->names()) {
-    bytes += static_cast<uint64_t>(checkpoint->Get(name).NumBytes());
+  CheckAll(*Checkpoint::Open(fuzz::ScratchFolder()));
+}
+
+// What follows the NUL byte, as a folder's only weights; and a folder with no weights at all.
+void OpenSingle(std::string_view input) {
+  const std::filesystem::path dir = fuzz::ScratchFolder() / "single";
+  std::filesystem::create_directories(dir);
+  std::filesystem::remove(dir / "model.safetensors");
+  const std::string_view bytes = fuzz::Cut(input, 2)[1];
+  if (bytes.empty()) {
+    WriteFile("single/pytorch_model.bin", "");
+  } else {
+    WriteFile("single/model.safetensors", bytes);
   }
-  fuzz::Require(bytes == checkpoint->TotalBytes(), "the tensors make the total");
+  CheckAll(*Checkpoint::Open(dir));
+  CheckAll(*Checkpoint::FromMemory(std::as_bytes(std::span(bytes)), "input"));
 }
 
 }  // namespace
@@ -48,5 +67,6 @@ void Open(std::string_view input) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   sluice::fuzz::Try([&] { sluice::Open(sluice::fuzz::AsText(data, size)); });
+  sluice::fuzz::Try([&] { sluice::OpenSingle(sluice::fuzz::AsText(data, size)); });
   return 0;
 }
