@@ -192,23 +192,33 @@ bool IsIgnored(const ModelSpec& spec, const std::string& name) {
                      [&](const std::string& pattern) { return Matches(name, pattern); });
 }
 
-void FailIfAny(const std::string& what, const std::vector<std::string>& names,
-               const std::string& advice) {
-  if (names.empty()) return;
-  std::string message = std::to_string(names.size()) + " tensor(s) " + what + ": ";
-  for (size_t i = 0; i < std::min(names.size(), kNamesShown); ++i) {
-    if (i > 0) message += ", ";
-    message += names[i];
+// Counts tensors that are wrong and remembers the first few for the message.
+class WrongTensors {
+ public:
+  void Add(const std::string& name) {
+    if (++count_ > kNamesShown) return;
+    if (count_ > 1) names_ += ", ";
+    names_ += name;
   }
-  if (names.size() > kNamesShown) {
-    message += " and " + std::to_string(names.size() - kNamesShown) + " more";
+
+  // Throws Error(kDataLoss) when there are any.
+  void FailIfAny(const std::string& origin, const std::string& what,
+                 const std::string& advice) const {
+    if (count_ == 0) return;
+    std::string message = origin + ": " + std::to_string(count_) + " tensor(s) " + what + ": ";
+    message += names_;
+    if (count_ > kNamesShown) message += " and " + std::to_string(count_ - kNamesShown) + " more";
+    throw Error(ErrorCode::kDataLoss, message + "; " + advice);
   }
-  throw Error(ErrorCode::kDataLoss, message + "; " + advice);
-}
+
+ private:
+  size_t count_ = 0;
+  std::string names_;
+};
 
 // Bounds on the model as a whole, several times what any published one has. Sums and products of
 // its sizes then stay inside 64 bits wherever they are made, and lists of its tensors stay small.
-constexpr int64_t kMaxTensors = 1 << 19;
+constexpr int64_t kMaxTensors = 1 << 18;
 constexpr int64_t kMaxParameters = int64_t{1} << 44;
 constexpr int64_t kMaxKeyWidth = 1 << 26;  // elements of one position's keys, over all layers
 
@@ -281,28 +291,32 @@ void Validate(const ModelSpec& spec) {
 }
 
 void CheckTensors(const ModelSpec& spec, const WeightSource& source) {
-  std::vector<std::string> missing;
-  std::vector<std::string> misshapen;
-  std::unordered_set<std::string> listed;
+  WrongTensors missing;
+  WrongTensors misshapen;
+  std::unordered_set<std::string> found;
   for (const DummySource::Listed& tensor : ListTensors(spec)) {
-    listed.insert(tensor.name);
     if (!source.Has(tensor.name)) {
-      missing.push_back(tensor.name);
-    } else if (const Shape found = source.shape(tensor.name); !(found == tensor.shape)) {
-      misshapen.push_back(tensor.name + " is " + found.ToString() + ", expected " +
-                          tensor.shape.ToString());
+      missing.Add(tensor.name);
+      continue;
+    }
+    found.insert(tensor.name);
+    if (const Shape shape = source.shape(tensor.name); !(shape == tensor.shape)) {
+      misshapen.Add(tensor.name + " is " + shape.ToString() + ", expected " +
+                    tensor.shape.ToString());
     }
   }
-  std::vector<std::string> unused;
-  for (std::string& name : source.names()) {
-    if (!listed.contains(name) && !IsIgnored(spec, name)) unused.push_back(std::move(name));
+  WrongTensors unused;
+  for (const std::string& name : source.names()) {
+    if (!found.contains(name) && !IsIgnored(spec, name)) unused.Add(name);
   }
-  FailIfAny("that " + spec.family + " needs are not in the checkpoint", missing,
-            "the download is incomplete, or config.json belongs to another model");
-  FailIfAny("have another shape than config.json says", misshapen,
-            "config.json belongs to another model");
-  FailIfAny("of the checkpoint are not part of " + spec.family + " as config.json describes it",
-            unused, "running without them would give wrong results, so this is refused");
+  const std::string origin = source.origin();
+  missing.FailIfAny(origin, "that " + spec.family + " needs are not in the checkpoint",
+                    "the download is incomplete, or config.json belongs to another model");
+  misshapen.FailIfAny(origin, "have another shape than config.json says",
+                      "config.json belongs to another model");
+  unused.FailIfAny(
+      origin, "of the checkpoint are not part of " + spec.family + " as config.json describes it",
+      "running without them would give wrong results, so this is refused");
 }
 
 }  // namespace sluice

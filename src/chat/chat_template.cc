@@ -93,7 +93,6 @@ std::optional<std::string> SpecialTokenOf(const boost::json::object& config, con
 }
 
 boost::json::object ParseConfig(std::string_view json) {
-  if (json.empty()) return {};
   boost::system::error_code error;
   boost::json::value value = boost::json::parse(json, error);
   if (error || !value.is_object()) {
@@ -101,6 +100,14 @@ boost::json::object ParseConfig(std::string_view json) {
                                           (error ? ": " + error.message() : std::string()));
   }
   return std::move(value.get_object());
+}
+
+ChatTemplate ParseOf(const std::string& file, const std::string& jinja) {
+  try {
+    return ChatTemplate::Parse(jinja);
+  } catch (const Error& error) {
+    throw Error(error.code(), file + ": " + error.what());
+  }
 }
 
 }  // namespace
@@ -131,12 +138,15 @@ ChatTemplate ChatTemplate::FromTokenizerConfig(
     std::string_view tokenizer_config_json, std::optional<std::string_view> chat_template_jinja) {
   const boost::json::object config = ParseConfig(tokenizer_config_json);
   std::string jinja(kChatMlTemplate);
+  std::string file = "ChatML";
   if (chat_template_jinja) {
     jinja = *chat_template_jinja;
+    file = "chat_template.jinja";
   } else if (const auto* json = config.if_contains("chat_template"); json && !json->is_null()) {
     jinja = *TemplateOf(*json);
+    file = "tokenizer_config.json";
   }
-  ChatTemplate result = Parse(jinja);
+  ChatTemplate result = ParseOf(file, jinja);
   for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
                            "cls_token", "mask_token"}) {
     if (auto text = SpecialTokenOf(config, name)) result.special_tokens_.emplace_back(name, *text);

@@ -51,7 +51,7 @@ class ChatTemplate {
   // not written here, with line and column.
   static ChatTemplate Parse(std::string_view jinja);
 
-  // Takes the texts of tokenizer_config.json (may be empty) and, where the checkpoint has one,
+  // Takes the texts of tokenizer_config.json ("{}" for none) and, where the checkpoint has one,
   // chat_template.jinja, which wins. Of several named templates "default" is taken.
   static ChatTemplate FromTokenizerConfig(std::string_view tokenizer_config_json,
                                           std::optional<std::string_view> chat_template_jinja = {});

@@ -186,7 +186,7 @@ TEST(ChatTemplateTest, HostileTemplatesEnd) {
 TEST(ChatTemplateTest, ReadsTokenizerConfigs) {
   const std::vector<ChatMessage> messages = {{.role = "user", .content = "hi"}};
   const std::string chatml = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
-  EXPECT_EQ(ChatTemplate::FromTokenizerConfig("").Render(messages), chatml);
+  EXPECT_EQ(ChatTemplate::FromTokenizerConfig("{}").Render(messages), chatml);
   EXPECT_EQ(ChatTemplate::FromTokenizerConfig(R"({"chat_template": null})").Render(messages),
             chatml);
   const std::string config =

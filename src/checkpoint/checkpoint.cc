@@ -81,7 +81,7 @@ WeightMap ParseIndex(std::span<const std::byte> bytes, const std::string& file) 
       throw Error(ErrorCode::kDataLoss,
                   file + ": the shard of \"" + std::string(name) + "\" is not a file name");
     }
-    weights.emplace(name, shard.get_string().c_str());
+    weights.emplace(name, std::string(shard.get_string()));
   }
   if (weights.empty()) throw Error(ErrorCode::kDataLoss, file + ": lists no tensor");
   return weights;
@@ -125,10 +125,11 @@ std::unique_ptr<Checkpoint> Checkpoint::Open(const fs::path& dir) {
                     "; expected a Hugging Face checkpoint folder with config.json, tokenizer.json "
                     "and model.safetensors");
   }
-  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint(dir.string()));
   const fs::path single = dir / "model.safetensors";
   const fs::path index = dir / "model.safetensors.index.json";
-  if (fs::exists(single, ignored)) {
+  const bool is_single = fs::exists(single, ignored);
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint((is_single ? single : index).string()));
+  if (is_single) {
     checkpoint->files_.push_back(std::make_unique<MappedFile>(single));
     checkpoint->AddFile(checkpoint->files_.back()->bytes(), single.string());
   } else if (fs::exists(index, ignored)) {

@@ -40,7 +40,7 @@ class Checkpoint {
   ConstTensorView Get(std::string_view name) const;
   // Bytes of all tensors.
   uint64_t TotalBytes() const;
-  // The folder or name it came from, for messages.
+  // The file with the weights or their index, or the name it was given, for messages.
   const std::string& origin() const { return origin_; }
 
  private:

@@ -132,6 +132,10 @@ std::vector<std::string> CheckpointSource::names() const {
   return checkpoint_->names();
 }
 
+std::string CheckpointSource::origin() const {
+  return checkpoint_->origin();
+}
+
 void CheckpointSource::CopyElements(const std::string& name, int64_t first,
                                     TensorView target) const {
   const ConstTensorView view = checkpoint_->Get(name);
@@ -182,6 +186,10 @@ std::vector<std::string> DummySource::names() const {
   for (const auto& [name, shape] : shapes_) names.push_back(name);
   std::sort(names.begin(), names.end());
   return names;
+}
+
+std::string DummySource::origin() const {
+  return "random weights";
 }
 
 void DummySource::CopyElements(const std::string& name, int64_t first, TensorView target) const {

@@ -22,6 +22,8 @@ class WeightSource {
   virtual DType dtype(const std::string& name) const = 0;
   virtual Shape shape(const std::string& name) const = 0;
   virtual std::vector<std::string> names() const = 0;  // sorted
+  // Where the weights come from, for messages.
+  virtual std::string origin() const = 0;
 
   // Copies the tensor to `target`, converting between f32, bf16 and f16. `target` is contiguous and
   // of shape `expected`. Throws Error(kDataLoss) when the tensor is missing or of another shape.
@@ -46,6 +48,7 @@ class CheckpointSource : public WeightSource {
   DType dtype(const std::string& name) const override;
   Shape shape(const std::string& name) const override;
   std::vector<std::string> names() const override;
+  std::string origin() const override;
 
  private:
   void CopyElements(const std::string& name, int64_t first, TensorView target) const override;
@@ -70,6 +73,7 @@ class DummySource : public WeightSource {
   DType dtype(const std::string& name) const override;
   Shape shape(const std::string& name) const override;
   std::vector<std::string> names() const override;
+  std::string origin() const override;
 
  private:
   void CopyElements(const std::string& name, int64_t first, TensorView target) const override;

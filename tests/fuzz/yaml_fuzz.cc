@@ -22,9 +22,8 @@ void Expand(std::string_view text) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text = sluice::fuzz::AsText(data, size);
-  sluice::fuzz::Try([&] {
-    sluice::SpecFromConfig(sluice::HfConfig::FromTopologyYaml(text, "topology.yaml"));
-  });
+  sluice::fuzz::Try(
+      [&] { sluice::SpecFromConfig(sluice::HfConfig::FromTopologyYaml(text, "topology.yaml")); });
   sluice::fuzz::Try([&] { sluice::Expand(text); });
   return 0;
 }
