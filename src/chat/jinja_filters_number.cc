@@ -37,7 +37,7 @@ std::optional<std::string> PlainDigits(std::string_view text) {
 
 Value ToInt(const Value& input, const Arguments& arguments, Budget*) {
   arguments.Check("int", {"default", "base"});
-  const Value fallback = arguments.Get(0, "default", Value::Int(0));
+  Value fallback = arguments.Get(0, "default", Value::Int(0));
   const int64_t base = arguments.Integer(1, "base", 10);
   if (input.IsUndefined()) throw UndefinedFailure(*input.If<Undefined>());
   int64_t scratch = 0;
