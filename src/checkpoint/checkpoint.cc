@@ -5,9 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <set>
 #include <utility>
 
@@ -46,7 +48,20 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
 
+  // Unmaps the pages of a part of bytes() until they are read again. The neighbours that the kernel
+  // mapped along with them go too, or an edge of each tensor would stay.
+  void Release(std::span<const std::byte> part) const {
+    const auto begin = static_cast<size_t>(part.data() - bytes().data()) / kMappedAtOnce;
+    const size_t end = static_cast<size_t>(part.data() - bytes().data()) + part.size();
+    const size_t stop = std::min(size_, (end + kMappedAtOnce - 1) / kMappedAtOnce * kMappedAtOnce);
+    madvise(static_cast<std::byte*>(data_) + begin * kMappedAtOnce, stop - begin * kMappedAtOnce,
+            MADV_DONTNEED);
+  }
+
  private:
+  // Linux's fault_around_bytes: a read of one page maps those of its aligned block that are cached.
+  static constexpr size_t kMappedAtOnce = 64 << 10;
+
   [[noreturn]] static void Fail(const fs::path& path, const char* what) {
     const ErrorCode code = errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kUnavailable;
     throw Error(code, path.string() + ": " + what + ": " + std::strerror(errno));
@@ -208,6 +223,17 @@ ConstTensorView Checkpoint::Get(std::string_view name) const {
     throw Error(ErrorCode::kDataLoss, origin_ + ": has no tensor \"" + std::string(name) + "\"");
   }
   return *view;
+}
+
+void Checkpoint::Release(std::span<const std::byte> bytes) const {
+  const std::less_equal<> before;  // orders pointers into different files, too
+  for (const std::unique_ptr<MappedFile>& file : files_) {
+    const std::span<const std::byte> whole = file->bytes();
+    if (before(whole.data(), bytes.data()) &&
+        before(bytes.data() + bytes.size(), whole.data() + whole.size())) {
+      file->Release(bytes);
+    }
+  }
 }
 
 uint64_t Checkpoint::TotalBytes() const {

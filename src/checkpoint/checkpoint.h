@@ -40,6 +40,9 @@ class Checkpoint {
   ConstTensorView Get(std::string_view name) const;
   // Bytes of all tensors.
   uint64_t TotalBytes() const;
+  // Says that these bytes of a tensor have been read and will hardly be again: a mapped file's
+  // pages leave this process's memory. Reading them again is slower and as right.
+  void Release(std::span<const std::byte> bytes) const;
   // The file with the weights or their index, or the name it was given, for messages.
   const std::string& origin() const { return origin_; }
 

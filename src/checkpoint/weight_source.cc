@@ -81,6 +81,24 @@ void ConvertUnaligned(const std::byte* source, DType dtype, TensorView target) {
   }
 }
 
+// Gives back the part of a tensor that was read, on leaving: its bytes are in the target then, and
+// would count twice.
+class ReadOnce {
+ public:
+  ReadOnce(const Checkpoint& checkpoint, const ConstTensorView& view, int64_t first, int64_t count)
+      : checkpoint_(checkpoint),
+        bytes_(static_cast<const std::byte*>(view.raw()) +
+                   first * static_cast<int64_t>(SizeOf(view.dtype())),
+               static_cast<size_t>(count) * SizeOf(view.dtype())) {}
+  ~ReadOnce() { checkpoint_.Release(bytes_); }
+  ReadOnce(const ReadOnce&) = delete;
+  ReadOnce& operator=(const ReadOnce&) = delete;
+
+ private:
+  const Checkpoint& checkpoint_;
+  std::span<const std::byte> bytes_;
+};
+
 bool IsConvertible(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
 }
@@ -139,6 +157,7 @@ std::string CheckpointSource::origin() const {
 void CheckpointSource::CopyElements(const std::string& name, int64_t first,
                                     TensorView target) const {
   const ConstTensorView view = checkpoint_->Get(name);
+  const ReadOnce release(*checkpoint_, view, first, target.NumElements());
   const DType dtype = view.dtype();
   if (dtype != target.dtype() && !(IsConvertible(dtype) && IsConvertible(target.dtype()))) {
     throw Error(ErrorCode::kUnsupported,

@@ -4,8 +4,10 @@
 
 #include <cmath>
 #include <cstring>
+#include <sstream>
 
 #include "base/error.h"
+#include "base/machine.h"
 #include "checkpoint/testing.h"
 #include "device/buffer.h"
 #include "quant/float_formats.h"
@@ -73,6 +75,31 @@ TEST(DummySource, DependsOnSeedNameAndIndexOnly) {
   reseeded.Read("m", shape, other);
   EXPECT_NE(std::memcmp(other.data<float>(), whole.data<float>(), 100 * 33 * 4), 0);
   EXPECT_THROW(source.Read("absent", shape, other), Error);
+}
+
+TEST(CheckpointSource, WhatWasReadLeavesTheProcess) {
+  constexpr int64_t kElements = 1 << 20;
+  constexpr int kTensors = 16;
+  std::ostringstream header;
+  for (int64_t i = 0; i < kTensors; ++i) {
+    header << (i == 0 ? "{" : ",") << "\"t" << i
+           << R"(":{"dtype":"F32","shape":[1048576],"data_offsets":[)" << i * kElements * 4 << ","
+           << (i + 1) * kElements * 4 << "]}";
+  }
+  header << "}";
+  const testing::TemporaryFolder folder("release");
+  folder.Write("model.safetensors",
+               testing::SafetensorsBytes(header.str(), kTensors * kElements * 4));
+  const CheckpointSource source(Checkpoint::Open(folder.path()));
+  Tensor target(DType::kF32, {kElements});
+  source.Read("t0", {kElements}, target);
+  const uint64_t before = ResidentBytes();
+  for (int i = 0; i < kTensors; ++i) {
+    source.Read(std::string("t").append(std::to_string(i)), {kElements}, target);
+    // The data counts up, whatever was unmapped around it.
+    EXPECT_EQ(reinterpret_cast<const uint8_t*>(target.data<float>())[255], 255);
+  }
+  EXPECT_LT(ResidentBytes(), before + kElements * 4);  // less than one tensor of sixteen
 }
 
 TEST(DummySource, HasTheSaidMeanAndDeviation) {

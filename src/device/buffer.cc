@@ -32,8 +32,12 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
                 "could not allocate " + FormatBytes(bytes) + " of host memory, " +
                     FormatBytes(QueryMemory().available_bytes) + " available");
   }
-  // Weight and KV reads walk gigabytes: without huge pages, TLB misses cost a measurable share.
-  if (alignment == kHugePage) madvise(data_, RoundUp(bytes, alignment), MADV_HUGEPAGE);
+  if (alignment != kHugePage) return;
+  // Weight and KV reads walk gigabytes: without huge pages, TLB misses cost a measurable share. The
+  // end stays in small ones: many buffers of a little over a huge page would take twice their size.
+  const size_t whole = bytes / kHugePage * kHugePage;
+  madvise(data_, whole, MADV_HUGEPAGE);
+  if (whole < bytes) madvise(data_ + whole, RoundUp(bytes, kHugePage) - whole, MADV_NOHUGEPAGE);
 }
 
 Buffer::~Buffer() {

@@ -15,6 +15,12 @@ namespace {
 // long prompt is scored (64 rows of a 152k vocabulary are 39 MB).
 constexpr size_t kLogitRows = 64;
 
+// What a server of the embedded model is measured to take beside weights, pages and scratch, with
+// room for the tokenizer of a large vocabulary.
+constexpr uint64_t kProcessBytes = 64 << 20;
+
+constexpr DType kWeightDTypes[] = {DType::kF32, DType::kBF16, DType::kF16};
+
 int ExpertsPerRank(const ModelSpec& spec, const RunnerOptions& options) {
   const int ranks = options.expert_parallel == nullptr ? 1 : options.expert_parallel->size();
   if (spec.moe.num_experts % ranks != 0) {
@@ -58,7 +64,8 @@ void CheckFits(const MemoryNeeds& needs) {
   throw Error(ErrorCode::kResourceExhausted,
               "needs " + FormatBytes(needs.total()) + " of memory (weights " +
                   FormatBytes(needs.weight_bytes) + ", KV cache " + FormatBytes(needs.kv_bytes) +
-                  ", a step's scratch " + FormatBytes(needs.scratch_bytes) + "), " +
+                  ", a step's scratch " + FormatBytes(needs.scratch_bytes) +
+                  ", the process itself " + FormatBytes(needs.process_bytes) + "), " +
                   FormatBytes(available) +
                   " available: try a smaller --max-model-len or --max-num-seqs, --dtype bf16, or "
                   "--expert-slots to keep fewer experts in memory");
@@ -80,6 +87,10 @@ OnBytesRead CountBytes(int64_t total, const LoadProgress& progress) {
 }
 
 }  // namespace
+
+std::span<const DType> WeightDTypes() {
+  return kWeightDTypes;
+}
 
 KvLayout KvLayoutOf(const ModelSpec& spec, const RunnerOptions& options) {
   const DType weights = options.dtype == DType::kF16 ? DType::kF32 : options.dtype;
@@ -112,6 +123,7 @@ MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) 
   }
   needs.kv_bytes = KvLayoutOf(spec, options).BytesPerPage() * options.num_pages;
   needs.scratch_bytes = ScratchBytes(spec, options.max_step_rows);
+  needs.process_bytes = kProcessBytes;
   return needs;
 }
 

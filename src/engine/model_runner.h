@@ -48,9 +48,13 @@ struct MemoryNeeds {
   uint64_t expert_bytes = 0;  // of weight_bytes: the slots of routed experts
   uint64_t kv_bytes = 0;
   uint64_t scratch_bytes = 0;  // of a step of max_step_rows
-  uint64_t total() const { return weight_bytes + kv_bytes + scratch_bytes; }
+  uint64_t process_bytes = 0;  // code, tokenizer, threads, queues
+  uint64_t total() const { return weight_bytes + kv_bytes + scratch_bytes + process_bytes; }
 };
 MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options);
+
+// The types that weights can be held in, whatever the checkpoint stores.
+std::span<const DType> WeightDTypes();
 
 // The KV layout that a spec has under `options`.
 KvLayout KvLayoutOf(const ModelSpec& spec, const RunnerOptions& options);
