@@ -171,6 +171,10 @@ uint64_t ParameterCount(const ModelSpec& spec) {
   return CountElements(spec, spec.moe.num_experts, true);
 }
 
+uint64_t ActiveParameterCount(const ModelSpec& spec) {
+  return CountElements(spec, spec.moe.top_k, true);
+}
+
 uint64_t WeightBytes(const ModelSpec& spec, DType dtype) {
   return ParameterCount(spec) * SizeOf(dtype);
 }

@@ -168,6 +168,8 @@ std::vector<DummySource::Listed> ListTensors(const ModelSpec& spec);
 
 // Counts over the table; the embedding and a head tied to it count once.
 uint64_t ParameterCount(const ModelSpec& spec);
+// Of them, those that one token uses: all but the experts that it does not choose.
+uint64_t ActiveParameterCount(const ModelSpec& spec);
 // Bytes of all weights with every tensor stored as `dtype`.
 uint64_t WeightBytes(const ModelSpec& spec, DType dtype);
 // Bytes of weights that one decoded token reads: everything but the embedding table, of which it

@@ -155,6 +155,13 @@ std::unique_ptr<Checkpoint> Checkpoint::Open(const fs::path& dir) {
   return checkpoint;
 }
 
+std::unique_ptr<Checkpoint> Checkpoint::OpenFile(const fs::path& file) {
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint(file.string()));
+  checkpoint->files_.push_back(std::make_unique<MappedFile>(file));
+  checkpoint->AddFile(checkpoint->files_.back()->bytes(), file.string());
+  return checkpoint;
+}
+
 std::unique_ptr<Checkpoint> Checkpoint::FromMemory(std::span<const std::byte> bytes,
                                                    const std::string& name) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint(name));

@@ -26,6 +26,9 @@ class Checkpoint {
   // that disagrees with its shards.
   static std::unique_ptr<Checkpoint> Open(const std::filesystem::path& dir);
 
+  // One safetensors file, whatever its name. Throws as Open does.
+  static std::unique_ptr<Checkpoint> OpenFile(const std::filesystem::path& file);
+
   // One safetensors file in memory, which the caller keeps alive. `name` is used in errors.
   static std::unique_ptr<Checkpoint> FromMemory(std::span<const std::byte> bytes,
                                                 const std::string& name);

@@ -1,102 +1,267 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
+#include <filesystem>
+#include <fstream>
 #include <memory>
+#include <sstream>
 
 #include "base/machine.h"
+#include "checkpoint/weight_files.h"
 #include "cli/commands.h"
+#include "cli/embedded_model.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
+#include "hub/model_places.h"
+#include "tokenizer/tokenizer_style.h"
 
 namespace sluice {
 namespace {
 
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
 struct DoctorFlags {
   ModelFlags model;
+  EngineFlags engine;
   bool json = false;
 };
 
-boost::json::object DescribeMachine() {
+// The name that --dtype knows the type by.
+std::string FlagOf(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "float32";
+    case DType::kBF16:
+      return "bfloat16";
+    case DType::kF16:
+      return "float16";
+    default:
+      return std::string(DTypeName(dtype));
+  }
+}
+
+json::object DescribeMachine() {
   const MemoryInfo memory = QueryMemory();
+  const ModelPlaces places = ModelPlacesFromEnvironment();
+  json::array models;
+  for (const LocalModel& model : ListModels(places)) models.emplace_back(model.name);
   return {{"cpu", CpuModelName()},
           {"cores", AvailableCores()},
           {"cpu_tier", CpuTierName(DetectCpuTier())},
           {"memory_total", memory.total_bytes},
-          {"memory_available", memory.available_bytes}};
+          {"memory_available", memory.available_bytes},
+          {"model_dir", places.model_dir.value_or("").string()},
+          {"hub_cache", places.hub_cache.value_or("").string()},
+          {"models", std::move(models)}};
 }
 
-// What the model is and what it needs for each dtype, with one full-length sequence's KV cache.
-boost::json::object DescribeModel(const OpenedModel& model, const ModelFlags& flags) {
-  const ModelSpec& spec = model.spec;
-  boost::json::object report{{"name", model.name},
-                             {"family", spec.family},
-                             {"parameters", ParameterCount(spec)},
-                             {"layers", spec.num_layers},
-                             {"experts", spec.moe.num_experts},
-                             {"top_k", spec.moe.top_k},
-                             {"positions", spec.max_positions},
-                             {"stored_as", DTypeName(spec.checkpoint_dtype)},
-                             {"random_weights", model.random_weights},
-                             {"tokenizer", model.tokenizer != nullptr},
-                             {"chat_template", model.chat_template.has_value()}};
+// How many experts could stay in memory where all of them do not fit; 0 when even one token's would
+// not, or when the model has none.
+int ExpertSlotsThatFit(const ModelSpec& spec, RunnerOptions options, uint64_t available) {
+  if (spec.moe.num_experts == 0) return 0;
+  options.expert_slots = spec.moe.top_k;
+  const uint64_t least = EstimateMemory(spec, options).total();
+  options.expert_slots += 1;
+  const uint64_t slot = EstimateMemory(spec, options).total() - least;
+  if (least > available || slot == 0) return 0;
+  const uint64_t all = static_cast<uint64_t>(spec.NumMoeLayers()) * spec.moe.num_experts;
+  return static_cast<int>(std::min(all, spec.moe.top_k + (available - least) / slot));
+}
+
+// What the model needs with its weights held as `dtype`, under the flags that `serve` would get.
+json::object DescribeNeeds(const ModelSpec& spec, const DoctorFlags& flags, DType dtype) {
+  ModelFlags asked = flags.model;
+  asked.dtype = FlagOf(dtype);
   const uint64_t available = QueryMemory().available_bytes;
-  boost::json::object needs;
-  for (const char* dtype : {"float32", "bfloat16"}) {
-    ModelFlags asked = flags;
-    asked.dtype = dtype;
-    const RunnerOptions options = ResolveRunnerOptions(spec, asked, {.max_num_seqs = 1});
-    const MemoryNeeds memory = EstimateMemory(spec, options);
-    needs[dtype] = {{"weights", memory.weight_bytes},
-                    {"kv_cache_one_sequence", memory.kv_bytes},
-                    {"step_scratch", memory.scratch_bytes},
-                    {"active_bytes_per_token", ActiveBytesPerToken(spec, options.dtype)},
-                    {"fits", memory.total() <= available}};
+  const RunnerOptions options = ResolveRunnerOptions(spec, asked, flags.engine);
+  const MemoryNeeds needs = EstimateMemory(spec, options);
+  const KvLayout kv = KvLayoutOf(spec, options);
+  const int64_t pages = (options.max_model_len + options.page_size - 1) / options.page_size;
+  json::object described{{"weights", needs.weight_bytes},
+                         {"kv_cache", needs.kv_bytes},
+                         {"kv_cache_positions", int64_t{options.num_pages} * options.page_size},
+                         {"kv_cache_one_sequence", kv.BytesPerPage() * pages},
+                         {"step_scratch", needs.scratch_bytes},
+                         {"process", needs.process_bytes},
+                         {"total", needs.total()},
+                         {"active_bytes_per_token", ActiveBytesPerToken(spec, dtype)},
+                         {"fits", needs.total() <= available}};
+  if (needs.total() > available) {
+    described["expert_slots_that_fit"] = ExpertSlotsThatFit(spec, options, available);
   }
-  report["memory"] = std::move(needs);
+  return described;
+}
+
+std::string StyleOfTokenizer(const OpenedModel& model, const ModelFlags& flags) {
+  if (model.tokenizer == nullptr) return "";
+  if (flags.model.empty() && flags.tokenizer.empty()) {
+    return TokenizerStyle(GetEmbeddedModel().tokenizer_json);
+  }
+  const fs::path dir = flags.tokenizer.empty()
+                           ? fs::path(model.origin)
+                           : FindModel(flags.tokenizer, "", ModelPlacesFromEnvironment()).dir;
+  std::ifstream file(dir / "tokenizer.json", std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return TokenizerStyle(text.str());
+}
+
+void DescribeSpec(const ModelSpec& spec, json::object& report) {
+  report["family"] = spec.family;
+  report["parameters"] = ParameterCount(spec);
+  report["active_parameters"] = ActiveParameterCount(spec);
+  report["layers"] = spec.num_layers;
+  report["moe_layers"] = spec.NumMoeLayers();
+  report["experts"] = spec.moe.num_experts;
+  report["top_k"] = spec.moe.top_k;
+  report["positions"] = spec.max_positions;
+  report["stored_as"] = DTypeName(spec.checkpoint_dtype);
+}
+
+void DescribeFiles(const WeightFiles& files, json::object& report) {
+  json::array listed;
+  for (const WeightFiles::File& file : files.files) {
+    listed.push_back({{"name", file.name}, {"bytes", file.bytes}, {"tensors", file.tensors}});
+  }
+  report["weight_files"] = std::move(listed);
+  json::object stored;
+  for (const auto& [dtype, bytes] : files.stored_bytes) stored[dtype] = bytes;
+  report["stored_bytes"] = std::move(stored);
+}
+
+// What the model is, what is wrong with it, and what it needs in each format.
+json::object DescribeModel(const DoctorFlags& flags) {
+  ModelFlags asked = flags.model;
+  const bool is_folder = !asked.model.empty() && asked.topology.empty();
+  std::vector<std::string> problems;
+  json::object report;
+  if (is_folder && asked.load_format != "dummy") {
+    const LocalModel local = FindModel(asked.model, asked.revision, ModelPlacesFromEnvironment());
+    const WeightFiles files = InspectWeightFiles(local.dir);
+    DescribeFiles(files, report);
+    problems = files.problems;
+    // What is wrong with the files is said; the rest can be looked at without them.
+    if (!problems.empty()) asked.load_format = "dummy";
+  }
+  const OpenedModel model = ExamineModel(asked, problems);
+  report["name"] = model.name;
+  report["folder"] = model.origin;
+  report["random_weights"] = flags.model.load_format == "dummy" || !flags.model.topology.empty();
+  report["quantization"] = model.quantization;
+  report["tokenizer"] = model.tokenizer != nullptr;
+  report["tokenizer_style"] = StyleOfTokenizer(model, flags.model);
+  report["tokens"] = model.tokenizer == nullptr ? 0 : model.tokenizer->vocab_size();
+  report["chat_template"] = model.chat_template.has_value();
+  bool fits = false;
+  if (model.spec.num_layers > 0) {
+    DescribeSpec(model.spec, report);
+    json::object needs;
+    for (const DType dtype : WeightDTypes()) {
+      needs[FlagOf(dtype)] = DescribeNeeds(model.spec, flags, dtype);
+    }
+    const std::string dtype = FlagOf(ParseDType(asked.dtype, model.spec.checkpoint_dtype));
+    const json::value* own = needs.if_contains(dtype);
+    fits = own != nullptr && own->at("fits").as_bool();
+    report["dtype"] = dtype;
+    report["memory"] = std::move(needs);
+  }
+  report["runs"] = fits && problems.empty();
+  report["problems"] = json::array(problems.begin(), problems.end());
   return report;
 }
 
-void Print(const boost::json::object& report) {
-  const auto bytes = [](const boost::json::value& v) {
-    return FormatBytes(v.to_number<uint64_t>());
-  };
-  const boost::json::object& machine = report.at("machine").as_object();
-  fmt::print("machine\n  {} , {} cores, kernels {}\n  memory {} of {} available\n",
-             machine.at("cpu").as_string().c_str(), machine.at("cores").as_int64(),
-             machine.at("cpu_tier").as_string().c_str(), bytes(machine.at("memory_available")),
-             bytes(machine.at("memory_total")));
-  const boost::json::object& model = report.at("model").as_object();
-  fmt::print("model {} ({})\n  {:.2f} M parameters, {} layers, {} positions, stored as {}\n",
-             model.at("name").as_string().c_str(), model.at("family").as_string().c_str(),
-             model.at("parameters").to_number<double>() / 1e6, model.at("layers").as_int64(),
-             model.at("positions").as_int64(), model.at("stored_as").as_string().c_str());
+std::string Bytes(const json::value& bytes) {
+  return FormatBytes(bytes.to_number<uint64_t>());
+}
+
+std::string Text(const json::value& text) {
+  return std::string(text.as_string());
+}
+
+void PrintMachine(const json::object& machine) {
+  fmt::print("machine\n  {}, {} cores, kernels {}\n  memory {} of {} available\n",
+             Text(machine.at("cpu")), machine.at("cores").as_int64(), Text(machine.at("cpu_tier")),
+             Bytes(machine.at("memory_available")), Bytes(machine.at("memory_total")));
+  const std::string model_dir = Text(machine.at("model_dir"));
+  fmt::print("  models in MODEL_DIR ({}) and {}:", model_dir.empty() ? "not set" : model_dir,
+             Text(machine.at("hub_cache")));
+  for (const json::value& name : machine.at("models").as_array()) fmt::print(" {}", Text(name));
+  fmt::print("{}\n", machine.at("models").as_array().empty() ? " none" : "");
+}
+
+void PrintSpec(const json::object& model) {
+  fmt::print("  {}: {:.4g} M parameters, {:.4g} M for each token; {} layers, {} positions\n",
+             Text(model.at("family")), model.at("parameters").to_number<double>() / 1e6,
+             model.at("active_parameters").to_number<double>() / 1e6, model.at("layers").as_int64(),
+             model.at("positions").as_int64());
   if (model.at("experts").as_int64() > 0) {
-    fmt::print("  {} experts a layer, {} for each token\n", model.at("experts").as_int64(),
+    fmt::print("  {} experts in each of {} layers, {} for each token\n",
+               model.at("experts").as_int64(), model.at("moe_layers").as_int64(),
                model.at("top_k").as_int64());
   }
-  fmt::print("  tokenizer: {}, chat template: {}\n", model.at("tokenizer").as_bool() ? "yes" : "no",
-             model.at("chat_template").as_bool() ? "yes" : "no");
+  const std::string quantization = Text(model.at("quantization"));
+  fmt::print("  stored as {}{}{}\n", Text(model.at("stored_as")),
+             quantization.empty() ? "" : ", quantised: ", quantization);
+}
+
+void PrintMemory(const json::object& model) {
   for (const auto& [dtype, value] : model.at("memory").as_object()) {
-    const boost::json::object& needs = value.as_object();
-    fmt::print("  {:<9} weights {}, KV cache {} a full sequence, {} read a token: {}\n",
-               std::string(dtype), bytes(needs.at("weights")),
-               bytes(needs.at("kv_cache_one_sequence")), bytes(needs.at("active_bytes_per_token")),
-               needs.at("fits").as_bool() ? "fits" : "does not fit in the memory available");
+    const json::object& needs = value.as_object();
+    const bool fits = needs.at("fits").as_bool();
+    fmt::print("  {:<9} needs {}: weights {}, KV cache {} for {} positions, step {}, process {}\n",
+               std::string(dtype), Bytes(needs.at("total")), Bytes(needs.at("weights")),
+               Bytes(needs.at("kv_cache")), needs.at("kv_cache_positions").as_int64(),
+               Bytes(needs.at("step_scratch")), Bytes(needs.at("process")));
+    fmt::print("            {} read for each token; {}\n",
+               Bytes(needs.at("active_bytes_per_token")),
+               fits ? "fits" : "does not fit in the memory available");
+    if (fits || needs.at("expert_slots_that_fit").as_int64() == 0) continue;
+    fmt::print("            would fit with --expert-slots {}\n",
+               needs.at("expert_slots_that_fit").as_int64());
   }
 }
 
-int Doctor(const DoctorFlags& flags) {
-  const OpenedModel model = OpenModel(flags.model);
-  const boost::json::object report{{"machine", DescribeMachine()},
-                                   {"model", DescribeModel(model, flags.model)}};
-  if (flags.json) {
-    fmt::print("{}\n", boost::json::serialize(report));
-  } else {
-    Print(report);
+void PrintModel(const json::object& model) {
+  fmt::print("model {} ({})\n", Text(model.at("name")), Text(model.at("folder")));
+  if (model.contains("family")) PrintSpec(model);
+  if (const json::value* files = model.if_contains("weight_files")) {
+    uint64_t bytes = 0;
+    uint64_t tensors = 0;
+    for (const json::value& file : files->as_array()) {
+      bytes += file.at("bytes").to_number<uint64_t>();
+      tensors += file.at("tensors").to_number<uint64_t>();
+    }
+    fmt::print("  {} weight files, {}, {} tensors\n", files->as_array().size(), FormatBytes(bytes),
+               tensors);
   }
-  return 0;
+  if (model.at("tokenizer").as_bool()) {
+    fmt::print("  tokenizer: {}, {} tokens", Text(model.at("tokenizer_style")),
+               model.at("tokens").as_int64());
+  } else {
+    fmt::print("  tokenizer: none");
+  }
+  fmt::print("; chat template: {}\n", model.at("chat_template").as_bool() ? "yes" : "no");
+  if (model.contains("memory")) PrintMemory(model);
+  for (const json::value& problem : model.at("problems").as_array()) {
+    fmt::print("  problem: {}\n", Text(problem));
+  }
+  fmt::print("  {}\n", model.at("runs").as_bool() ? "runs here" : "does not run here as it is");
+}
+
+int Doctor(const DoctorFlags& flags) {
+  const json::object report{{"machine", DescribeMachine()}, {"model", DescribeModel(flags)}};
+  if (flags.json) {
+    fmt::print("{}\n", json::serialize(report));
+  } else {
+    PrintMachine(report.at("machine").as_object());
+    PrintModel(report.at("model").as_object());
+  }
+  return report.at("model").at("runs").as_bool() ? 0 : 1;
 }
 
 }  // namespace
@@ -104,8 +269,11 @@ int Doctor(const DoctorFlags& flags) {
 Command AddDoctor(CLI::App& app) {
   auto flags = std::make_shared<DoctorFlags>();
   CLI::App* command = app.add_subcommand(
-      "doctor", "Say what this machine has, what a checkpoint holds and whether it will run");
+      "doctor",
+      "Say what this machine has, what a checkpoint holds, what is wrong with it, what it needs in "
+      "memory and whether it will run; exits 1 when it will not");
   AddModelFlags(*command, flags->model);
+  AddBatchFlags(*command, flags->engine);
   command->add_flag("--json", flags->json, "Print the report as JSON");
   return [flags] { return Doctor(*flags); };
 }

@@ -190,8 +190,7 @@ int Verify(const VerifyFlags& flags) {
   const OpenedModel model = OpenModel(flags.model);
   RunnerOptions options = ResolveRunnerOptions(model.spec, flags.model, {});
   std::string golden_file = flags.golden;
-  if (golden_file.empty() && flags.text.empty())
-    golden_file = model.origin + "/golden.safetensors";
+  if (golden_file.empty() && flags.text.empty()) golden_file = model.origin + "/golden.safetensors";
 
   if (!golden_file.empty() && flags.golden.empty() && flags.model.model.empty()) {
     throw Error(ErrorCode::kInvalidArgument,

@@ -90,22 +90,84 @@ OpenedModel OpenTopology(const ModelFlags& flags) {
   return model;
 }
 
-OpenedModel OpenFolder(const ModelFlags& flags) {
+// Runs the steps of opening a model. With a list of problems, a failed step goes there and the next
+// follows; without, its failure is the caller's.
+class Steps {
+ public:
+  explicit Steps(std::vector<std::string>* problems) : problems_(problems) {}
+
+  template <class Function>
+  void Run(const Function& step) const {
+    if (problems_ == nullptr) return step();
+    try {
+      step();
+    } catch (const Error& error) {
+      problems_->emplace_back(error.what());
+    }
+  }
+
+ private:
+  std::vector<std::string>* problems_;
+};
+
+// "fp8, blocks [128,128]" of config.json's quantization_config. Takes a copy: to describe a key is
+// not to have read it, and a key that nobody reads is refused.
+std::string DescribeQuantization(HfConfig config) {
+  const std::optional<HfConfig> quantization = config.OptObject("quantization_config");
+  if (!quantization) return "";
+  std::string text = quantization->OptString("quant_method").value_or("method not named");
+  if (quantization->Has("weight_block_size")) {
+    text += ", blocks " + quantization->Describe("weight_block_size");
+  }
+  return text;
+}
+
+OpenedModel OpenFolder(const ModelFlags& flags, const Steps& steps) {
   const LocalModel local = FindModel(flags.model, flags.revision, ModelPlacesFromEnvironment());
   const fs::path& dir = local.dir;
   OpenedModel model{.name = local.name, .origin = dir.string()};
-  HfConfig config = HfConfig::FromFolder(dir);
-  if (!flags.hf_overrides.empty()) config.ApplyOverrides(flags.hf_overrides);
-  if (fs::exists(dir / "generation_config.json")) {
-    model.generation_config = HfConfig::FromFile(dir / "generation_config.json");
-  }
-  model.spec = ReadSpec(config, model);
-  if (flags.load_format == "dummy") {
-    UseRandomWeights(model, flags);
-  } else {
-    model.source = std::make_unique<CheckpointSource>(Checkpoint::Open(dir));
-  }
-  if (flags.tokenizer.empty() && fs::exists(dir / "tokenizer.json")) OpenTokenizer(model, dir);
+  steps.Run([&] {
+    HfConfig config = HfConfig::FromFolder(dir);
+    if (!flags.hf_overrides.empty()) config.ApplyOverrides(flags.hf_overrides);
+    model.quantization = DescribeQuantization(config);
+    if (fs::exists(dir / "generation_config.json")) {
+      model.generation_config = HfConfig::FromFile(dir / "generation_config.json");
+    }
+    model.spec = ReadSpec(config, model);
+  });
+  steps.Run([&] {
+    if (model.spec.num_layers == 0) return;
+    if (flags.load_format == "dummy") {
+      UseRandomWeights(model, flags);
+    } else {
+      model.source = std::make_unique<CheckpointSource>(Checkpoint::Open(dir));
+    }
+  });
+  steps.Run([&] {
+    if (flags.tokenizer.empty() && fs::exists(dir / "tokenizer.json")) OpenTokenizer(model, dir);
+  });
+  return model;
+}
+
+OpenedModel Open(const ModelFlags& flags, const Steps& steps) {
+  OpenedModel model = !flags.topology.empty() ? OpenTopology(flags)
+                      : flags.model.empty()   ? OpenEmbedded(flags)
+                                              : OpenFolder(flags, steps);
+  steps.Run([&] {
+    if (flags.tokenizer.empty()) return;
+    OpenTokenizer(model, FindModel(flags.tokenizer, "", ModelPlacesFromEnvironment()).dir);
+  });
+  steps.Run([&] {
+    if (!model.random_weights && model.source != nullptr) CheckTensors(model.spec, *model.source);
+  });
+  steps.Run([&] {
+    const bool has_both = model.tokenizer != nullptr && model.spec.num_layers > 0;
+    if (!has_both || model.tokenizer->vocab_size() <= model.spec.vocab_size) return;
+    throw Error(ErrorCode::kDataLoss,
+                fmt::format("the tokenizer has ids to {}, the model's vocabulary ends at {}: the "
+                            "tokenizer belongs to another model",
+                            model.tokenizer->vocab_size() - 1, model.spec.vocab_size - 1));
+  });
   return model;
 }
 
@@ -155,20 +217,11 @@ LoadProgress MakeProgress(const std::string& name) {
 }  // namespace
 
 OpenedModel OpenModel(const ModelFlags& flags) {
-  OpenedModel model = !flags.topology.empty() ? OpenTopology(flags)
-                      : flags.model.empty()   ? OpenEmbedded(flags)
-                                              : OpenFolder(flags);
-  if (!flags.tokenizer.empty()) {
-    OpenTokenizer(model, FindModel(flags.tokenizer, "", ModelPlacesFromEnvironment()).dir);
-  }
-  if (!model.random_weights) CheckTensors(model.spec, *model.source);
-  if (model.tokenizer != nullptr && model.tokenizer->vocab_size() > model.spec.vocab_size) {
-    throw Error(ErrorCode::kDataLoss,
-                fmt::format("the tokenizer has ids to {}, the model's vocabulary ends at {}: the "
-                            "tokenizer belongs to another model",
-                            model.tokenizer->vocab_size() - 1, model.spec.vocab_size - 1));
-  }
-  return model;
+  return Open(flags, Steps(nullptr));
+}
+
+OpenedModel ExamineModel(const ModelFlags& flags, std::vector<std::string>& problems) {
+  return Open(flags, Steps(&problems));
 }
 
 DType ParseDType(const std::string& text, DType checkpoint_dtype) {

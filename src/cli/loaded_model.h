@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "arch/model_spec.h"
 #include "chat/chat_template.h"
@@ -28,11 +29,16 @@ struct OpenedModel {
   bool random_weights = false;
   std::unique_ptr<Tokenizer> tokenizer;  // null when a folder of random weights has none
   std::optional<ChatTemplate> chat_template;
+  std::string quantization;  // how the checkpoint says that its weights are quantised; mostly empty
   std::optional<HfConfig> generation_config;
 };
 
 // Throws Error for whatever is wrong with the folder, its files or the flags.
 OpenedModel OpenModel(const ModelFlags& flags);
+
+// As OpenModel, but goes on past what is wrong and adds it to `problems`. Where config.json itself
+// cannot be used, the spec has no layers. Throws Error when there is no such model.
+OpenedModel ExamineModel(const ModelFlags& flags, std::vector<std::string>& problems);
 
 // Runner options that the flags ask for, with defaults resolved for this machine and model. Throws
 // Error(kInvalidArgument) for flags that contradict each other or the model.

@@ -75,7 +75,7 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
       ->group(machine);
 }
 
-void AddEngineFlags(CLI::App& app, EngineFlags& flags) {
+void AddBatchFlags(CLI::App& app, EngineFlags& flags) {
   const char* group = "Engine";
   app.add_option("--max-num-seqs", flags.max_num_seqs, "Sequences in the batch at once")
       ->check(Quiet(CLI::Range(1, 65536)))
@@ -89,6 +89,11 @@ void AddEngineFlags(CLI::App& app, EngineFlags& flags) {
                  "--max-model-len need, at most a quarter of the memory available but one whole "
                  "sequence at least")
       ->group(group);
+}
+
+void AddEngineFlags(CLI::App& app, EngineFlags& flags) {
+  AddBatchFlags(app, flags);
+  const char* group = "Engine";
   app.add_option("--router-trace", flags.router_trace, "Record every routing decision to this file")
       ->group(group);
   app.add_option("--speculative-config", flags.speculative_config,

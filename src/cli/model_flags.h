@@ -49,6 +49,8 @@ CLI::Validator Quiet(CLI::Validator validator);
 // Declare the flags on a command.
 void AddModelFlags(CLI::App& app, ModelFlags& flags);
 void AddEngineFlags(CLI::App& app, EngineFlags& flags);
+// Those of the engine's flags that say how much memory it takes.
+void AddBatchFlags(CLI::App& app, EngineFlags& flags);
 
 // "12GB", "512MiB", "1000000": bytes. Throws Error(kInvalidArgument) for anything else.
 uint64_t ParseBytes(const std::string& text);
