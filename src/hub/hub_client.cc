@@ -110,7 +110,7 @@ HttpHead HubClient::Follow(HttpRequest request, const OnHop& on_hop,
       request.headers.emplace_back("Authorization", "Bearer " + *options_.token);
     }
     bool redirected = false;
-    const HttpHead head = http_.Send(
+    HttpHead head = http_.Send(
         request,
         [&](const HttpHead& found) {
           redirected = found.status >= 301 && found.status <= 308 && found.status != 304 &&
