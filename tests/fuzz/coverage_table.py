@@ -9,7 +9,7 @@ def main():
     lines = {}
     for entry in json.load(sys.stdin)["data"][0]["files"]:
         for file in files:
-            if entry["filename"].endswith("/" + file):
+            if ("/" + entry["filename"]).endswith("/" + file):
                 lines[file] = entry["summary"]["lines"]
     count = covered = 0
     for file in files:
