@@ -91,6 +91,27 @@ void ValidateLatent(const ModelSpec& spec) {
     Refuse(spec, "attention.clip_qkv", std::to_string(*attention.clip_qkv),
            "not set with latent attention");
   }
+  if (attention.window > 0) {
+    Refuse(spec, "attention.window", std::to_string(attention.window), "0 with latent attention");
+  }
+}
+
+void ValidateMask(const ModelSpec& spec) {
+  const AttentionSpec& attention = spec.attention;
+  const bool causal = attention.mask == ops::AttentionMask::kCausal;
+  if (!causal && attention.mask != ops::AttentionMask::kFull) {
+    Refuse(spec, "attention.mask", "a window or a tree",
+           "causal or full: windows are a layer's and trees a step's");
+  }
+  const bool windowed = std::find(attention.windowed.begin(), attention.windowed.end(), true) !=
+                        attention.windowed.end();
+  RequireIn(spec, "attention.window", attention.window, windowed ? 1 : 0, windowed ? kMaxDim : 0);
+  if (!attention.windowed.empty()) {
+    RequireIn(spec, "the length of attention.windowed",
+              static_cast<int64_t>(attention.windowed.size()), spec.num_layers, spec.num_layers);
+  }
+  if (windowed && !causal)
+    Refuse(spec, "attention.mask", "full", "causal where layers have windows");
 }
 
 void ValidateAttention(const ModelSpec& spec) {
@@ -108,18 +129,8 @@ void ValidateAttention(const ModelSpec& spec) {
   }
   ValidateRope(spec);
   RequirePositive(spec, "attention.scale", attention.scale);
-  if (attention.clip_qkv) {
-    Refuse(spec, "attention.clip_qkv", std::to_string(*attention.clip_qkv), "not set");
-  }
-  if (attention.qk_norm == QkNorm::kFullWidth) {
-    Refuse(spec, "attention.qk_norm", "full width", "none or per head");
-  }
-  if (attention.mask == ops::AttentionMask::kTree) {
-    Refuse(spec, "attention.mask", "tree",
-           "causal, window or full: trees are a step's, not a model's");
-  }
-  const bool windowed = attention.mask == ops::AttentionMask::kWindow;
-  RequireIn(spec, "attention.window", attention.window, windowed ? 1 : 0, windowed ? kMaxDim : 0);
+  if (attention.clip_qkv) RequirePositive(spec, "attention.clip_qkv", *attention.clip_qkv);
+  ValidateMask(spec);
 }
 
 // What ops::Router asks of groups.
@@ -152,6 +163,7 @@ void ValidateMoe(const ModelSpec& spec) {
   if (moe.choice_bias && moe.score != ops::RouterScore::kSigmoid) {
     Refuse(spec, "moe.choice_bias", "true", "false where moe.score is softmax");
   }
+  RequirePositive(spec, "moe.topk_norm", moe.topk_norm);
   if (!(moe.scale > 0.0f)) Refuse(spec, "moe.scale", std::to_string(moe.scale), "above 0");
 }
 
@@ -164,6 +176,12 @@ void ValidateTable(const ModelSpec& spec) {
     const bool per_layer = rule.name.find("{layer}") != std::string::npos;
     if (per_layer != (rule.layers != LayerSet::kNone) || (rule.PerExpert() && !per_layer)) {
       Refuse(spec, "tensors", "\"" + rule.name + "\"", "{layer} where the rule is of layers");
+    }
+    if ((rule.stacked_experts || rule.transposed) && rule.shape.rank() != 2) {
+      Refuse(spec, "tensors", "\"" + rule.name + "\" of stacked experts", "matrices");
+    }
+    if (rule.transposed && !rule.stacked_experts) {
+      Refuse(spec, "tensors", "\"" + rule.name + "\" transposed", "stacked experts there");
     }
     if (rule.shard == ShardAxis::kColumns && rule.shape.rank() != 2) {
       Refuse(spec, "tensors", "\"" + rule.name + "\" sharded by columns", "a matrix");
@@ -276,8 +294,8 @@ void Validate(const ModelSpec& spec) {
   RequireIn(spec, "hidden_size", spec.hidden_size, 1, kMaxDim);
   RequireIn(spec, "num_layers", spec.num_layers, 1, 1024);
   RequireIn(spec, "max_positions", spec.max_positions, 1, int64_t{1} << 30);
-  if (!(spec.rms_norm_eps > 0.0f)) {
-    Refuse(spec, "rms_norm_eps", std::to_string(spec.rms_norm_eps), "above 0");
+  if (!(spec.norm_eps > 0.0f)) {
+    Refuse(spec, "norm_eps", std::to_string(spec.norm_eps), "above 0");
   }
   RequireIn(spec, "the length of ffn", static_cast<int64_t>(spec.ffn.size()), spec.num_layers,
             spec.num_layers);

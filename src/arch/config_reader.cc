@@ -76,27 +76,87 @@ void ReadLlama3(const HfConfig& config, const HfConfig& parameters, ModelSpec& s
   rope.high_freq_factor = Positive(parameters, "high_freq_factor");
 }
 
-void RefuseUnsupported(const HfConfig& config) {
-  if (config.OptString("hidden_act").value_or("silu") != "silu") {
-    RefuseOption(config, "hidden_act", "only \"silu\" is supported");
+// Blocks of `weight_block_size` [rows, columns].
+BlockScaledFormat ReadBlocks(const HfConfig& config, const HfConfig& quantization) {
+  const std::vector<int64_t> size = quantization.Has("weight_block_size")
+                                        ? quantization.IntList("weight_block_size")
+                                        : std::vector<int64_t>();
+  const auto fits = [](int64_t value) { return value >= 1 && value <= 1 << 20; };
+  if (size.size() != 2 || !fits(size[0]) || !fits(size[1])) {
+    RefuseOption(
+        config, "quantization_config",
+        "fp8 needs \"weight_block_size\": [rows, columns], with a scale for each block; one "
+        "scale for a whole tensor is not supported");
   }
-  if (config.Has("quantization_config")) {
+  return {.dtype = DType::kF8E4M3,
+          .block_rows = static_cast<int>(size[0]),
+          .block_columns = static_cast<int>(size[1])};
+}
+
+// Weights of fp8 as DeepSeek and Qwen publish them. Which tensors are stored so, their files say.
+void ReadQuantization(const HfConfig& config, ModelSpec& spec) {
+  const std::optional<HfConfig> quantization = config.OptObject("quantization_config");
+  if (!quantization) return;
+  const std::string method = quantization->OptString("quant_method").value_or("");
+  if (method != "fp8") {
+    RefuseOption(
+        config, "quantization_config",
+        "of the methods only \"fp8\" is supported, e4m3 weights with a scale for each block; "
+        "use such a checkpoint or the unquantised one");
+  }
+  if (quantization->OptString("fmt").value_or("e4m3") != "e4m3") {
+    RefuseOption(config, "quantization_config", "\"fmt\" should be \"e4m3\"");
+  }
+  // How activations would be quantised. They are not: the weights are de-quantised instead.
+  if (quantization->OptString("activation_scheme").value_or("dynamic") != "dynamic") {
+    RefuseOption(
+        config, "quantization_config",
+        "\"activation_scheme\" should be \"dynamic\": stored scales of activations are not "
+        "supported");
+  }
+  // Scales that are powers of two (ue8m0) are stored as f32 all the same.
+  quantization->OptString("scale_fmt");
+  for (const char* key : {"modules_to_not_convert", "ignored_layers"}) {
+    if (quantization->Has(key)) quantization->StringList(key);
+  }
+  spec.block_scaled = ReadBlocks(config, *quantization);
+  if (!quantization->UnreadKeys().empty()) {
     RefuseOption(config, "quantization_config",
-                 "quantised checkpoints of this family are not supported; use the unquantised one");
+                 "\"" + quantization->UnreadKeys().front() + "\" is not supported");
   }
-  if (config.Has("layer_types")) {
-    for (const std::string& type : config.StringList("layer_types")) {
-      if (type != "full_attention") {
-        RefuseOption(config, "layer_types", "only \"full_attention\" is supported");
-      }
+}
+
+// The types of the layers as the config lists them, one or more for each layer; empty where it does
+// not.
+std::vector<std::string> ReadLayerTypes(const HfConfig& config, int num_layers) {
+  if (!config.Has("layer_types")) return {};
+  std::vector<std::string> types = config.StringList("layer_types");
+  for (const std::string& type : types) {
+    if (type != "full_attention" && type != "sliding_attention") {
+      RefuseOption(config, "layer_types",
+                   "\"full_attention\" and \"sliding_attention\" are supported");
     }
   }
-  // sliding_window holds a number that says nothing while use_sliding_window is false.
-  config.OptInt("sliding_window");
-  config.OptInt("max_window_layers");
-  if (config.OptBool("use_sliding_window").value_or(false)) {
-    RefuseOption(config, "use_sliding_window", "sliding windows are not supported in this family");
+  if (std::ssize(types) < num_layers) {
+    RefuseOption(config, "layer_types",
+                 "expected one for each of " + std::to_string(num_layers) + " layers");
   }
+  return types;
+}
+
+bool IsWindowed(WindowRule rule, int layer, int max_window_layers) {
+  switch (rule) {
+    case WindowRule::kNever:
+      return false;
+    case WindowRule::kWhereSet:
+    case WindowRule::kEveryLayer:
+      return true;
+    case WindowRule::kFromMaxWindowLayers:
+      return layer >= max_window_layers;
+    case WindowRule::kEvenBelowMaxWindowLayers:
+      return layer % 2 == 0 && layer < max_window_layers;
+  }
+  return false;
 }
 
 }  // namespace
@@ -143,6 +203,42 @@ void ReadRope(const HfConfig& config, int head_dim, double default_theta, ModelS
   rope.rotary_dim = static_cast<int>(head_dim * rotary_share);
 }
 
+void ReadWindows(const HfConfig& config, WindowRule rule, ModelSpec& spec) {
+  const std::vector<std::string> types = ReadLayerTypes(config, spec.num_layers);
+  const bool listed = std::find(types.begin(), types.end(), "sliding_attention") != types.end();
+  const bool takes_list =
+      rule == WindowRule::kFromMaxWindowLayers || rule == WindowRule::kEvenBelowMaxWindowLayers;
+  if (listed && !takes_list) {
+    RefuseOption(config, "layer_types", "only \"full_attention\" is supported in this family");
+  }
+  const bool set = config.Has("sliding_window");
+  const bool flag =
+      config.OptBool("use_sliding_window").value_or(rule == WindowRule::kNever && set);
+  const int max_window_layers = ReadInt(config, "max_window_layers", 28);
+  // sliding_window holds a number that says nothing while use_sliding_window is false.
+  const bool used = rule == WindowRule::kWhereSet ? set : flag;
+  if (used && rule == WindowRule::kNever) {
+    RefuseOption(config, "sliding_window", "sliding windows are not supported in this family");
+  }
+  if (listed && !used) {
+    RefuseOption(config, "layer_types", "\"sliding_attention\" needs \"use_sliding_window\": true");
+  }
+  const int window = ReadInt(config, "sliding_window", 4096);
+  if (!used || rule == WindowRule::kNever) return;
+  AttentionSpec& attention = spec.attention;
+  for (int i = 0; i < static_cast<int>(spec.ffn.size()); ++i) {
+    attention.windowed.push_back(types.empty() ? IsWindowed(rule, i, max_window_layers)
+                                               : types[i] == "sliding_attention");
+    if (attention.windowed.back()) attention.window = window;
+  }
+}
+
+void ReadStorage(const HfConfig& config, ModelSpec& spec) {
+  spec.tie_embeddings = config.OptBool("tie_word_embeddings").value_or(false);
+  spec.checkpoint_dtype = ReadDType(config);
+  ReadQuantization(config, spec);
+}
+
 int ReadInt(const HfConfig& config, std::string_view key) {
   return CheckedInt(config, key, config.Int(key));
 }
@@ -157,32 +253,39 @@ void RefuseOption(const HfConfig& config, std::string_view key, std::string_view
                                            config.Describe(key) + ": " + std::string(advice));
 }
 
-void ReadCommon(const HfConfig& config, ModelSpec& spec) {
+void ReadCommon(const HfConfig& config, ModelSpec& spec, double default_eps) {
   spec.vocab_size = ReadInt(config, "vocab_size");
   spec.hidden_size = ReadInt(config, "hidden_size");
   spec.num_layers = ReadInt(config, "num_hidden_layers");
   spec.max_positions = ReadInt(config, "max_position_embeddings");
-  spec.rms_norm_eps = static_cast<float>(config.OptFloat("rms_norm_eps").value_or(1e-6));
-  spec.tie_embeddings = config.OptBool("tie_word_embeddings").value_or(false);
-  spec.checkpoint_dtype = ReadDType(config);
-  RefuseUnsupported(config);
+  spec.norm_eps = static_cast<float>(config.OptFloat("rms_norm_eps").value_or(default_eps));
+  if (config.OptString("hidden_act").value_or("silu") != "silu") {
+    RefuseOption(config, "hidden_act", "only \"silu\" is supported");
+  }
+  ReadStorage(config, spec);
 }
 
 void ReadAttention(const HfConfig& config, std::optional<int> default_kv_heads, ModelSpec& spec,
-                   double default_theta) {
+                   const AttentionDefaults& defaults) {
   AttentionSpec& attention = spec.attention;
   attention.num_heads = ReadInt(config, "num_attention_heads");
   attention.num_kv_heads =
       ReadInt(config, "num_key_value_heads", default_kv_heads.value_or(attention.num_heads));
   if (attention.num_heads == 0) RefuseOption(config, "num_attention_heads", "expected at least 1");
   const bool divides = spec.hidden_size % attention.num_heads == 0;
-  if (!config.Has("head_dim") && !divides) {
+  if (!config.Has("head_dim") && defaults.head_dim == 0 && !divides) {
     RefuseOption(config, "hidden_size",
                  "expected a multiple of num_attention_heads where head_dim is not set");
   }
-  attention.head_dim = ReadInt(config, "head_dim", spec.hidden_size / attention.num_heads);
+  const int divided = spec.hidden_size / attention.num_heads;
+  attention.head_dim =
+      ReadInt(config, "head_dim", defaults.head_dim == 0 ? divided : defaults.head_dim);
   attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(attention.head_dim)));
-  ReadRope(config, attention.head_dim, default_theta, spec);
+  ReadRope(config, attention.head_dim, defaults.rope_theta, spec);
+}
+
+int LayersToDescribe(const ModelSpec& spec) {
+  return std::min(spec.num_layers, 4096);
 }
 
 void ReadSparseLayers(const HfConfig& config, ModelSpec& spec) {
@@ -195,8 +298,7 @@ void ReadSparseLayers(const HfConfig& config, ModelSpec& spec) {
   if (step == 0) RefuseOption(config, "decoder_sparse_step", "expected at least 1");
   std::vector<int64_t> dense;
   if (config.Has("mlp_only_layers")) dense = config.IntList("mlp_only_layers");
-  // Layers past a bound that Validate refuses are not worth their memory.
-  for (int i = 0; i < std::min(spec.num_layers, 4096); ++i) {
+  for (int i = 0; i < LayersToDescribe(spec); ++i) {
     const bool listed = std::find(dense.begin(), dense.end(), i) != dense.end();
     const bool sparse = !listed && spec.moe.num_experts > 0 && (i + 1) % step == 0;
     spec.ffn.push_back(sparse ? FfnKind::kMoe : FfnKind::kDense);

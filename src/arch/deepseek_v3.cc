@@ -96,8 +96,7 @@ void ReadExperts(const HfConfig& config, ModelSpec& spec) {
   const int first = ReadInt(config, "first_k_dense_replace", 3);
   const int step = ReadInt(config, "moe_layer_freq", 1);
   if (step == 0) RefuseOption(config, "moe_layer_freq", "expected at least 1");
-  // Layers past a bound that Validate refuses are not worth their memory.
-  for (int i = 0; i < std::min(spec.num_layers, 4096); ++i) {
+  for (int i = 0; i < LayersToDescribe(spec); ++i) {
     const bool sparse = moe.num_experts > 0 && i >= first && i % step == 0;
     spec.ffn.push_back(sparse ? FfnKind::kMoe : FfnKind::kDense);
   }
@@ -121,11 +120,12 @@ ModelSpec DeepseekV3Spec(const HfConfig& config) {
   ReadCommon(config, spec);
   ReadLatentAttention(config, spec);
   ReadExperts(config, spec);
+  ReadWindows(config, WindowRule::kNever, spec);
 
   AddGlobalTensors(spec);
   AddLatentAttentionTensors(spec);
   AddDenseFfnTensors(spec);
-  AddMoeTensors(spec, "mlp.shared_experts.");
+  AddMoeTensors(spec, {.shared = "shared_experts."});
   IgnoreNextTokenLayers(config, spec);
   return spec;
 }

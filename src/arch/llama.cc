@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "arch/config_reader.h"
 #include "arch/families.h"
 #include "arch/tensor_tables.h"
@@ -20,7 +18,8 @@ ModelSpec LlamaSpec(const HfConfig& config) {
   spec.attention.output_bias = attention_bias;
   spec.dense = {.intermediate = ReadInt(config, "intermediate_size"),
                 .bias = config.OptBool("mlp_bias").value_or(false)};
-  spec.ffn.assign(static_cast<size_t>(std::min(spec.num_layers, 4096)), FfnKind::kDense);
+  spec.ffn.assign(LayersToDescribe(spec), FfnKind::kDense);
+  ReadWindows(config, WindowRule::kNever, spec);
 
   AddGlobalTensors(spec);
   AddAttentionTensors(spec);

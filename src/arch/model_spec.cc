@@ -67,6 +67,12 @@ const TensorRule* FindRule(const ModelSpec& spec, TensorRole role) {
   return found == spec.tensors.end() ? nullptr : &*found;
 }
 
+Shape TensorShape(const ModelSpec& spec, const TensorRule& rule) {
+  Shape shape = rule.shape;
+  if (rule.stacked_experts) shape[0] *= spec.moe.num_experts;
+  return shape;
+}
+
 const char* TensorRoleName(TensorRole role) {
   switch (role) {
     case TensorRole::kEmbedding:
@@ -85,6 +91,8 @@ const char* TensorRoleName(TensorRole role) {
       return "v";
     case TensorRole::kO:
       return "o";
+    case TensorRole::kQkv:
+      return "qkv";
     case TensorRole::kQBias:
       return "q_bias";
     case TensorRole::kKBias:
@@ -156,11 +164,12 @@ std::vector<DummySource::Listed> ListTensors(const ModelSpec& spec) {
       list.push_back({rule.name, rule.shape});
       continue;
     }
-    const int experts = rule.PerExpert() ? spec.moe.num_experts : 1;
+    const bool named = rule.PerExpert() && !rule.stacked_experts;
+    const int experts = named ? spec.moe.num_experts : 1;
     for (int layer = 0; layer < spec.num_layers; ++layer) {
       if (!spec.HasLayer(rule.layers, layer)) continue;
       for (int expert = 0; expert < experts; ++expert) {
-        list.push_back({TensorName(rule, layer, expert), rule.shape});
+        list.push_back({TensorName(rule, layer, expert), TensorShape(spec, rule)});
       }
     }
   }

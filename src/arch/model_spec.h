@@ -10,8 +10,12 @@
 #include "ops/attention/attention.h"
 #include "ops/rope/rope.h"
 #include "ops/router/router.h"
+#include "quant/block_scaled.h"
 
 namespace sluice {
+
+// Both multiply by a weight and have no bias.
+enum class NormKind { kRms, kLayer };
 
 enum class QkNorm {
   kNone,
@@ -43,9 +47,11 @@ struct AttentionSpec {
   bool qkv_bias = false;
   bool output_bias = false;
   QkNorm qk_norm = QkNorm::kNone;
-  std::optional<float> clip_qkv;  // q, k and v are clamped to [-clip_qkv, clip_qkv]
+  // q, k and v are clamped to [-clip_qkv, clip_qkv], after the q/k norm and before rope.
+  std::optional<float> clip_qkv;
   ops::AttentionMask mask = ops::AttentionMask::kCausal;
-  int window = 0;  // positions, for AttentionMask::kWindow
+  int window = 0;              // positions that a row of a windowed layer sees, itself included
+  std::vector<bool> windowed;  // [num_layers]; empty: no layer is
   ops::RopeDesc rope;
   float scale = 0.0f;  // of the scores
 };
@@ -62,8 +68,9 @@ struct MoeSpec {
   int top_k = 0;
   int expert_ffn = 0;  // width of one expert
   ops::RouterScore score = ops::RouterScore::kSoftmax;
-  bool renormalize_topk = false;
-  int num_groups = 1;  // see ops::RouterDesc
+  bool renormalize_topk = false;  // divides the chosen scores by their norm
+  float topk_norm = 1.0f;         // which one: the p-norm of this p
+  int num_groups = 1;             // see ops::RouterDesc
   int top_groups = 1;
   bool choice_bias = false;  // a bias joins the scores for the choice
   float scale = 1.0f;        // multiplies the routing weights
@@ -80,6 +87,7 @@ enum class TensorRole {
   kQ,          // [num_heads * head_dim, hidden]
   kK,          // [num_kv_heads * head_dim, hidden]
   kV,          // as kK
+  kQkv,        // the three behind each other, instead of kQ, kK and kV; kRows cuts each of them
   kO,          // [hidden, num_heads * head_dim]; of values, [hidden, num_heads * value_dim]
   kQBias,
   kKBias,
@@ -128,7 +136,13 @@ struct TensorRule {
   ShardAxis shard = ShardAxis::kReplicate;
   bool quantizable = false;  // whether weight quantisation may apply
 
-  bool PerExpert() const { return name.find("{expert}") != std::string::npos; }
+  // One tensor holds the layer's experts, one behind the other along its first dimension; `shape`
+  // is one expert's part.
+  bool stacked_experts = false;
+  bool transposed = false;  // an expert's part is stored [in, out]
+
+  // Whether there is one for each expert.
+  bool PerExpert() const { return stacked_experts || name.find("{expert}") != std::string::npos; }
 };
 
 // All that the decoder knows about a model. Plain data.
@@ -138,7 +152,8 @@ struct ModelSpec {
   int hidden_size = 0;
   int num_layers = 0;
   int max_positions = 0;
-  float rms_norm_eps = 0.0f;
+  NormKind norm = NormKind::kRms;  // of the hidden state; the q/k norms are always RMS
+  float norm_eps = 0.0f;
   bool tie_embeddings = false;
   AttentionSpec attention;
   std::vector<FfnKind> ffn;  // [num_layers]
@@ -149,9 +164,14 @@ struct ModelSpec {
   std::vector<std::string> ignored_tensors;
   std::vector<int> eos_token_ids;
   DType checkpoint_dtype = DType::kF32;
+  // Set when projections are stored in it. They are de-quantised as they are loaded.
+  std::optional<BlockScaledFormat> block_scaled;
 
   int NumMoeLayers() const;
   bool HasLayer(LayerSet set, int layer) const;
+  bool IsWindowed(int layer) const {
+    return !attention.windowed.empty() && attention.windowed[layer];
+  }
 };
 
 // The checkpoint's name of `rule`; `layer` and `expert` are read only where the name has them.
@@ -159,6 +179,9 @@ std::string TensorName(const TensorRule& rule, int layer, int expert);
 
 // The rule of `role`, or nullptr when the model has no such tensor.
 const TensorRule* FindRule(const ModelSpec& spec, TensorRole role);
+
+// The checkpoint's shape of the tensor: the rule's, times the experts where they are stacked.
+Shape TensorShape(const ModelSpec& spec, const TensorRule& rule);
 
 // "expert_gate", for messages.
 const char* TensorRoleName(TensorRole role);

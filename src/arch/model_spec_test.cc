@@ -56,7 +56,16 @@ TEST(ModelSpec, ValidateNamesTheField) {
     ExpectFails([&] { Validate(spec); }, ErrorCode::kUnsupported, message);
   };
   expect([](ModelSpec& s) { s.attention.mask = ops::AttentionMask::kTree; }, "attention.mask");
-  expect([](ModelSpec& s) { s.attention.mask = ops::AttentionMask::kWindow; }, "attention.window");
+  expect([](ModelSpec& s) { s.attention.mask = ops::AttentionMask::kWindow; }, "attention.mask");
+  expect([](ModelSpec& s) { s.attention.windowed.assign(s.num_layers, true); }, "attention.window");
+  expect([](ModelSpec& s) { s.attention.windowed = {false}; }, "attention.windowed");
+  expect(
+      [](ModelSpec& s) {
+        s.attention.windowed.assign(s.num_layers, true);
+        s.attention.window = 4;
+        s.attention.mask = ops::AttentionMask::kFull;
+      },
+      "attention.mask");
   expect([](ModelSpec& s) { s.attention.window = 4; }, "attention.window");
   expect([](ModelSpec& s) { s.attention.clip_qkv = -1.0f; }, "attention.clip_qkv");
   expect([](ModelSpec& s) { s.attention.rope.rotary_dim = 7; }, "rotary_dim");

@@ -11,6 +11,7 @@ ModelSpec Qwen2MoeSpec(const HfConfig& config) {
   ReadCommon(config, spec);
   ReadAttention(config, 16, spec);
   ReadSparseLayers(config, spec);
+  ReadWindows(config, WindowRule::kEvenBelowMaxWindowLayers, spec);
   spec.attention.qkv_bias = config.OptBool("qkv_bias").value_or(true);
   spec.moe.shared_ffn = ReadInt(config, "shared_expert_intermediate_size");
   if (spec.moe.shared_ffn == 0) {

@@ -11,6 +11,7 @@ ModelSpec Qwen3MoeSpec(const HfConfig& config) {
   ReadCommon(config, spec);
   ReadAttention(config, 4, spec);
   ReadSparseLayers(config, spec);
+  ReadWindows(config, WindowRule::kEveryLayer, spec);
   const bool attention_bias = config.OptBool("attention_bias").value_or(false);
   spec.attention.qkv_bias = attention_bias;
   spec.attention.output_bias = attention_bias;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <string_view>
 
+#include "arch/config_reader.h"
 #include "arch/families.h"
 #include "base/error.h"
 
@@ -17,9 +18,10 @@ struct Family {
 };
 
 constexpr std::array kFamilies = {
-    Family{"deepseek_v3", arch::DeepseekV3Spec},
-    Family{"llama", arch::LlamaSpec},
-    Family{"qwen2_moe", arch::Qwen2MoeSpec},
+    Family{"dbrx", arch::DbrxSpec},          Family{"deepseek_v3", arch::DeepseekV3Spec},
+    Family{"llama", arch::LlamaSpec},        Family{"mixtral", arch::MixtralSpec},
+    Family{"olmoe", arch::OlmoeSpec},        Family{"qwen2", arch::Qwen2Spec},
+    Family{"qwen2_moe", arch::Qwen2MoeSpec}, Family{"qwen3", arch::Qwen3Spec},
     Family{"qwen3_moe", arch::Qwen3MoeSpec},
 };
 
@@ -61,19 +63,6 @@ bool IsOff(const boost::json::value& value) {
   return value.is_null();
 }
 
-void RefuseUnknownKeys(const HfConfig& config) {
-  for (const std::string& key : config.UnreadKeys()) {
-    const bool harmless = std::find(std::begin(kHarmlessKeys), std::end(kHarmlessKeys), key) !=
-                          std::end(kHarmlessKeys);
-    if (harmless || IsOff(config.json().at(key))) continue;
-    throw Error(ErrorCode::kUnsupported,
-                config.origin() + ": \"" + key + "\" is " + config.Describe(key) +
-                    ", an option that is not known here, and ignoring one can give wrong answers; "
-                    "if it changes nothing, run with --hf-overrides '{\"" +
-                    key + "\": null}'");
-  }
-}
-
 // One id or a list of them.
 std::vector<int> ReadEos(const HfConfig& config) {
   std::vector<int> ids;
@@ -94,6 +83,19 @@ std::vector<int> ReadEos(const HfConfig& config) {
 }
 
 }  // namespace
+
+void arch::RefuseUnknownKeys(const HfConfig& config) {
+  for (const std::string& key : config.UnreadKeys()) {
+    const bool harmless = std::find(std::begin(kHarmlessKeys), std::end(kHarmlessKeys), key) !=
+                          std::end(kHarmlessKeys);
+    if (harmless || IsOff(config.json().at(key))) continue;
+    throw Error(ErrorCode::kUnsupported,
+                config.origin() + ": \"" + key + "\" is " + config.Describe(key) +
+                    ", an option that is not known here, and ignoring one can give wrong answers; "
+                    "if it changes nothing, run with --hf-overrides '{\"" +
+                    key + "\": null}'");
+  }
+}
 
 std::vector<std::string> KnownFamilies() {
   std::vector<std::string> names;
@@ -123,7 +125,7 @@ ModelSpec SpecFromConfig(const HfConfig& config, const HfConfig* generation_conf
   } catch (const Error& error) {
     throw Error(error.code(), config.origin() + ": " + error.what());
   }
-  RefuseUnknownKeys(config);
+  arch::RefuseUnknownKeys(config);
   return spec;
 }
 

@@ -30,11 +30,32 @@ ModelSpec Changed(const std::string& golden, const std::string& overrides) {
 }
 
 TEST(Registry, GoldenTablesEqualTheirFiles) {
-  for (const std::string name :
-       {"qwen3_moe", "qwen2_moe", "qwen2_moe_sharded_bf16_v4", "llama_dense"}) {
+  for (const std::string name : {"dbrx",
+                                 "dbrx_no_norm",
+                                 "dbrx_pnorm",
+                                 "llama_dense",
+                                 "llama_linear",
+                                 "llama_llama3",
+                                 "llama_partial",
+                                 "mixtral",
+                                 "mixtral_window_yarn",
+                                 "olmoe",
+                                 "olmoe_clip",
+                                 "qwen2",
+                                 "qwen2_moe",
+                                 "qwen2_moe_sharded_bf16_v4",
+                                 "qwen2_moe_window",
+                                 "qwen2_window_tied",
+                                 "qwen3",
+                                 "qwen3_moe",
+                                 "qwen3_moe_fp8",
+                                 "qwen3_moe_fp8_odd",
+                                 "qwen3_moe_window",
+                                 "qwen3_yarn_window"}) {
     const ModelSpec spec = SpecFromConfig(Golden(name));
     const CheckpointSource source(
-        Checkpoint::Open(std::filesystem::path(SLUICE_SOURCE_DIR) / "tests/golden" / name));
+        Checkpoint::Open(std::filesystem::path(SLUICE_SOURCE_DIR) / "tests/golden" / name),
+        spec.block_scaled);
     EXPECT_NO_THROW(CheckTensors(spec, source)) << name;
     EXPECT_EQ(ListTensors(spec).size(), source.names().size()) << name;
     uint64_t elements = 0;
@@ -127,6 +148,54 @@ TEST(Registry, Llama) {
       10000.0);
 }
 
+TEST(Registry, WindowsFollowEachFamilysRule) {
+  EXPECT_THAT(SpecFromConfig(Golden("qwen2_window_tied")).attention.windowed,
+              ElementsAre(false, true, true));
+  EXPECT_THAT(SpecFromConfig(Golden("qwen3_yarn_window")).attention.windowed,
+              ElementsAre(true, false, true));
+  const ModelSpec alternate = Changed("qwen2_moe_window", R"({"layer_types":null})");
+  EXPECT_THAT(alternate.attention.windowed, ElementsAre(true, false, true, false));
+  EXPECT_EQ(alternate.attention.window, 6);
+  EXPECT_TRUE(SpecFromConfig(Golden("qwen3_moe_window")).IsWindowed(2));
+  EXPECT_TRUE(SpecFromConfig(Golden("mixtral_window_yarn")).IsWindowed(0));
+  const ModelSpec none = Changed("mixtral_window_yarn", R"({"sliding_window":null})");
+  EXPECT_FALSE(none.IsWindowed(0));
+  EXPECT_EQ(none.attention.window, 0);
+}
+
+TEST(Registry, Dbrx) {
+  const ModelSpec spec = SpecFromConfig(Golden("dbrx_pnorm"));
+  EXPECT_EQ(spec.norm, NormKind::kLayer);
+  EXPECT_EQ(spec.attention.rope.theta, 5e5);  // of attn_config
+  EXPECT_EQ(spec.moe.topk_norm, 2.0f);
+  const TensorRule& down = *FindRule(spec, TensorRole::kExpertDown);
+  EXPECT_TRUE(down.stacked_experts && down.transposed);
+  EXPECT_EQ(TensorShape(spec, down), (Shape{6 * 40, 48}));
+  EXPECT_EQ(SpecFromConfig(Golden("dbrx")).attention.rope.theta, 1e4);  // of rope_parameters
+  EXPECT_FALSE(SpecFromConfig(Golden("dbrx_no_norm")).moe.renormalize_topk);
+  EXPECT_TRUE(Changed("dbrx", R"({"ffn_config":{"ffn_act_fn":null}})").moe.renormalize_topk);
+}
+
+TEST(Registry, ReadsTheFamiliesConfigs) {
+  const auto billions = [](const char* name) {
+    return static_cast<double>(ParameterCount(SpecFromConfig(Model(name)))) / 1e9;
+  };
+  // As the model cards say.
+  EXPECT_NEAR(billions("Qwen2-57B-A14B"), 57.4, 0.05);
+  EXPECT_NEAR(billions("OLMoE-1B-7B-0924"), 6.9, 0.05);
+  EXPECT_NEAR(billions("Mixtral-8x7B-v0.1"), 46.7, 0.05);
+  EXPECT_NEAR(billions("DBRX"), 131.6, 0.1);
+  EXPECT_EQ(SpecFromConfig(Model("DBRX")).attention.clip_qkv, 8.0f);
+  EXPECT_EQ(SpecFromConfig(Model("OLMoE-1B-7B-0924")).attention.qk_norm, QkNorm::kFullWidth);
+}
+
+TEST(Registry, Fp8) {
+  const ModelSpec spec = SpecFromConfig(Golden("qwen3_moe_fp8_odd"));
+  ASSERT_TRUE(spec.block_scaled.has_value());
+  EXPECT_EQ(spec.block_scaled->block_rows, 128);
+  EXPECT_FALSE(Changed("qwen3_moe_fp8", R"({"quantization_config":null})").block_scaled);
+}
+
 TEST(Registry, EndOfSequenceIds) {
   EXPECT_TRUE(SpecFromConfig(Golden("qwen3_moe")).eos_token_ids.empty());
   const HfConfig generation = HfConfig::FromJson(R"({"eos_token_id":[7,9]})", "g");
@@ -164,7 +233,7 @@ INSTANTIATE_TEST_SUITE_P(
     All, RegistryRefuses,
     ::testing::Values(
         Refusal{"qwen3_moe", R"({"model_type":"gpt2"})",
-                "deepseek_v3, llama, qwen2_moe, qwen3_moe"},
+                "dbrx, deepseek_v3, llama, mixtral, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe"},
         Refusal{"qwen3_moe", R"({"hidden_act":"gelu"})", "\"hidden_act\" is \"gelu\""},
         Refusal{"qwen3_moe", R"({"rope_scaling":{"type":"dynamic","factor":4.0}})",
                 "not \"dynamic\""},
@@ -179,9 +248,31 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama_dense", R"({"rope_parameters":{"rope_type":"llama3"}})",
                 "\"rope_parameters.factor\" should be a number"},
         Refusal{"llama_dense", R"({"rope_parameters":{"factor":8}})", "\"factor\""},
-        Refusal{"qwen2_moe", R"({"use_sliding_window":true})", "\"use_sliding_window\" is true"},
-        Refusal{"qwen2_moe", R"({"layer_types":["sliding_attention"]})", "sliding_attention"},
-        Refusal{"qwen3_moe", R"({"quantization_config":{"quant_method":"fp8"}})", "fp8"},
+        Refusal{"llama_dense", R"({"sliding_window":8})", "\"sliding_window\" is 8"},
+        Refusal{"qwen2_moe", R"({"use_sliding_window":true,"sliding_window":0,"layer_types":null})",
+                "attention.window is 0"},
+        Refusal{"qwen2_moe", R"({"layer_types":["full_attention"]})", "one for each of 3 layers"},
+        Refusal{"qwen2_moe", R"({"layer_types":["chunked_attention"]})", "chunked_attention"},
+        Refusal{"qwen2_window_tied", R"({"use_sliding_window":false,"layer_types":
+                ["sliding_attention","full_attention","full_attention"]})",
+                "needs \"use_sliding_window\": true"},
+        Refusal{"qwen3_moe", R"({"layer_types":["sliding_attention","full_attention",
+                "full_attention"]})",
+                "in this family"},
+        Refusal{"qwen3_moe", R"({"quantization_config":{"quant_method":"fp8"}})",
+                "weight_block_size"},
+        Refusal{"qwen3_moe", R"({"quantization_config":{"quant_method":"gptq","bits":4}})", "gptq"},
+        Refusal{"qwen3_moe_fp8", R"({"quantization_config":{"fmt":"e5m2"}})", "e4m3"},
+        Refusal{"qwen3_moe_fp8", R"({"quantization_config":{"weight_block_size":[0,128]}})",
+                "weight_block_size"},
+        Refusal{"qwen3_moe_fp8", R"({"quantization_config":{"activation_scheme":"static"}})",
+                "activation_scheme"},
+        Refusal{"qwen3_moe_fp8", R"({"quantization_config":{"bits":8}})", "\"bits\""},
+        Refusal{"dbrx", R"({"attn_config":{"alibi":true}})", "\"alibi\" is true"},
+        Refusal{"dbrx", R"({"ffn_config":{"ffn_act_fn":{"name":"gelu"}}})", "silu"},
+        Refusal{"dbrx", R"({"ffn_config":{"moe_normalize_expert_weights":0}})", "topk_norm is 0"},
+        Refusal{"dbrx", R"({"attn_config":{"clip_qkv":-1}})", "clip_qkv is -1"},
+        Refusal{"dbrx", R"({"n_heads":5})", "\"n_heads\" is 5"},
         Refusal{"qwen3_moe", R"({"frobnicate":3})", "--hf-overrides '{\"frobnicate\": null}'"},
         Refusal{"qwen3_moe", R"({"final_logit_softcapping":30.0})",
                 "\"final_logit_softcapping\" is"},
@@ -200,7 +291,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"qwen3_moe", R"({"decoder_sparse_step":0})", "\"decoder_sparse_step\" is 0"},
         Refusal{"qwen2_moe", R"({"shared_expert_intermediate_size":0})", "is 0"},
         Refusal{"qwen3_moe", R"({"rope_parameters":{"rope_theta":0}})", "rope.theta"},
-        Refusal{"qwen3_moe", R"({"rms_norm_eps":0})", "rms_norm_eps"}));
+        Refusal{"qwen3_moe", R"({"rms_norm_eps":0})", "norm_eps is 0"}));
 
 TEST(Registry, ReadsRopeScalingsOfBothDialects) {
   const ModelSpec linear =

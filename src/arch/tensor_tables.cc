@@ -25,15 +25,15 @@ TensorRule Plain(const std::string& name, TensorRole role, const Shape& shape, L
 
 // The three matrices of a gated feed-forward block under `prefix`.
 void AddGatedFfn(ModelSpec& spec, const std::string& prefix, TensorRole gate, TensorRole up,
-                 TensorRole down, int64_t width, LayerSet layers) {
+                 TensorRole down, int64_t width, LayerSet layers, const MoeNames& names = {}) {
   const int64_t hidden = spec.hidden_size;
   std::vector<TensorRule>& table = spec.tensors;
   table.push_back(
-      Projection(prefix + "gate_proj.weight", gate, width, hidden, layers, ShardAxis::kRows));
+      Projection(prefix + names.gate + ".weight", gate, width, hidden, layers, ShardAxis::kRows));
   table.push_back(
-      Projection(prefix + "up_proj.weight", up, width, hidden, layers, ShardAxis::kRows));
-  table.push_back(
-      Projection(prefix + "down_proj.weight", down, hidden, width, layers, ShardAxis::kColumns));
+      Projection(prefix + names.up + ".weight", up, width, hidden, layers, ShardAxis::kRows));
+  table.push_back(Projection(prefix + names.down + ".weight", down, hidden, width, layers,
+                             ShardAxis::kColumns));
 }
 
 }  // namespace
@@ -149,20 +149,21 @@ void AddDenseFfnTensors(ModelSpec& spec) {
   table.push_back(Plain("mlp.down_proj.bias", TensorRole::kDownBias, {spec.hidden_size}, dense));
 }
 
-void AddMoeTensors(ModelSpec& spec, const std::string& shared) {
+void AddMoeTensors(ModelSpec& spec, const MoeNames& names) {
   const MoeSpec& moe = spec.moe;
   const int64_t hidden = spec.hidden_size;
-  spec.tensors.push_back(
-      Plain("mlp.gate.weight", TensorRole::kRouter, {moe.num_experts, hidden}, LayerSet::kMoe));
+  spec.tensors.push_back(Plain(names.block + "gate.weight", TensorRole::kRouter,
+                               {moe.num_experts, hidden}, LayerSet::kMoe));
   if (moe.choice_bias) {
-    spec.tensors.push_back(Plain("mlp.gate.e_score_correction_bias", TensorRole::kRouterBias,
-                                 {moe.num_experts}, LayerSet::kMoe));
+    spec.tensors.push_back(Plain(names.block + "gate.e_score_correction_bias",
+                                 TensorRole::kRouterBias, {moe.num_experts}, LayerSet::kMoe));
   }
-  AddGatedFfn(spec, "mlp.experts.{expert}.", TensorRole::kExpertGate, TensorRole::kExpertUp,
-              TensorRole::kExpertDown, moe.expert_ffn, LayerSet::kMoe);
+  AddGatedFfn(spec, names.block + "experts.{expert}.", TensorRole::kExpertGate,
+              TensorRole::kExpertUp, TensorRole::kExpertDown, moe.expert_ffn, LayerSet::kMoe,
+              names);
   if (moe.shared_ffn == 0) return;
-  AddGatedFfn(spec, shared, TensorRole::kSharedGate, TensorRole::kSharedUp, TensorRole::kSharedDown,
-              moe.shared_ffn, LayerSet::kMoe);
+  AddGatedFfn(spec, names.block + names.shared, TensorRole::kSharedGate, TensorRole::kSharedUp,
+              TensorRole::kSharedDown, moe.shared_ffn, LayerSet::kMoe);
   if (moe.shared_gate) {
     spec.tensors.push_back(Plain("mlp.shared_expert_gate.weight", TensorRole::kSharedExpertGate,
                                  {1, hidden}, LayerSet::kMoe));

@@ -21,8 +21,17 @@ void AddLatentAttentionTensors(ModelSpec& spec);
 // gate, up and down of the dense layers, with biases where the spec has them.
 void AddDenseFfnTensors(ModelSpec& spec);
 
+// What a family calls its MoE block and an expert's matrices.
+struct MoeNames {
+  std::string block = "mlp.";
+  std::string gate = "gate_proj";
+  std::string up = "up_proj";
+  std::string down = "down_proj";
+  std::string shared = "shared_expert.";
+};
+
 // Router and experts of the MoE layers, "mlp.gate" and "mlp.experts.{expert}", and the shared
-// expert, whose names begin with `shared`, with its gate where the spec has them.
-void AddMoeTensors(ModelSpec& spec, const std::string& shared = "mlp.shared_expert.");
+// expert with its gate where the spec has them.
+void AddMoeTensors(ModelSpec& spec, const MoeNames& names = {});
 
 }  // namespace sluice::arch

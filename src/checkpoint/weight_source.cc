@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -10,6 +11,9 @@
 
 namespace sluice {
 namespace {
+
+// Behind a block-scaled tensor's name, that of its scales.
+constexpr std::string_view kScaleSuffix = "_scale_inv";
 
 // Sums of two bytes: the values that a dummy weight takes.
 constexpr int kLevels = 511;
@@ -134,8 +138,35 @@ void WeightSource::ReadRows(const std::string& name, const Shape& expected, int6
   if (target.NumElements() > 0) CopyElements(name, first, target);
 }
 
-CheckpointSource::CheckpointSource(std::shared_ptr<const Checkpoint> checkpoint)
-    : checkpoint_(std::move(checkpoint)) {}
+CheckpointSource::CheckpointSource(std::shared_ptr<const Checkpoint> checkpoint,
+                                   std::optional<BlockScaledFormat> block_scaled)
+    : checkpoint_(std::move(checkpoint)), block_scaled_(block_scaled) {
+  for (const std::string& name : checkpoint_->names()) {
+    if (IsBlockScaled(name)) CheckScales(name);
+  }
+}
+
+bool CheckpointSource::IsBlockScaled(const std::string& name) const {
+  const std::optional<ConstTensorView> view = checkpoint_->Find(name);
+  return block_scaled_ && view && view->dtype() == block_scaled_->dtype && view->rank() == 2;
+}
+
+void CheckpointSource::CheckScales(const std::string& name) const {
+  const Shape expected = ScaleShape(*block_scaled_, checkpoint_->Get(name).shape());
+  const std::optional<ConstTensorView> scales = checkpoint_->Find(name + std::string(kScaleSuffix));
+  const auto fail = [&](const std::string& what) {
+    throw Error(ErrorCode::kDataLoss,
+                checkpoint_->origin() + ": tensor \"" + name + "\" is stored as " +
+                    std::string(DTypeName(block_scaled_->dtype)) + " in blocks of " +
+                    std::to_string(block_scaled_->block_rows) + " x " +
+                    std::to_string(block_scaled_->block_columns) + ", so \"" + name +
+                    std::string(kScaleSuffix) + "\" should be " + expected.ToString() +
+                    " of f32 or bf16, but " + what);
+  };
+  if (!scales) fail("is not there");
+  const bool is_float = scales->dtype() == DType::kF32 || scales->dtype() == DType::kBF16;
+  if (!is_float || !(scales->shape() == expected)) fail("is " + scales->ToString());
+}
 
 bool CheckpointSource::Has(const std::string& name) const {
   return checkpoint_->Find(name).has_value();
@@ -147,7 +178,13 @@ Shape CheckpointSource::shape(const std::string& name) const {
   return checkpoint_->Get(name).shape();
 }
 std::vector<std::string> CheckpointSource::names() const {
-  return checkpoint_->names();
+  std::vector<std::string> names = checkpoint_->names();
+  if (!block_scaled_) return names;
+  std::erase_if(names, [&](const std::string& name) {
+    return name.ends_with(kScaleSuffix) &&
+           IsBlockScaled(name.substr(0, name.size() - kScaleSuffix.size()));
+  });
+  return names;
 }
 
 std::string CheckpointSource::origin() const {
@@ -158,12 +195,18 @@ void CheckpointSource::CopyElements(const std::string& name, int64_t first,
                                     TensorView target) const {
   const ConstTensorView view = checkpoint_->Get(name);
   const ReadOnce release(*checkpoint_, view, first, target.NumElements());
+  if (IsBlockScaled(name) && IsConvertible(target.dtype())) {
+    const ConstTensorView scales = checkpoint_->Get(name + std::string(kScaleSuffix));
+    return DequantizeBlocks(*block_scaled_, view, scales, first, target);
+  }
   const DType dtype = view.dtype();
   if (dtype != target.dtype() && !(IsConvertible(dtype) && IsConvertible(target.dtype()))) {
     throw Error(ErrorCode::kUnsupported,
                 checkpoint_->origin() + ": tensor \"" + name + "\" is stored as " +
                     std::string(DTypeName(dtype)) + " and cannot be read as " +
-                    std::string(DTypeName(target.dtype())) + "; f32, bf16 and f16 convert");
+                    std::string(DTypeName(target.dtype())) +
+                    "; f32, bf16 and f16 convert, and f8e4m3 where config.json has a "
+                    "\"quantization_config\" of \"fp8\"");
   }
   const std::byte* source =
       static_cast<const std::byte*>(view.raw()) + first * static_cast<int64_t>(SizeOf(dtype));

@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
 #include "device/tensor.h"
+#include "quant/block_scaled.h"
 
 namespace sluice {
 
@@ -40,10 +42,14 @@ class WeightSource {
   virtual void CopyElements(const std::string& name, int64_t first, TensorView target) const = 0;
 };
 
-// The tensors of an open checkpoint, which it shares.
+// The tensors of an open checkpoint, which it shares. With `block_scaled`, a tensor NAME stored in
+// that format is read de-quantised; its scales NAME_scale_inv are part of it and not listed.
 class CheckpointSource : public WeightSource {
  public:
-  explicit CheckpointSource(std::shared_ptr<const Checkpoint> checkpoint);
+  // Throws Error(kDataLoss) for a tensor of the format whose scales are missing or of another shape
+  // or type.
+  explicit CheckpointSource(std::shared_ptr<const Checkpoint> checkpoint,
+                            std::optional<BlockScaledFormat> block_scaled = std::nullopt);
   bool Has(const std::string& name) const override;
   DType dtype(const std::string& name) const override;
   Shape shape(const std::string& name) const override;
@@ -53,7 +59,11 @@ class CheckpointSource : public WeightSource {
  private:
   void CopyElements(const std::string& name, int64_t first, TensorView target) const override;
 
+  bool IsBlockScaled(const std::string& name) const;
+  void CheckScales(const std::string& name) const;
+
   std::shared_ptr<const Checkpoint> checkpoint_;
+  std::optional<BlockScaledFormat> block_scaled_;
 };
 
 // Random weights for a given list of tensors: an element depends only on the seed, the tensor's

@@ -57,6 +57,54 @@ TEST(CheckpointSource, ReadsUnalignedBytes) {
   }
 }
 
+// A matrix of 2 x 3 ones (0x38), times a scale for each block of 1 x 2.
+std::vector<std::byte> BlockScaledFile(const std::string& scales_shape) {
+  auto bytes = testing::SafetensorsBytes(
+      R"({"m.weight":{"dtype":"F8_E4M3","shape":[2,3],"data_offsets":[0,6]},)"
+      R"("m.weight_scale_inv":{"dtype":"F32","shape":)" +
+          scales_shape + R"(,"data_offsets":[6,22]}})",
+      22);
+  std::byte* data = bytes.data() + bytes.size() - 22;
+  std::fill(data, data + 6, std::byte{0x38});
+  const float scales[] = {1.0f, 2.0f, 3.0f, 4.0f};
+  std::memcpy(data + 6, scales, sizeof(scales));
+  return bytes;
+}
+
+TEST(CheckpointSource, DequantisesBlockScaledTensors) {
+  const auto bytes = BlockScaledFile("[2,2]");
+  const BlockScaledFormat format{.block_rows = 1, .block_columns = 2};
+  const CheckpointSource source(Checkpoint::FromMemory(bytes, "file"), format);
+  EXPECT_EQ(source.names(), std::vector<std::string>{"m.weight"});
+  const Tensor whole(DType::kF32, {2, 3});
+  source.Read("m.weight", {2, 3}, whole.view());
+  const float* values = whole.view().data<float>();
+  EXPECT_EQ(std::vector<float>(values, values + 6), (std::vector<float>{1, 1, 2, 3, 3, 4}));
+  const Tensor row(DType::kBF16, {1, 3});
+  source.ReadRows("m.weight", {2, 3}, 1, row.view());
+  EXPECT_EQ(ToFloat(row.view().data<Bf16>()[2]), 4.0f);
+}
+
+TEST(CheckpointSource, RefusesBlockScaledTensorsWithoutTheirScales) {
+  const BlockScaledFormat format{.block_rows = 1, .block_columns = 2};
+  for (const std::string shape : {"[4,1]", "[4]"}) {
+    const auto bytes = BlockScaledFile(shape);
+    try {
+      const CheckpointSource source(Checkpoint::FromMemory(bytes, "file"), format);
+      FAIL() << shape;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kDataLoss);
+      EXPECT_NE(std::string(error.what()).find("m.weight_scale_inv"), std::string::npos);
+    }
+  }
+  // Without a quantization_config nobody knows the blocks.
+  const auto bytes = BlockScaledFile("[2,2]");
+  const CheckpointSource plain(Checkpoint::FromMemory(bytes, "file"));
+  EXPECT_EQ(plain.names().size(), 2u);
+  const Tensor out(DType::kF32, {2, 3});
+  EXPECT_THROW(plain.Read("m.weight", {2, 3}, out.view()), Error);
+}
+
 TEST(DummySource, DependsOnSeedNameAndIndexOnly) {
   const Shape shape = {100, 33};
   const DummySource source({{"m", shape}, {"n", shape}}, DType::kF32, 1);

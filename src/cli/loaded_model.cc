@@ -140,7 +140,8 @@ OpenedModel OpenFolder(const ModelFlags& flags, const Steps& steps) {
     if (flags.load_format == "dummy") {
       UseRandomWeights(model, flags);
     } else {
-      model.source = std::make_unique<CheckpointSource>(Checkpoint::Open(dir));
+      model.source =
+          std::make_unique<CheckpointSource>(Checkpoint::Open(dir), model.spec.block_scaled);
     }
   });
   steps.Run([&] {

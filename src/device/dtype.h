@@ -69,6 +69,11 @@ struct F16 {
   uint16_t bits;
 };
 
+// An 8-bit float: 4 bits of exponent, 3 of mantissa.
+struct F8E4M3 {
+  uint8_t bits;
+};
+
 // The DType of a C++ element type.
 template <class T>
 struct DTypeTraits;

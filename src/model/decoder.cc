@@ -4,11 +4,13 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "ops/activation/clip.h"
 #include "ops/activation/silu_mul.h"
 #include "ops/attention/latent_attention.h"
 #include "ops/embedding/embedding.h"
 #include "ops/gemm/gemm.h"
 #include "ops/gemm/head_gemm.h"
+#include "ops/norm/layer_norm.h"
 #include "ops/norm/rms_norm.h"
 #include "ops/rope/rope.h"
 
@@ -28,7 +30,26 @@ TensorView Heads(const TensorView& matrix, int64_t begin, int64_t heads, int64_t
   return HeadParts(matrix, begin, heads, head_dim, head_dim);
 }
 
+// The sequences as windowed layers see them.
+std::vector<ops::AttentionSequence> Windowed(std::span<const ops::AttentionSequence> sequences) {
+  std::vector<ops::AttentionSequence> windowed(sequences.begin(), sequences.end());
+  for (ops::AttentionSequence& sequence : windowed) {
+    SLUICE_CHECK(sequence.mask == ops::AttentionMask::kCausal);
+    sequence.mask = ops::AttentionMask::kWindow;
+  }
+  return windowed;
+}
+
 }  // namespace
+
+void Decoder::Norm(ConstTensorView x, ConstTensorView weight, TensorView out,
+                   ops::OpContext& ctx) const {
+  if (spec_.norm == NormKind::kLayer) {
+    ops::LayerNorm({.eps = spec_.norm_eps}, x, weight, out, ctx);
+  } else {
+    ops::RmsNorm({.eps = spec_.norm_eps}, x, weight, out, ctx);
+  }
+}
 
 TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, MoeContext* moe,
                             ops::OpContext& ctx) const {
@@ -39,16 +60,21 @@ TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, Mo
   const TensorView cos_sin = ctx.arena.Allocate(DType::kF32, {tokens, 2, rope.rotary_dim / 2});
   ops::RopeAngles(rope, input.positions, cos_sin, ctx);
 
+  std::vector<ops::AttentionSequence> windowed_sequences;
+  if (spec_.attention.window > 0) windowed_sequences = Windowed(input.sequences);
+  DecoderInput windowed = input;
+  windowed.sequences = windowed_sequences;
+
   ops::Embedding(weights_.embedding(), input.tokens, x, ctx);
   for (int layer = 0; layer < spec_.num_layers; ++layer) {
     if (spec_.attention.kind == AttentionKind::kLatent) {
       AttendLatent(layer, input, cos_sin, pages, x, ctx);
     } else {
-      Attend(layer, input, cos_sin, pages, x, ctx);
+      Attend(layer, spec_.IsWindowed(layer) ? windowed : input, cos_sin, pages, x, ctx);
     }
     FeedForward(layer, x, moe, ctx);
   }
-  ops::RmsNorm({.eps = spec_.rms_norm_eps}, x, weights_.final_norm(), out, ctx);
+  Norm(x, weights_.final_norm(), out, ctx);
   return out;
 }
 
@@ -61,7 +87,7 @@ void Decoder::Attend(int layer, const DecoderInput& input, ConstTensorView cos_s
   const int64_t tokens = x.dim(0);
   const int64_t q_width = int64_t{a.num_heads} * a.head_dim;
   const int64_t kv_width = int64_t{a.num_kv_heads} * a.head_dim;
-  const ops::RmsNormDesc norm{.eps = spec_.rms_norm_eps};
+  const ops::RmsNormDesc qk_norm{.eps = spec_.norm_eps};
   const ops::KvPages kv{.k = pages.Keys(layer), .v = pages.Values(layer)};
 
   const TensorView h = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
@@ -71,12 +97,18 @@ void Decoder::Attend(int layer, const DecoderInput& input, ConstTensorView cos_s
   const TensorView k = Heads(qkv, q_width, a.num_kv_heads, a.head_dim);
   const TensorView v = Heads(qkv, q_width + kv_width, a.num_kv_heads, a.head_dim);
 
-  ops::RmsNorm(norm, x, w.input_norm, h, ctx);
+  Norm(x, w.input_norm, h, ctx);
   ops::Gemm({}, h, w.qkv, w.qkv_bias, qkv, ctx);
   if (a.qk_norm == QkNorm::kPerHead) {
-    ops::RmsNorm(norm, q, w.q_norm, q, ctx);
-    ops::RmsNorm(norm, k, w.k_norm, k, ctx);
+    ops::RmsNorm(qk_norm, q, w.q_norm, q, ctx);
+    ops::RmsNorm(qk_norm, k, w.k_norm, k, ctx);
+  } else if (a.qk_norm == QkNorm::kFullWidth) {
+    const TensorView q_row = Heads(qkv, 0, 1, q_width);
+    const TensorView k_row = Heads(qkv, q_width, 1, kv_width);
+    ops::RmsNorm(qk_norm, q_row, w.q_norm, q_row, ctx);
+    ops::RmsNorm(qk_norm, k_row, w.k_norm, k_row, ctx);
   }
+  if (a.clip_qkv) ops::Clip(*a.clip_qkv, qkv, ctx);
   ops::Rope(a.rope.pairing, cos_sin, q, ctx);
   ops::Rope(a.rope.pairing, cos_sin, k, ctx);
   ops::KvWrite(k, v, input.kv_slots, kv, ctx);
@@ -99,7 +131,6 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
   const LatentWeights& w = weights_.layer(layer).latent;
   const int64_t tokens = x.dim(0);
   const int64_t values = int64_t{a.num_heads} * l.value_dim;
-  const ops::RmsNormDesc norm{.eps = spec_.rms_norm_eps};
   const ops::RmsNormDesc latent_norm{.eps = l.norm_eps};
   const auto allocate = [&](const Shape& shape) { return ctx.arena.Allocate(DType::kF32, shape); };
 
@@ -114,7 +145,7 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
   const TensorView c = Heads(kv, 0, 1, l.kv_rank);
   const TensorView k_rope = Heads(kv, l.kv_rank, 1, l.rope_dim);
 
-  ops::RmsNorm(norm, x, weights_.layer(layer).input_norm, h, ctx);
+  Norm(x, weights_.layer(layer).input_norm, h, ctx);
   if (l.q_rank == 0) {
     ops::Gemm({}, h, w.q, {}, q, ctx);
   } else {
@@ -146,7 +177,7 @@ void Decoder::FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpConte
   const LayerWeights& w = weights_.layer(layer);
   const int64_t tokens = x.dim(0);
   const TensorView h = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
-  ops::RmsNorm({.eps = spec_.rms_norm_eps}, x, w.post_attention_norm, h, ctx);
+  Norm(x, w.post_attention_norm, h, ctx);
   if (spec_.ffn[layer] == FfnKind::kMoe) {
     SLUICE_CHECK(moe != nullptr);
     MoeLayer(spec_.moe, layer, w.moe, h, x, *moe, ctx);

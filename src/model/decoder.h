@@ -40,6 +40,7 @@ class Decoder {
                     ops::OpContext& ctx) const;
 
  private:
+  void Norm(ConstTensorView x, ConstTensorView weight, TensorView out, ops::OpContext& ctx) const;
   void Attend(int layer, const DecoderInput& input, ConstTensorView cos_sin, const PagePool& pages,
               TensorView x, ops::OpContext& ctx) const;
   void AttendLatent(int layer, const DecoderInput& input, ConstTensorView cos_sin,

@@ -1,5 +1,6 @@
 #include "model/model_weights.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,24 +17,24 @@ const TensorRule& RequireRule(const ModelSpec& spec, TensorRole role) {
 }
 
 template <class T>
-void TransposeAs(ConstTensorView from, TensorView to) {
-  const int64_t rows = from.dim(0);
-  const int64_t columns = from.dim(1);
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* row = from.data<T>() + r * columns;
-    for (int64_t c = 0; c < columns; ++c) to.data<T>()[c * rows + r] = row[c];
+void TransposeAs(ConstTensorView from, int64_t first, TensorView to) {
+  for (int64_t r = 0; r < from.dim(0); ++r) {
+    const T* row = from.data<T>() + r * from.dim(1);
+    T* column = to.data<T>() + first + r;
+    for (int64_t c = 0; c < from.dim(1); ++c) column[c * to.dim(1)] = row[c];
   }
 }
 
-// [rows, columns] to [columns, rows], both contiguous and of one dtype.
-void Transpose(ConstTensorView from, TensorView to) {
+// Rows of `from` [rows, columns] to columns [first, first + rows) of `to` [columns, >= rows]; both
+// contiguous and of one dtype.
+void Transpose(ConstTensorView from, int64_t first, TensorView to) {
   switch (from.dtype()) {
     case DType::kF32:
-      return TransposeAs<float>(from, to);
+      return TransposeAs<float>(from, first, to);
     case DType::kBF16:
-      return TransposeAs<Bf16>(from, to);
+      return TransposeAs<Bf16>(from, first, to);
     case DType::kF16:
-      return TransposeAs<F16>(from, to);
+      return TransposeAs<F16>(from, first, to);
     default:
       SLUICE_CHECK(false);
   }
@@ -78,7 +79,7 @@ class ModelWeights::Builder {
     if (!job.transpose) return source.ReadRows(job.name, job.shape, job.first_row, job.target);
     const Tensor rows(job.target.dtype(), {job.target.dim(1), job.target.dim(0)});
     source.ReadRows(job.name, job.shape, job.first_row, rows.view());
-    Transpose(rows.view(), job.target);
+    Transpose(rows.view(), 0, job.target);
   }
 
   LayerWeights PlanLayer(int layer) {
@@ -88,7 +89,8 @@ class ModelWeights::Builder {
     if (spec_.attention.kind == AttentionKind::kLatent) {
       w.latent = PlanLatent(layer);
     } else {
-      w.qkv = Stacked({kQ, kK, kV}, layer, dtype_);
+      w.qkv = FindRule(spec_, kQkv) != nullptr ? Whole(kQkv, layer, dtype_)
+                                               : Stacked({kQ, kK, kV}, layer, dtype_);
       w.qkv_bias = Stacked({kQBias, kKBias, kVBias}, layer, DType::kF32);
       w.q_norm = Whole(kQNorm, layer, DType::kF32);
       w.k_norm = Whole(kKNorm, layer, DType::kF32);
@@ -190,12 +192,30 @@ CheckpointExperts::CheckpointExperts(const ModelSpec& spec, const WeightSource& 
       on_read_(std::move(on_read)),
       gate_(RequireRule(spec, TensorRole::kExpertGate)),
       up_(RequireRule(spec, TensorRole::kExpertUp)),
-      down_(RequireRule(spec, TensorRole::kExpertDown)) {}
+      down_(RequireRule(spec, TensorRole::kExpertDown)),
+      spec_(spec) {}
+
+void CheckpointExperts::ReadMatrix(const TensorRule& rule, int layer, int expert,
+                                   TensorView target) const {
+  const std::string name = TensorName(rule, layer, expert);
+  const Shape whole = TensorShape(spec_, rule);
+  const int64_t first = rule.stacked_experts ? expert * rule.shape[0] : 0;
+  if (!rule.transposed) return source_.ReadRows(name, whole, first, target);
+  // A strip of rows at a time, each of which becomes a column.
+  constexpr int64_t kStripRows = 32;
+  const Tensor strip(target.dtype(), {kStripRows, rule.shape[1]});
+  for (int64_t row = 0; row < rule.shape[0]; row += kStripRows) {
+    const int64_t end = std::min(row + kStripRows, rule.shape[0]);
+    const TensorView part = strip.view().Slice(0, end - row);
+    source_.ReadRows(name, whole, first + row, part);
+    Transpose(part, row, target);
+  }
+}
 
 void CheckpointExperts::Read(int layer, int expert, const ExpertSlotView& target) const {
-  source_.Read(TensorName(gate_, layer, expert), gate_.shape, target.gate);
-  source_.Read(TensorName(up_, layer, expert), up_.shape, target.up);
-  source_.Read(TensorName(down_, layer, expert), down_.shape, target.down);
+  ReadMatrix(gate_, layer, expert, target.gate);
+  ReadMatrix(up_, layer, expert, target.up);
+  ReadMatrix(down_, layer, expert, target.down);
   if (on_read_) on_read_(3 * target.gate.NumBytes());
 }
 

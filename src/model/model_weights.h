@@ -81,11 +81,14 @@ class CheckpointExperts : public ExpertSource {
   void Read(int layer, int expert, const ExpertSlotView& target) const override;
 
  private:
+  void ReadMatrix(const TensorRule& rule, int layer, int expert, TensorView target) const;
+
   const WeightSource& source_;
   const OnBytesRead on_read_;
   const TensorRule& gate_;
   const TensorRule& up_;
   const TensorRule& down_;
+  const ModelSpec& spec_;
 };
 
 // The layers of `spec` that have routed experts, ascending.

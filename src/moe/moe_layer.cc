@@ -30,6 +30,7 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
                              .num_groups = spec.num_groups,
                              .top_groups = spec.top_groups,
                              .renormalize_topk = spec.renormalize_topk,
+                             .topk_norm = spec.topk_norm,
                              .scale = spec.scale};
   ops::Gemm({}, x, weights.router, {}, logits, ctx);
   ops::Router(desc, logits, weights.router_bias, routing.weights, routing.ids, counts, ctx);

@@ -24,6 +24,17 @@ inline Bf16 ToBf16(float value) {
 // IEEE binary16 (exact, subnormals included).
 float ToFloat(F16 value);
 
+// e4m3 of the OCP 8-bit floating point specification, section 5.2: bias 7, subnormals, no infinity,
+// NaN where exponent and mantissa are all ones (exact).
+constexpr float ToFloat(F8E4M3 value) {
+  const float sign = (value.bits & 0x80u) != 0 ? -1.0f : 1.0f;
+  const uint32_t exponent = (value.bits >> 3) & 0xfu;
+  const uint32_t mantissa = value.bits & 0x7u;
+  if (exponent == 15 && mantissa == 7) return std::bit_cast<float>(0x7fc00000u);
+  if (exponent == 0) return sign * static_cast<float>(mantissa) * 0x1p-9f;
+  return sign * std::bit_cast<float>((exponent + 120) << 23 | mantissa << 20);
+}
+
 // Rounds to nearest, ties to even; past 65504 it becomes infinity.
 F16 ToF16(float value);
 

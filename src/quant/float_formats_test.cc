@@ -34,6 +34,21 @@ TEST(FloatFormats, EveryBf16RoundTrips) {
   }
 }
 
+TEST(FloatFormats, E4m3) {
+  const auto value = [](int bits) { return ToFloat(F8E4M3{static_cast<uint8_t>(bits)}); };
+  EXPECT_EQ(value(0x00), 0.0f);
+  EXPECT_TRUE(std::signbit(value(0x80)));
+  EXPECT_EQ(value(0x01), 0x1p-9f);  // least subnormal
+  EXPECT_EQ(value(0x07), 7 * 0x1p-9f);
+  EXPECT_EQ(value(0x08), 0x1p-6f);  // least normal
+  EXPECT_EQ(value(0x38), 1.0f);
+  EXPECT_EQ(value(0xbc), -1.5f);
+  EXPECT_EQ(value(0x7e), 448.0f);
+  EXPECT_TRUE(std::isnan(value(0x7f)));
+  EXPECT_TRUE(std::isnan(value(0xff)));
+  for (int bits = 1; bits <= 0x7e; ++bits) EXPECT_GT(value(bits), value(bits - 1)) << bits;
+}
+
 TEST(FloatFormats, RoundsHalfToEven) {
   EXPECT_EQ(ToBf16(std::bit_cast<float>(0x3f808000u)).bits, 0x3f80);  // tie, even below
   EXPECT_EQ(ToBf16(std::bit_cast<float>(0x3f818000u)).bits, 0x3f82);  // tie, even above

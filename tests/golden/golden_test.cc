@@ -31,7 +31,7 @@ namespace fs = std::filesystem;
 struct Model {
   explicit Model(const fs::path& dir)
       : spec(SpecFromConfig(HfConfig::FromFolder(dir))),
-        source(Checkpoint::Open(dir)),
+        source(Checkpoint::Open(dir), spec.block_scaled),
         golden(LoadGolden(dir / "golden.safetensors")) {
     CheckTensors(spec, source);
   }
@@ -234,9 +234,10 @@ TEST_P(GoldenTest, PreemptionAndChunkedPrefillDoNotChangeABit) {
   EXPECT_EQ(expected[0].tokens, model_.golden.greedy_ids);
   EXPECT_EQ(expected[0].logprobs.size(), size_t{kMaxLogprobs} * count);
 
-  // Seven pages of sixteen positions cannot hold five sequences of up to 64: some are thrown out
-  // and recomputed.
-  const auto tight = model_.MakeRunner({.num_pages = 7});
+  // Three pages of sixteen positions more than one sequence needs cannot hold all five: some are
+  // thrown out and recomputed.
+  const int pages = (model_.golden.length + count + 15) / 16 + 3;
+  const auto tight = model_.MakeRunner({.num_pages = pages});
   LoopRun run(*tight, MakeAutoregressive(), /*max_batched_tokens=*/13);
   EXPECT_EQ(run.Greedy(prompts, count), expected);
   EXPECT_GT(run.Stats().preemptions, 0u);
@@ -257,10 +258,16 @@ TEST_P(GoldenTest, NgramDraftsGiveTheSameTextInFewerSteps) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, GoldenTest,
-                         ::testing::Values("llama_dense", "qwen2_moe", "qwen2_moe_sharded_bf16_v4",
-                                           "qwen3_moe", "deepseek_v3", "deepseek_v3_plain_q",
-                                           "deepseek_v3_yarn", "deepseek_v3_yarn_halves",
-                                           "deepseek_v3_no_shared", "deepseek_v3_native_heads"),
+                         ::testing::Values("dbrx", "dbrx_no_norm", "dbrx_pnorm", "deepseek_v3",
+                                           "deepseek_v3_native_heads", "deepseek_v3_no_shared",
+                                           "deepseek_v3_plain_q", "deepseek_v3_yarn",
+                                           "deepseek_v3_yarn_halves", "llama_dense", "llama_linear",
+                                           "llama_llama3", "llama_partial", "mixtral",
+                                           "mixtral_window_yarn", "olmoe", "olmoe_clip", "qwen2",
+                                           "qwen2_moe", "qwen2_moe_sharded_bf16_v4",
+                                           "qwen2_moe_window", "qwen2_window_tied", "qwen3",
+                                           "qwen3_moe", "qwen3_moe_fp8", "qwen3_moe_fp8_odd",
+                                           "qwen3_moe_window", "qwen3_yarn_window"),
                          [](const auto& param) { return std::string(param.param); });
 
 }  // namespace

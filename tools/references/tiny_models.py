@@ -13,6 +13,8 @@ SMALL = {
     "max_position_embeddings": 256,
 }
 DENSE = SMALL | {"intermediate_size": 80, "num_key_value_heads": 2}
+# For families whose heads are hidden / heads wide.
+EVEN_HEADS = {"hidden_size": 64}
 MOE = SMALL | {
     "intermediate_size": 80,
     "num_key_value_heads": 2,
@@ -53,10 +55,11 @@ def yarn(**more):
 
 # name: (model class, config, how to make it)
 MODELS = {
-    "qwen2": ("Qwen2ForCausalLM", DENSE, {}),
+    "qwen2": ("Qwen2ForCausalLM", DENSE | EVEN_HEADS, {}),
     "qwen2_window_tied": (
         "Qwen2ForCausalLM",
         DENSE
+        | EVEN_HEADS
         | {
             "use_sliding_window": True,
             "sliding_window": 9,
@@ -140,6 +143,7 @@ MODELS = {
     "olmoe_clip": (
         "OlmoeForCausalLM",
         SMALL
+        | EVEN_HEADS
         | {
             "num_key_value_heads": 2,
             "intermediate_size": 24,
@@ -154,6 +158,7 @@ MODELS = {
     "qwen2_moe_window": (
         "Qwen2MoeForCausalLM",
         MOE
+        | EVEN_HEADS
         | {
             "num_hidden_layers": 4,
             "shared_expert_intermediate_size": 40,

@@ -136,8 +136,9 @@ float RouterSigmoid(float x) {
 }
 
 bool RouterSupports(const RouterDesc& desc) {
-  const bool plain = desc.num_experts >= 1 && desc.num_experts <= kMaxRouterExperts &&
-                     desc.top_k >= 1 && desc.top_k <= std::min(kMaxRouterTopK, desc.num_experts);
+  const bool plain = desc.topk_norm > 0.0f && desc.num_experts >= 1 &&
+                     desc.num_experts <= kMaxRouterExperts && desc.top_k >= 1 &&
+                     desc.top_k <= std::min(kMaxRouterTopK, desc.num_experts);
   if (!plain || (desc.num_groups == 1 && desc.top_groups == 1)) return plain;
   if (desc.score != RouterScore::kSigmoid || desc.num_groups < 1) return false;
   const int size = desc.num_experts / desc.num_groups;
@@ -178,6 +179,7 @@ void Router(const RouterDesc& desc, ConstTensorView logits, ConstTensorView bias
               .top_k = desc.top_k,
               .softmax = desc.score == RouterScore::kSoftmax,
               .renormalize_topk = desc.renormalize_topk,
+              .topk_norm = desc.topk_norm,
               .scale = desc.scale});
     }
   });

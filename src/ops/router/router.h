@@ -18,13 +18,14 @@ struct RouterDesc {
   // experts of the top_groups best groups are chosen from (arXiv:2412.19437, section 2.1.2).
   int num_groups = 1;
   int top_groups = 1;
-  bool renormalize_topk = true;  // divide the chosen scores by their sum
+  bool renormalize_topk = true;  // divide the chosen scores by their norm
+  float topk_norm = 1.0f;        // which one: the p-norm of this p, above 0; 1 is the sum
   float scale = 1.0f;            // multiplies the weights last
 };
 
-// Whether Router can run `desc`: 1 to 1024 experts, 1 <= top_k <= min(64, num_experts); several
-// groups only of sigmoid scores, equal in size, of two experts at least, and top_groups of them
-// hold top_k experts.
+// Whether Router can run `desc`: topk_norm above 0, 1 to 1024 experts, 1 <= top_k <= min(64,
+// num_experts); several groups only of sigmoid scores, equal in size, of two experts at least, and
+// top_groups of them hold top_k experts.
 bool RouterSupports(const RouterDesc& desc);
 
 // Chooses top_k experts for each token; the choice is the same on every tier and backend, and

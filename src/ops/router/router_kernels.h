@@ -22,6 +22,7 @@ struct RouterRowParams {
   int top_k;
   bool softmax;  // else sigmoid
   bool renormalize_topk;
+  float topk_norm;
   float scale;
 };
 

@@ -17,9 +17,10 @@ void RouterWeights(const RouterRowParams& params) {
   for (int j = 0; j < params.top_k; ++j) {
     const double logit = params.logits[params.ids[j]];
     scores[j] = params.softmax ? std::exp(logit - largest) / total : 1.0 / (1.0 + std::exp(-logit));
-    chosen += scores[j];
+    chosen += std::pow(scores[j], params.topk_norm);
   }
-  const double sum = params.softmax ? chosen : chosen + static_cast<double>(kSigmoidSumFloor);
+  const double norm = std::pow(chosen, 1.0 / params.topk_norm);
+  const double sum = params.softmax ? norm : norm + static_cast<double>(kSigmoidSumFloor);
   const double factor = (params.renormalize_topk ? 1.0 / sum : 1.0) * params.scale;
   for (int j = 0; j < params.top_k; ++j) params.weights[j] = static_cast<float>(scores[j] * factor);
 }

@@ -81,7 +81,9 @@ class RouterTest : public OpTest {
                                                  : 1.0 / (1.0 + std::exp(-logit));
     };
     double chosen = 0;
-    for (int j = 0; j < desc.top_k; ++j) chosen += score(order[j]);
+    const double p = desc.topk_norm;
+    for (int j = 0; j < desc.top_k; ++j) chosen += std::pow(score(order[j]), p);
+    chosen = std::pow(chosen, 1.0 / p);
     for (int j = 0; j < desc.top_k; ++j) {
       want.push_back(score(order[j]) / (desc.renormalize_topk ? chosen : 1.0) * desc.scale);
     }
@@ -114,6 +116,14 @@ struct Groups {
 constexpr Groups kGroups[] = {{8, 1, 1, 2},   {8, 4, 2, 4},    {16, 4, 2, 4},  {60, 5, 3, 6},
                               {64, 8, 4, 8},  {64, 32, 8, 16}, {128, 4, 4, 6}, {160, 8, 3, 6},
                               {256, 1, 1, 8}, {256, 8, 4, 8}};
+
+TEST_P(RouterTest, DividesByTheNormThatIsAsked) {
+  std::mt19937 random(8);
+  for (const float norm : {0.5f, 2.0f, 3.0f}) {
+    SCOPED_TRACE(norm);
+    Check({.num_experts = 16, .top_k = 4, .topk_norm = norm}, RandomTensor({7, 16}, random, 6.0f));
+  }
+}
 
 TEST_P(RouterTest, BiasAndGroupsDecideTheChoiceAndNotTheWeights) {
   std::mt19937 random(3);
