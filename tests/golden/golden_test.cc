@@ -239,7 +239,10 @@ TEST_P(GoldenTest, PreemptionAndChunkedPrefillDoNotChangeABit) {
   const int pages = (model_.golden.length + count + 15) / 16 + 3;
   const auto tight = model_.MakeRunner({.num_pages = pages});
   LoopRun run(*tight, MakeAutoregressive(), /*max_batched_tokens=*/13);
-  EXPECT_EQ(run.Greedy(prompts, count), expected);
+  // On a busy machine the first request may end before the last arrives; then once more.
+  for (int attempt = 0; attempt < 20 && run.Stats().preemptions == 0; ++attempt) {
+    EXPECT_EQ(run.Greedy(prompts, count), expected);
+  }
   EXPECT_GT(run.Stats().preemptions, 0u);
   EXPECT_EQ(run.Stats().pages_used, 0);
 }
