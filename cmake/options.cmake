@@ -9,6 +9,10 @@ target_compile_options(sluice_options INTERFACE
   -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=
   # a*b+c is fused only where a kernel says so: the order and rounding of sums is part of the contract.
   -ffp-contract=off)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # Warns of std::string's own operator+ (GCC bug 105651).
+  target_compile_options(sluice_options INTERFACE -Wno-restrict)
+endif()
 target_link_libraries(sluice_options INTERFACE Threads::Threads)
 
 if(SLUICE_SANITIZE)

@@ -44,14 +44,14 @@ void ValidateRope(const ModelSpec& spec) {
   RequirePositive(spec, "attention.rope.theta", rope.theta);
   RequirePositive(spec, "attention.rope.factor", rope.factor);
   RequirePositive(spec, "attention.rope.attention_factor", rope.attention_factor);
-  if (rope.scaling == ops::RopeScaling::kYarn || rope.scaling == ops::RopeScaling::kLlama3) {
+  if (rope.scaling == ops::RopeScaling::kYarn || rope.scaling == ops::RopeScaling::kWavelength) {
     RequireIn(spec, "attention.rope.original_positions", rope.original_positions, 1, kMaxDim);
   }
   if (rope.scaling == ops::RopeScaling::kYarn && rope.theta == 1.0) {
     Refuse(spec, "attention.rope.theta", "1",
            "another value with YaRN, which divides by ln(theta)");
   }
-  if (rope.scaling == ops::RopeScaling::kLlama3 &&
+  if (rope.scaling == ops::RopeScaling::kWavelength &&
       !(rope.high_freq_factor > rope.low_freq_factor)) {
     Refuse(spec, "attention.rope.high_freq_factor", std::to_string(rope.high_freq_factor),
            "above low_freq_factor, " + std::to_string(rope.low_freq_factor));

@@ -69,7 +69,7 @@ void ReadYarn(const HfConfig& config, const HfConfig& parameters, ModelSpec& spe
 
 void ReadLlama3(const HfConfig& config, const HfConfig& parameters, ModelSpec& spec) {
   ops::RopeDesc& rope = spec.attention.rope;
-  rope.scaling = ops::RopeScaling::kLlama3;
+  rope.scaling = ops::RopeScaling::kWavelength;
   rope.original_positions = OriginalPositions(config, parameters, spec.max_positions);
   rope.factor = Positive(parameters, "factor");
   rope.low_freq_factor = Positive(parameters, "low_freq_factor");

@@ -7,8 +7,8 @@
 
 namespace sluice {
 
-// A matrix of small floats with a scale for each block of rows and columns, as DeepSeek-V3
-// (arXiv:2412.19437, section 3.3) stores weights: element (i, j) stands for values[i, j] *
+// A matrix of small floats with a scale for each block of rows and columns, as
+// arXiv:2412.19437 (section 3.3) stores weights: element (i, j) stands for values[i, j] *
 // scales[i / block_rows, j / block_columns]. The matrix may end inside a block.
 struct BlockScaledFormat {
   DType dtype = DType::kF8E4M3;  // of the values

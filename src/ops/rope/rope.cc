@@ -41,7 +41,7 @@ void ScaleYarn(const RopeDesc& desc, std::vector<float>& frequencies) {
   }
 }
 
-void ScaleLlama3(const RopeDesc& desc, std::vector<float>& frequencies) {
+void ScaleByWavelength(const RopeDesc& desc, std::vector<float>& frequencies) {
   const double longest = desc.original_positions / desc.low_freq_factor;
   const double shortest = desc.original_positions / desc.high_freq_factor;
   for (float& frequency : frequencies) {
@@ -74,8 +74,8 @@ std::vector<float> RopeFrequencies(const RopeDesc& desc) {
     case RopeScaling::kYarn:
       ScaleYarn(desc, frequencies);
       break;
-    case RopeScaling::kLlama3:
-      ScaleLlama3(desc, frequencies);
+    case RopeScaling::kWavelength:
+      ScaleByWavelength(desc, frequencies);
       break;
   }
   return frequencies;

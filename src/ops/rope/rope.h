@@ -11,7 +11,7 @@ enum class RopeScaling {
   kNone,
   kLinear,  // every frequency divided by `factor` (arXiv:2306.15595)
   kYarn,    // slow frequencies divided, fast ones kept, a ramp between (arXiv:2309.00071)
-  kLlama3,  // the same by wavelength, with a smooth passage (arXiv:2407.21783, Llama 3.1)
+  kWavelength,  // the same by wavelength, with a smooth passage (arXiv:2407.21783)
 };
 
 // Which two dimensions of a head turn together.
@@ -28,13 +28,13 @@ struct RopeDesc {
   RopeScaling scaling = RopeScaling::kNone;
   double factor = 1.0;            // by which the context was stretched
   double attention_factor = 1.0;  // multiplies cosines and sines
-  int original_positions = 0;     // context before stretching; kYarn and kLlama3
+  int original_positions = 0;     // context before stretching; kYarn and kWavelength
   // kYarn: a frequency is kept that turns more than beta_fast times within the original context,
   // and divided when it turns less than beta_slow times.
   double beta_fast = 32.0;
   double beta_slow = 1.0;
   bool truncate = true;  // rounds the ramp's ends outwards to whole dimensions
-  // kLlama3: a wavelength is kept below original_positions / high_freq_factor and stretched past
+  // kWavelength: a wavelength is kept below original_positions / high_freq_factor and stretched past
   // original_positions / low_freq_factor.
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;

@@ -54,10 +54,10 @@ TEST(RopeFrequencies, YarnKeepsFastOnesAndDividesSlowOnes) {
   EXPECT_NEAR(ramp[23], plain[23] / 40.0, 1e-9);
 }
 
-TEST(RopeFrequencies, Llama3StretchesLongWavelengths) {
+TEST(RopeFrequencies, StretchesLongWavelengths) {
   RopeDesc desc{.theta = 5e5, .rotary_dim = 128};
   const std::vector<float> plain = RopeFrequencies(desc);
-  desc.scaling = RopeScaling::kLlama3;
+  desc.scaling = RopeScaling::kWavelength;
   desc.factor = 8.0;
   desc.original_positions = 8192;
   const std::vector<float> scaled = RopeFrequencies(desc);
