@@ -39,8 +39,8 @@ CASES = [
     ("check_paths", "a relative path", {"docs/a.md": "see src/base/ and ~/work/x and ./tmp/x\n"}, None),
     ("check_paths", "a machine path", {"docs/a.md": "see /home/someone/x\n"}, "docs/a.md:1: machine path"),
     ("check_paths", "a registry host", {"a.sh": "\npip -i https://pypi.org/simple\n"}, "a.sh:2: registry host"),
-    ("check_paths", "a large file", {"tests/big.bin": "x" * 2_000_001}, "tests/big.bin:1: 2000001 bytes"),
-    ("check_paths", "the embedded model", {"models/storyteller/m.bin": "x" * 2_000_001}, None),
+    ("check_paths", "a large file", {"tests/big.bin": "x" * 3_000_001}, "tests/big.bin:1: 3000001 bytes"),
+    ("check_paths", "the embedded model", {"models/storyteller/m.bin": "x" * 3_000_001}, None),
 ]
 
 

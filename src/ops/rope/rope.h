@@ -9,8 +9,8 @@ namespace sluice::ops {
 
 enum class RopeScaling {
   kNone,
-  kLinear,  // every frequency divided by `factor` (arXiv:2306.15595)
-  kYarn,    // slow frequencies divided, fast ones kept, a ramp between (arXiv:2309.00071)
+  kLinear,      // every frequency divided by `factor` (arXiv:2306.15595)
+  kYarn,        // slow frequencies divided, fast ones kept, a ramp between (arXiv:2309.00071)
   kWavelength,  // the same by wavelength, with a smooth passage (arXiv:2407.21783)
 };
 
@@ -34,8 +34,8 @@ struct RopeDesc {
   double beta_fast = 32.0;
   double beta_slow = 1.0;
   bool truncate = true;  // rounds the ramp's ends outwards to whole dimensions
-  // kWavelength: a wavelength is kept below original_positions / high_freq_factor and stretched past
-  // original_positions / low_freq_factor.
+  // kWavelength: a wavelength is kept below original_positions / high_freq_factor and stretched
+  // past original_positions / low_freq_factor.
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
 };
