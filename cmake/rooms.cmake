@@ -1,7 +1,9 @@
-# sluice_room(NAME SOURCES a.cc ... [DEPS room-or-library ...] [TESTS a_test.cc ...] [BENCHES a_bench.cc ...])
+# sluice_room(NAME SOURCES a.cc ... [CUDA_SOURCES a_cuda.cu ...] [DEPS room-or-library ...] [TESTS a_test.cc ...]
+#   [BENCHES a_bench.cc ...])
 #
 # Declares the room in the current folder as the static library sluice_NAME, its unit tests as one
-# executable NAME_test (run by ctest), and its benchmarks as NAME_bench. A DEPS entry that names a
+# executable NAME_test (run by ctest), and its benchmarks as NAME_bench. CUDA_SOURCES are left out of a build
+# without CUDA. A DEPS entry that names a
 # room means that room's library; anything else is passed to the linker as it is.
 include(GoogleTest)
 if(SLUICE_BUILD_TESTS)
@@ -12,7 +14,7 @@ if(SLUICE_BUILD_BENCHMARKS)
 endif()
 
 function(sluice_room name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;TESTS;BENCHES" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;CUDA_SOURCES;DEPS;TESTS;BENCHES" ${ARGN})
   set(libraries)
   foreach(dep IN LISTS ARG_DEPS)
     if(dep IN_LIST SLUICE_ROOMS)
@@ -22,6 +24,9 @@ function(sluice_room name)
     endif()
   endforeach()
 
+  if(SLUICE_CUDA_BUILT AND ARG_CUDA_SOURCES)
+    list(APPEND ARG_SOURCES ${ARG_CUDA_SOURCES})
+  endif()
   add_library(sluice_${name} STATIC ${ARG_SOURCES})
   target_include_directories(sluice_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
   target_link_libraries(sluice_${name} PUBLIC sluice_options ${libraries})

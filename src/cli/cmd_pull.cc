@@ -45,7 +45,7 @@ struct PullFlags {
 
 // HF_TOKEN, or the file where huggingface_hub's login leaves one.
 std::optional<std::string> TokenFromEnvironment() {
-  if (const auto token = Environment("HF_TOKEN")) return token;
+  if (auto token = Environment("HF_TOKEN")) return token;
   fs::path file;
   if (const auto path = Environment("HF_TOKEN_PATH")) {
     file = *path;

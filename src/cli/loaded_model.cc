@@ -110,10 +110,11 @@ class Steps {
   std::vector<std::string>* problems_;
 };
 
-// "fp8, blocks [128,128]" of config.json's quantization_config. Takes a copy: to describe a key is
+// "fp8, blocks [128,128]" of config.json's quantization_config. Asks a copy: to describe a key is
 // not to have read it, and a key that nobody reads is refused.
-std::string DescribeQuantization(HfConfig config) {
-  const std::optional<HfConfig> quantization = config.OptObject("quantization_config");
+std::string DescribeQuantization(const HfConfig& config) {
+  HfConfig copy = config;
+  const std::optional<HfConfig> quantization = copy.OptObject("quantization_config");
   if (!quantization) return "";
   std::string text = quantization->OptString("quant_method").value_or("method not named");
   if (quantization->Has("weight_block_size")) {

@@ -8,12 +8,20 @@
 
 namespace sluice {
 
-// Owned host memory, aligned for any vector load (64 bytes). Large buffers ask for huge pages.
-// Contents are undefined until written. Throws Error(kResourceExhausted) when there is no memory.
+// Whose memory a buffer is, and who can read it.
+enum class MemoryKind : uint8_t {
+  kHost,    // this process's; large buffers ask for huge pages
+  kPinned,  // this process's, locked: the current CUDA device reads it too, and copies run beside
+            // kernels
+  kCuda,    // of the current CUDA device (cuda_stream.h); the host must not touch it
+};
+
+// Owned memory, aligned for any vector load (64 bytes; 256 on a device). Contents are undefined
+// until written. Throws Error(kResourceExhausted) when there is no memory.
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes);
+  explicit Buffer(size_t bytes, MemoryKind kind = MemoryKind::kHost);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -22,18 +30,20 @@ class Buffer {
 
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
+  MemoryKind kind() const { return kind_; }
 
  private:
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  MemoryKind kind_ = MemoryKind::kHost;
 };
 
 // A buffer with a dtype and shape: for code that owns one tensor.
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(DType dtype, const Shape& shape)
-      : buffer_(static_cast<size_t>(shape.NumElements()) * SizeOf(dtype)),
+  Tensor(DType dtype, const Shape& shape, MemoryKind kind = MemoryKind::kHost)
+      : buffer_(static_cast<size_t>(shape.NumElements()) * SizeOf(dtype), kind),
         view_(buffer_.data(), dtype, shape) {}
 
   const TensorView& view() const { return view_; }
@@ -55,11 +65,11 @@ class Tensor {
 // allocates.
 class Arena {
  public:
-  Arena() = default;
+  explicit Arena(MemoryKind kind = MemoryKind::kHost) : kind_(kind) {}
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // An uninitialised tensor, aligned to 64 bytes, that lives until the enclosing Scope ends.
+  // An uninitialised tensor, aligned to 256 bytes, that lives until the enclosing Scope ends.
   TensorView Allocate(DType dtype, const Shape& shape);
 
   // Bytes held in blocks, used or not.
@@ -82,6 +92,7 @@ class Arena {
   };
 
  private:
+  MemoryKind kind_;
   std::vector<Buffer> blocks_;
   size_t block_ = 0;  // index of the block being filled
   size_t used_ = 0;   // bytes used of it

@@ -192,7 +192,7 @@ HttpHead HttpClient::Send(const HttpRequest& request, const OnHead& on_head,
     co_return co_await exchange.Run(stream, message, on_head, on_body);
   };
   asio::co_spawn(context, run, [&](std::exception_ptr error, HttpHead answer) {
-    failure = error;
+    failure = std::move(error);
     head = std::move(answer);
   });
   context.run();

@@ -30,6 +30,12 @@ void CheckTensor(std::string_view name, const ConstTensorView& view, DType dtype
   }
 }
 
+void CheckProductInput(std::string_view name, const ConstTensorView& view,
+                       std::initializer_list<int64_t> shape, const OpContext& context) {
+  const bool narrow = context.OnCuda() && IsFloatWeight(view.dtype());
+  CheckTensor(name, view, narrow ? view.dtype() : DType::kF32, shape);
+}
+
 void CheckWeights(std::string_view name, const ConstTensorView& view,
                   std::initializer_list<int64_t> shape) {
   const Shape expected(shape);

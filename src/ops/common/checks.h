@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "device/tensor.h"
+#include "ops/common/op_context.h"
 
 namespace sluice::ops {
 
@@ -12,6 +13,10 @@ namespace sluice::ops {
 // `view` has this dtype and shape, and its last dimension is dense (the others may be strided).
 void CheckTensor(std::string_view name, const ConstTensorView& view, DType dtype,
                  std::initializer_list<int64_t> shape);
+
+// As CheckTensor for what is an input of products: f32, and on CUDA bf16 or f16 as well.
+void CheckProductInput(std::string_view name, const ConstTensorView& view,
+                       std::initializer_list<int64_t> shape, const OpContext& context);
 
 // `view` is contiguous, of this shape, and f32, bf16 or f16.
 void CheckWeights(std::string_view name, const ConstTensorView& view,

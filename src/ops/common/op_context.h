@@ -3,6 +3,7 @@
 #include "base/machine.h"
 #include "base/thread_pool.h"
 #include "device/buffer.h"
+#include "device/cuda_stream.h"
 
 namespace sluice::ops {
 
@@ -10,17 +11,22 @@ namespace sluice::ops {
 // time per context; they spread their own work over `pool` and take scratch from `arena`, giving it
 // back before they return unless the op says that its results live there.
 //
-// With `reference` set, every op runs its plain maths in double precision on the calling thread.
+// With `cuda` set, every op queues kernels on that stream: all views are of memory that the device
+// reads, the arena's too, and results are there once the stream gets to them. Else, with
+// `reference` set, every op runs its plain maths in double precision on the calling thread.
 // Otherwise it runs the vectorised code of `tier`, which the machine must be able to run.
 //
-// Every op keeps to one rule about sums: the bits of an output row depend on that row's inputs, the
-// layer's shape and the tier; never on the other rows of the call, on the number of threads or on
-// how the work was cut.
+// Every op of the CPU keeps to one rule about sums: the bits of an output row depend on that row's
+// inputs, the layer's shape and the tier; never on the other rows of the call, on the number of
+// threads or on how the work was cut.
 struct OpContext {
   ThreadPool& pool;
   Arena& arena;
   CpuTier tier = CpuTier::kPortable;
   bool reference = false;
+  CudaStream* cuda = nullptr;
+
+  bool OnCuda() const { return kCudaBuilt && cuda != nullptr; }
 };
 
 }  // namespace sluice::ops

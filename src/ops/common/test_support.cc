@@ -3,19 +3,24 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "ops/common/load_float.h"
 
 namespace sluice::ops {
 namespace {
 
-constexpr int64_t kGuardElements = 64;
-constexpr int32_t kGuardValue = 0x5a5a5a5a;
+constexpr size_t kGuardBytes = 256;
+constexpr std::byte kGuardValue{0x5a};
+constexpr std::byte kAllBits{0xff};  // a NaN of every float format, -1 of every integer
+
+bool HasCuda() {
+  static const bool has = !CudaDevices().empty();
+  return has;
+}
 
 }  // namespace
 
-std::vector<Backend> Backends() {
+std::vector<Backend> CpuBackends() {
   std::vector<Backend> backends = {{"reference", CpuTier::kPortable, true}};
   for (const CpuTier tier : {CpuTier::kPortable, CpuTier::kAvx2, CpuTier::kAvx512}) {
     if (tier <= DetectCpuTier()) backends.push_back({CpuTierName(tier), tier, false});
@@ -23,40 +28,67 @@ std::vector<Backend> Backends() {
   return backends;
 }
 
+std::vector<Backend> Backends() {
+  std::vector<Backend> backends = CpuBackends();
+  if (HasCuda()) backends.push_back({"cuda", CpuTier::kPortable, false, true});
+  return backends;
+}
+
+OpRunner::OpRunner(const Backend& backend, int threads)
+    : pool_(threads),
+      arena_(backend.cuda ? MemoryKind::kCuda : MemoryKind::kHost),
+      context_{pool_, arena_, backend.tier, backend.reference} {
+  if (!backend.cuda) return;
+  stream_ = std::make_unique<CudaStream>();
+  stream_->SetBlocking(true);
+  context_.cuda = stream_.get();
+}
+
+Tensor HostTensor(DType dtype, const Shape& shape) {
+  return Tensor(dtype, shape, HasCuda() ? MemoryKind::kPinned : MemoryKind::kHost);
+}
+
 Guarded::Guarded(DType dtype, const Shape& shape)
-    : storage_(DType::kI32, {shape.NumElements() + 2 * kGuardElements}) {
-  SLUICE_CHECK_EQ(SizeOf(dtype), SizeOf(DType::kI32));
-  int32_t* all = storage_.data<int32_t>();
+    : storage_(HostTensor(DType::kU8, {static_cast<int64_t>(shape.NumElements() * SizeOf(dtype) +
+                                                            2 * kGuardBytes)})) {
+  auto* all = static_cast<std::byte*>(storage_.view().raw());
   std::fill(all, all + storage_.shape().NumElements(), kGuardValue);
-  view_ = TensorView(all + kGuardElements, dtype, shape);
-  if (dtype == DType::kF32) {
-    float* values = view_.data<float>();
-    std::fill(values, values + shape.NumElements(), std::numeric_limits<float>::quiet_NaN());
-  } else {
-    std::fill(all + kGuardElements, all + kGuardElements + shape.NumElements(), -1);
-  }
+  view_ = TensorView(all + kGuardBytes, dtype, shape);
+  std::fill(all + kGuardBytes, all + kGuardBytes + view_.NumBytes(), kAllBits);
 }
 
 void Guarded::ExpectGuardsIntact() const {
-  const int32_t* all = storage_.data<int32_t>();
-  const int64_t behind = kGuardElements + view_.NumElements();
-  for (int64_t i = 0; i < kGuardElements; ++i) {
-    ASSERT_EQ(all[i], kGuardValue) << "written " << kGuardElements - i << " before the output";
-    ASSERT_EQ(all[behind + i], kGuardValue) << "written " << i << " behind the output";
+  const auto* all = static_cast<const std::byte*>(storage_.view().raw());
+  const size_t behind = kGuardBytes + view_.NumBytes();
+  for (size_t i = 0; i < kGuardBytes; ++i) {
+    ASSERT_EQ(all[i], kGuardValue) << "written " << kGuardBytes - i << " bytes before the output";
+    ASSERT_EQ(all[behind + i], kGuardValue) << "written " << i << " bytes behind the output";
   }
 }
 
 Tensor RandomTensor(const Shape& shape, std::mt19937& random, float range) {
-  Tensor tensor(DType::kF32, shape);
+  Tensor tensor = HostTensor(DType::kF32, shape);
   std::uniform_real_distribution<float> values(-range, range);
   for (int64_t i = 0; i < shape.NumElements(); ++i) tensor.data<float>()[i] = values(random);
   return tensor;
 }
 
 Tensor Convert(const Tensor& values, DType dtype) {
-  Tensor converted(dtype, values.shape());
+  Tensor converted = HostTensor(dtype, values.shape());
   ConvertFloats(values, converted);
   return converted;
+}
+
+Tensor Download(ConstTensorView view, OpContext& context) {
+  SLUICE_CHECK(view.IsContiguous());
+  Tensor copy = HostTensor(view.dtype(), view.shape());
+  if (context.OnCuda()) {
+    context.cuda->Copy(copy.view().raw(), view.raw(), view.NumBytes());
+    context.cuda->Synchronize();
+  } else {
+    std::memcpy(copy.view().raw(), view.raw(), view.NumBytes());
+  }
+  return copy;
 }
 
 std::vector<double> ToDoubles(const Tensor& tensor) {
@@ -72,9 +104,9 @@ void ExpectClose(const Guarded& got, std::span<const double> want, std::span<con
   got.ExpectGuardsIntact();
   ASSERT_EQ(got.view().NumElements(), static_cast<int64_t>(want.size()));
   for (size_t i = 0; i < want.size(); ++i) {
-    const double error = std::abs(got.data<float>()[i] - want[i]);
-    ASSERT_LE(error, tolerance * scale[i])
-        << "element " << i << ": got " << got.data<float>()[i] << ", expected " << want[i];
+    const double value = LoadFloat(got.view().raw(), got.view().dtype(), static_cast<int64_t>(i));
+    ASSERT_LE(std::abs(value - want[i]), tolerance * scale[i])
+        << "element " << i << ": got " << value << ", expected " << want[i];
   }
 }
 

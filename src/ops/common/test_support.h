@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <span>
 #include <string>
@@ -13,31 +14,37 @@
 
 namespace sluice::ops {
 
-// One implementation of every op: the reference, or a tier that this machine runs.
+// One implementation of every op: the reference, a tier that this machine runs, or its CUDA device.
 struct Backend {
   std::string name;
   CpuTier tier;
   bool reference;
+  bool cuda = false;
 };
 
 // The reference and every tier up to the machine's own.
+std::vector<Backend> CpuBackends();
+
+// Those, and "cuda" where there is a device.
 std::vector<Backend> Backends();
 
-// A pool, an arena and a context for one backend.
+// A pool, an arena and a context for one backend. On CUDA every op has run when it returns, and
+// reads and writes the host's tensors of this file where they are: they are pinned.
 class OpRunner {
  public:
-  explicit OpRunner(const Backend& backend, int threads = 2)
-      : pool_(threads), context_{pool_, arena_, backend.tier, backend.reference} {}
+  explicit OpRunner(const Backend& backend, int threads = 2);
   OpContext& context() { return context_; }
   Arena& arena() { return arena_; }
 
  private:
+  std::unique_ptr<CudaStream> stream_;
   ThreadPool pool_;
   Arena arena_;
   OpContext context_;
 };
 
-// A fixture instantiated over Backends().
+// A fixture instantiated over Backends(), or over CpuBackends() where a test is of what the CPU
+// alone promises (a row's bits do not depend on its company).
 class OpTest : public ::testing::TestWithParam<Backend> {
  protected:
   OpRunner& runner() { return runner_; }
@@ -46,6 +53,9 @@ class OpTest : public ::testing::TestWithParam<Backend> {
  private:
   OpRunner runner_{GetParam()};
 };
+
+// A tensor that every backend of this machine can read and write.
+Tensor HostTensor(DType dtype, const Shape& shape);
 
 // An output tensor between guard zones, filled with NaN (or -1 for integers) until it is written.
 class Guarded {
@@ -71,6 +81,9 @@ Tensor RandomTensor(const Shape& shape, std::mt19937& random, float range = 1.0f
 // The same values in another float format.
 Tensor Convert(const Tensor& values, DType dtype);
 
+// A copy that the host can read, of a tensor that an op left in its context's arena.
+Tensor Download(ConstTensorView view, OpContext& context);
+
 // Every element as a double.
 std::vector<double> ToDoubles(const Tensor& tensor);
 
@@ -87,6 +100,10 @@ void ExpectRelative(const Guarded& got, std::span<const double> want, double tol
 void ExpectSameBits(const void* a, const void* b, int64_t count);
 
 }  // namespace sluice::ops
+
+#define SLUICE_INSTANTIATE_CPU_OP_TEST(Fixture)                                  \
+  INSTANTIATE_TEST_SUITE_P(Backend, Fixture, ::testing::ValuesIn(CpuBackends()), \
+                           [](const auto& test) { return test.param.name; })
 
 #define SLUICE_INSTANTIATE_OP_TEST(Fixture)                                   \
   INSTANTIATE_TEST_SUITE_P(Backend, Fixture, ::testing::ValuesIn(Backends()), \

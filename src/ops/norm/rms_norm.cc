@@ -21,14 +21,32 @@ void RmsNorm(const RmsNormDesc& desc, ConstTensorView x, ConstTensorView weight,
   CheckTensor("rms_norm weight", weight, DType::kF32, {width});
   if (grouped) {
     CheckTensor("rms_norm x", x, DType::kF32, {x.dim(0), x.dim(1), width});
-    CheckTensor("rms_norm out", out, DType::kF32, {x.dim(0), x.dim(1), width});
+    CheckProductInput("rms_norm out", out, {x.dim(0), x.dim(1), width}, context);
   } else {
     CheckTensor("rms_norm x", x, DType::kF32, {x.dim(0), width});
-    CheckTensor("rms_norm out", out, DType::kF32, {x.dim(0), width});
+    CheckProductInput("rms_norm out", out, {x.dim(0), width}, context);
   }
   // Indices of the first dimension are spread over threads; each stands for `inner` rows.
   const int64_t inner = grouped ? x.dim(1) : 1;
   const int row_dim = grouped ? 1 : 0;
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::RmsNorm({.x = x.data<float>(),
+                     .x_token_stride = x.stride(0),
+                     .x_stride = x.stride(row_dim),
+                     .weight = weight.data<float>(),
+                     .out = out.raw(),
+                     .out_dtype = out.dtype(),
+                     .out_token_stride = out.stride(0),
+                     .out_stride = out.stride(row_dim),
+                     .tokens = x.dim(0),
+                     .rows = inner,
+                     .width = width,
+                     .eps = desc.eps},
+                    *context.cuda);
+      return;
+    }
+  }
   const auto kernel =
       context.reference ? &reference::RmsNormRows : SLUICE_TIER_FUNCTION(context.tier, RmsNormRows);
   const auto body = [&](int64_t begin, int64_t end, int) {

@@ -14,7 +14,8 @@ struct RmsNormDesc {
 void RmsNorm(const RmsNormDesc& desc,
              ConstTensorView x,       // [rows, H] or [T, rows, H] f32, outer strides free
              ConstTensorView weight,  // [H] f32
-             TensorView out,          // as x, with strides of its own; may alias x
+             TensorView out,          // as x, with strides of its own; may alias x; on CUDA also
+                                      // bf16 or f16, the input of a product
              OpContext& context);
 
 }  // namespace sluice::ops

@@ -1,0 +1,63 @@
+// The CUDA declarations in a build without CUDA: there is no device, and asking for one is refused.
+#include "base/error.h"
+#include "device/cuda_stream.h"
+
+namespace sluice {
+namespace {
+
+[[noreturn]] void Refuse() {
+  throw Error(ErrorCode::kUnsupported,
+              "this build of sluice has no CUDA backend: build it with `make cuda`, or run with "
+              "--device cpu");
+}
+
+}  // namespace
+
+std::byte* AllocateCudaMemory(size_t /*bytes*/, MemoryKind /*kind*/) {
+  Refuse();
+}
+void FreeCudaMemory(std::byte* /*data*/, MemoryKind /*kind*/) noexcept {}
+
+std::vector<CudaDeviceInfo> CudaDevices() {
+  return {};
+}
+CudaDeviceInfo FindCudaDevice(int /*ordinal*/) {
+  Refuse();
+}
+uint64_t CudaFreeBytes() {
+  Refuse();
+}
+
+CudaStream::CudaStream(int /*ordinal*/) {
+  Refuse();
+}
+CudaStream::~CudaStream() = default;
+void CudaStream::Copy(void* /*target*/, const void* /*source*/, size_t /*bytes*/) {
+  Refuse();
+}
+void CudaStream::Fill(void* /*target*/, uint8_t /*value*/, size_t /*bytes*/) {
+  Refuse();
+}
+void CudaStream::Synchronize() {
+  Refuse();
+}
+
+CudaEvent::CudaEvent() {
+  Refuse();
+}
+CudaEvent::~CudaEvent() = default;
+CudaEvent::CudaEvent(CudaEvent&& /*other*/) noexcept {}
+CudaEvent& CudaEvent::operator=(CudaEvent&& /*other*/) noexcept {
+  return *this;
+}
+void CudaEvent::Record(const CudaStream& /*stream*/) {
+  Refuse();
+}
+void CudaEvent::Synchronize() const {
+  Refuse();
+}
+double CudaEvent::SecondsSince(const CudaEvent& /*earlier*/) const {
+  Refuse();
+}
+
+}  // namespace sluice

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "device/cuda_memory.h"
+
+struct CUstream_st;
+struct CUevent_st;
+
+namespace sluice {
+
+// A CUDA device as kernels choose their configurations by it.
+struct CudaDeviceInfo {
+  int ordinal = 0;
+  std::string name;
+  int compute_major = 0;
+  int compute_minor = 0;
+  int multiprocessors = 0;
+  int shared_bytes_per_block = 0;  // the most that a block can ask for
+  int l2_bytes = 0;
+  uint64_t total_bytes = 0;
+};
+
+// The devices that the driver shows; empty without a driver, and in a build without CUDA.
+std::vector<CudaDeviceInfo> CudaDevices();
+
+// A device that kernels here can run on: the one of this ordinal. Throws Error(kUnsupported) when
+// there is none, the driver is too old for this build, or the device is below compute
+// capability 8.0, and says which.
+CudaDeviceInfo FindCudaDevice(int ordinal);
+
+// Bytes of the current device that nobody holds.
+uint64_t CudaFreeBytes();
+
+// An ordered queue of kernels and copies on one device. Making one makes its device the thread's
+// current one. Used by one thread.
+class CudaStream {
+ public:
+  explicit CudaStream(int ordinal = 0);
+  ~CudaStream();
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+
+  CUstream_st* handle() const { return handle_; }
+  const CudaDeviceInfo& device() const { return device_; }
+
+  // With `blocking`, every launch waits for its kernel, so that an error names the kernel that made
+  // it: for tests and for finding faults.
+  void SetBlocking(bool blocking) { blocking_ = blocking; }
+  bool blocking() const { return blocking_; }
+
+  // Queues a copy between any two kinds of memory. Host memory that is not pinned is read before
+  // the call returns, and written by the time it does.
+  void Copy(void* target, const void* source, size_t bytes);
+  // Queues setting each byte to `value`.
+  void Fill(void* target, uint8_t value, size_t bytes);
+
+  // Waits until everything queued is done. Throws Error(kInternal) for what failed.
+  void Synchronize();
+
+ private:
+  CudaDeviceInfo device_;
+  CUstream_st* handle_ = nullptr;
+  bool blocking_ = false;
+};
+
+// A point in a stream's queue. Move-only.
+class CudaEvent {
+ public:
+  CudaEvent();
+  ~CudaEvent();
+  CudaEvent(CudaEvent&& other) noexcept;
+  CudaEvent& operator=(CudaEvent&& other) noexcept;
+
+  void Record(const CudaStream& stream);
+  void Synchronize() const;
+  // Time on the device between two events that were both reached, in seconds.
+  double SecondsSince(const CudaEvent& earlier) const;
+
+ private:
+  CUevent_st* handle_ = nullptr;
+};
+
+}  // namespace sluice
