@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <boost/json/object.hpp>
 #include <boost/json/parse.hpp>
@@ -24,6 +25,7 @@ static_assert(std::endian::native == std::endian::little);
 constexpr char kMagic[8] = {'S', 'L', 'U', 'I', 'C', 'E', 'R', 'T'};
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kMaxHeaderBytes = 1 << 20;
+constexpr size_t kBlockBytes = 1 << 20;  // read at once: a page-cache copy, few system calls
 constexpr size_t kPrefixBytes = sizeof(kMagic) + 2 * sizeof(uint32_t);
 
 size_t RecordBytes(int top_k) {
@@ -36,34 +38,9 @@ void Put(std::string& out, const T* values, size_t count) {
 }
 
 template <class T>
-void Take(const char*& in, T* values, size_t count) {
+void Get(const char*& in, T* values, size_t count) {
   std::memcpy(values, in, count * sizeof(T));
   in += count * sizeof(T);
-}
-
-std::string HeaderJson(const RouterTraceHeader& header) {
-  json::object object;
-  object["model"] = header.model;
-  object["layers"] = header.num_layers;
-  object["experts"] = header.num_experts;
-  object["top_k"] = header.top_k;
-  object["seed"] = header.seed;
-  object["source"] = header.source;
-  return json::serialize(object);
-}
-
-// Throws what Boost.JSON throws for a missing key or another type.
-RouterTraceHeader ParseHeaderJson(std::string_view text) {
-  const json::value root = json::parse({text.data(), text.size()});
-  const json::object& object = root.as_object();
-  RouterTraceHeader header;
-  header.model = object.at("model").as_string().c_str();
-  header.num_layers = object.at("layers").to_number<int>();
-  header.num_experts = object.at("experts").to_number<int>();
-  header.top_k = object.at("top_k").to_number<int>();
-  header.seed = object.at("seed").to_number<uint64_t>();
-  header.source = object.at("source").as_string().c_str();
-  return header;
 }
 
 [[noreturn]] void FailDamaged(const std::string& name, const std::string& what) {
@@ -85,6 +62,33 @@ void CheckTraceHeader(const RouterTraceHeader& header) {
                   std::to_string(header.num_experts) + ", top_k " + std::to_string(header.top_k));
 }
 
+std::string TraceHeaderJson(const RouterTraceHeader& header) {
+  return json::serialize(json::object{{"model", header.model},
+                                      {"layers", header.num_layers},
+                                      {"experts", header.num_experts},
+                                      {"top_k", header.top_k},
+                                      {"seed", header.seed},
+                                      {"source", header.source}});
+}
+
+RouterTraceHeader ParseTraceHeader(std::string_view text) {
+  RouterTraceHeader header;
+  try {
+    const json::value root = json::parse({text.data(), text.size()});
+    const json::object& object = root.as_object();
+    header.model = object.at("model").as_string().c_str();
+    header.num_layers = object.at("layers").to_number<int>();
+    header.num_experts = object.at("experts").to_number<int>();
+    header.top_k = object.at("top_k").to_number<int>();
+    header.seed = object.at("seed").to_number<uint64_t>();
+    header.source = object.at("source").as_string().c_str();
+  } catch (const std::exception& error) {  // of Boost.JSON: a missing key or another type
+    throw Error(ErrorCode::kInvalidArgument, std::string("not a trace's header: ") + error.what());
+  }
+  CheckTraceHeader(header);
+  return header;
+}
+
 RouterTraceWriter::RouterTraceWriter(const std::filesystem::path& path,
                                      const RouterTraceHeader& header)
     : path_(path), temporary_(path), header_(header) {
@@ -95,7 +99,7 @@ RouterTraceWriter::RouterTraceWriter(const std::filesystem::path& path,
     throw Error(ErrorCode::kInvalidArgument,
                 path.string() + ": cannot be written; is its folder there and writable?");
   }
-  const std::string text = HeaderJson(header);
+  const std::string text = TraceHeaderJson(header);
   const uint32_t sizes[2] = {kVersion, static_cast<uint32_t>(text.size())};
   std::string prefix(kMagic, sizeof(kMagic));
   Put(prefix, sizes, 2);
@@ -154,11 +158,12 @@ RouterTraceReader::RouterTraceReader(const std::filesystem::path& path) : name_(
   file_.seekg(0, std::ios::end);
   const uint64_t bytes = static_cast<uint64_t>(file_.tellg()) - begin;
   file_.seekg(static_cast<std::streamoff>(begin));
-  buffer_.resize(RecordBytes(header_.top_k));
-  if (bytes % buffer_.size() != 0) {
-    FailDamaged(name_, "ends within a record of " + std::to_string(buffer_.size()) + " bytes");
+  record_bytes_ = RecordBytes(header_.top_k);
+  if (bytes % record_bytes_ != 0) {
+    FailDamaged(name_, "ends within a record of " + std::to_string(record_bytes_) + " bytes");
   }
-  num_records_ = bytes / buffer_.size();
+  num_records_ = bytes / record_bytes_;
+  block_.resize(std::min<uint64_t>(kBlockBytes / record_bytes_, num_records_) * record_bytes_);
 }
 
 void RouterTraceReader::ReadHeader() {
@@ -179,41 +184,86 @@ void RouterTraceReader::ReadHeader() {
   file_.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (!file_) FailDamaged(name_, "ends within its header");
   try {
-    header_ = ParseHeaderJson(text);
-    CheckTraceHeader(header_);
-  } catch (const std::exception& error) {
+    header_ = ParseTraceHeader(text);
+  } catch (const Error& error) {
     FailDamaged(name_, std::string("has a header that cannot be read (") + error.what() + ")");
   }
 }
 
-bool RouterTraceReader::Next(RouterRecord& record) {
+bool RouterTraceReader::Fill() {
+  if (at_ < end_) return true;
   if (next_ == num_records_) return false;
-  file_.read(buffer_.data(), static_cast<std::streamsize>(buffer_.size()));
+  const uint64_t records = std::min<uint64_t>(block_.size() / record_bytes_, num_records_ - next_);
+  at_ = 0;
+  end_ = static_cast<size_t>(records) * record_bytes_;
+  file_.read(block_.data(), static_cast<std::streamsize>(end_));
   if (!file_) FailDamaged(name_, "became shorter while it was read");
+  return true;
+}
+
+RouterTraceReader::Fields RouterTraceReader::Take(uint16_t* experts, float* weights) const {
   const size_t top_k = static_cast<size_t>(header_.top_k);
-  record.experts.resize(top_k);
-  record.weights.resize(top_k);
-  const char* in = buffer_.data();
-  Take(in, &record.step, 1);
-  Take(in, &record.sequence, 1);
-  Take(in, &record.position, 1);
-  Take(in, &record.layer, 1);
-  Take(in, record.experts.data(), top_k);
-  Take(in, record.weights.data(), top_k);
-  const std::string where = "record " + std::to_string(next_);
-  if (record.layer < 0 || record.layer >= header_.num_layers || record.position < 0) {
-    FailDamaged(name_, where + " names layer " + std::to_string(record.layer) + " and position " +
-                           std::to_string(record.position) + " of " +
+  const char* in = block_.data() + at_;
+  Fields fields;
+  Get(in, &fields.step, 1);
+  Get(in, &fields.sequence, 1);
+  Get(in, &fields.position, 1);
+  Get(in, &fields.layer, 1);
+  Get(in, experts, top_k);
+  Get(in, weights, top_k);
+  if (fields.layer < 0 || fields.layer >= header_.num_layers || fields.position < 0) {
+    FailDamaged(name_, "record " + std::to_string(next_) + " names layer " +
+                           std::to_string(fields.layer) + " and position " +
+                           std::to_string(fields.position) + " of " +
                            std::to_string(header_.num_layers) + " layers");
   }
-  for (const uint16_t expert : record.experts) {
-    if (expert >= header_.num_experts) {
-      FailDamaged(name_, where + " names expert " + std::to_string(expert) + " of " +
-                             std::to_string(header_.num_experts));
-    }
+  const uint16_t highest = *std::max_element(experts, experts + top_k);
+  if (highest >= header_.num_experts) {
+    FailDamaged(name_, "record " + std::to_string(next_) + " names expert " +
+                           std::to_string(highest) + " of " + std::to_string(header_.num_experts));
   }
+  return fields;
+}
+
+bool RouterTraceReader::Next(RouterRecord& record) {
+  if (!Fill()) return false;
+  record.experts.resize(static_cast<size_t>(header_.top_k));
+  record.weights.resize(static_cast<size_t>(header_.top_k));
+  const Fields fields = Take(record.experts.data(), record.weights.data());
+  record.step = fields.step;
+  record.sequence = fields.sequence;
+  record.position = fields.position;
+  record.layer = fields.layer;
+  at_ += record_bytes_;
   ++next_;
   return true;
+}
+
+bool RouterTraceReader::NextBatch(RouterBatch& batch) {
+  const size_t top_k = static_cast<size_t>(header_.top_k);
+  batch.sequences.clear();
+  batch.positions.clear();
+  batch.experts.clear();
+  batch.weights.clear();
+  while (batch.size() < kMaxBatchTokens && Fill()) {
+    const size_t begin = batch.experts.size();
+    batch.experts.resize(begin + top_k);
+    batch.weights.resize(begin + top_k);
+    const Fields fields = Take(batch.experts.data() + begin, batch.weights.data() + begin);
+    if (batch.size() == 0) {
+      batch.step = fields.step;
+      batch.layer = fields.layer;
+    } else if (fields.step != batch.step || fields.layer != batch.layer) {
+      batch.experts.resize(begin);
+      batch.weights.resize(begin);
+      break;
+    }
+    batch.sequences.push_back(fields.sequence);
+    batch.positions.push_back(fields.position);
+    at_ += record_bytes_;
+    ++next_;
+  }
+  return batch.size() > 0;
 }
 
 }  // namespace sluice

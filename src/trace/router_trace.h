@@ -6,6 +6,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace sluice {
@@ -24,6 +25,11 @@ struct RouterTraceHeader {
 // experts, top_k at most 64 and at most the experts.
 void CheckTraceHeader(const RouterTraceHeader& header);
 
+// The header as the files carry it, one line of JSON; ParseTraceHeader reads it back and throws
+// Error(kInvalidArgument) for a text that is not one and for counts that a trace cannot hold.
+std::string TraceHeaderJson(const RouterTraceHeader& header);
+RouterTraceHeader ParseTraceHeader(std::string_view text);
+
 // The experts of one token in one layer.
 struct RouterRecord {
   uint64_t step = 0;
@@ -32,6 +38,18 @@ struct RouterRecord {
   int32_t layer = 0;
   std::vector<uint16_t> experts;  // [top_k], highest weight first
   std::vector<float> weights;     // [top_k]
+};
+
+// The experts of tokens that went through one layer in one step.
+struct RouterBatch {
+  uint64_t step = 0;
+  int layer = 0;
+  std::vector<uint64_t> sequences;  // [tokens]
+  std::vector<int32_t> positions;   // [tokens]
+  std::vector<uint16_t> experts;    // [tokens, top_k]
+  std::vector<float> weights;       // [tokens, top_k]
+
+  size_t size() const { return sequences.size(); }
 };
 
 // A router trace on disk, little-endian:
@@ -68,8 +86,8 @@ class RouterTraceWriter {
   bool closed_ = false;
 };
 
-// Reads a trace record by record in bounded memory. Throws Error: kNotFound, or kDataLoss for a
-// file that is foreign, truncated or holds ids out of range.
+// Reads a trace from its beginning to its end in bounded memory. Throws Error: kNotFound, or
+// kDataLoss for a file that is foreign, truncated or holds ids out of range.
 class RouterTraceReader {
  public:
   explicit RouterTraceReader(const std::filesystem::path& path);
@@ -80,15 +98,34 @@ class RouterTraceReader {
   // Reads the next record into `record`; false at the end.
   bool Next(RouterRecord& record);
 
+  // Reads the run of records from here on that share step and layer, at most kMaxBatchTokens of
+  // them: a longer run comes as several batches. False at the end.
+  bool NextBatch(RouterBatch& batch);
+  static constexpr size_t kMaxBatchTokens = 65536;
+
  private:
+  // A record's fields; experts and weights lie behind them, unaligned.
+  struct Fields {
+    uint64_t step;
+    uint64_t sequence;
+    int32_t position;
+    int32_t layer;
+  };
   void ReadHeader();
+  // Makes the next record the one at `at_`; false at the end.
+  bool Fill();
+  // The fields of the record at `at_`, checked; its experts are copied to `experts`.
+  Fields Take(uint16_t* experts, float* weights) const;
 
   std::string name_;
   std::ifstream file_;
   RouterTraceHeader header_;
   uint64_t num_records_ = 0;
   uint64_t next_ = 0;
-  std::vector<char> buffer_;  // one record
+  size_t record_bytes_ = 0;
+  std::vector<char> block_;  // whole records
+  size_t at_ = 0;            // of the next record in block_
+  size_t end_ = 0;           // bytes of block_ that were read
 };
 
 }  // namespace sluice

@@ -89,6 +89,46 @@ TEST_F(RouterTrace, ReadsBackWhatWasWritten) {
   EXPECT_FALSE(reader.Next(record));
 }
 
+TEST_F(RouterTrace, BatchesShareStepAndLayer) {
+  constexpr int kRecords = 200000;  // several blocks, and one run longer than a batch may be
+  const auto step_of = [](int i) {
+    return i < 100000 ? uint64_t{1} : 2 + static_cast<uint64_t>(i) / 7;
+  };
+  {
+    RouterTraceWriter writer(path_, kHeader);
+    std::vector<RouterRecord> records;
+    for (int i = 0; i < kRecords; ++i) {
+      records.push_back({.step = step_of(i),
+                         .sequence = static_cast<uint64_t>(i),
+                         .position = i,
+                         .layer = 1,
+                         .experts = {1, 2, static_cast<uint16_t>(i % 300)},
+                         .weights = {0.0f, 1.0f, static_cast<float>(i)}});
+    }
+    writer.Append(records);
+    writer.Close();
+  }
+  RouterTraceReader reader(path_);
+  RouterBatch batch;
+  int seen = 0;
+  while (reader.NextBatch(batch)) {
+    ASSERT_EQ(batch.layer, 1);
+    ASSERT_EQ(batch.experts.size(), batch.size() * kTopK);
+    const bool is_full = batch.size() == RouterTraceReader::kMaxBatchTokens;
+    for (size_t t = 0; t < batch.size(); ++t, ++seen) {
+      ASSERT_EQ(batch.step, step_of(seen));
+      ASSERT_EQ(batch.sequences[t], static_cast<uint64_t>(seen));
+      ASSERT_EQ(batch.positions[t], seen);
+      ASSERT_EQ(batch.experts[t * kTopK + 2], seen % 300);
+      ASSERT_EQ(batch.weights[t * kTopK + 2], static_cast<float>(seen));
+    }
+    if (seen < kRecords && !is_full) {
+      ASSERT_NE(step_of(seen), batch.step);
+    }
+  }
+  EXPECT_EQ(seen, kRecords);
+}
+
 TEST_F(RouterTrace, AppearsWholeOrNotAtAll) {
   {
     RouterTraceWriter writer(path_, kHeader);

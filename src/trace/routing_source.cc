@@ -11,7 +11,6 @@
 #include "base/error.h"
 
 namespace sluice {
-namespace {
 
 // splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators"): seeded with a
 // token's place, it gives that token's draws.
@@ -36,6 +35,8 @@ class TokenRandom {
   uint64_t state_;
 };
 
+namespace {
+
 const char* KindName(SyntheticKind kind) {
   switch (kind) {
     case SyntheticKind::kUniform:
@@ -44,6 +45,10 @@ const char* KindName(SyntheticKind kind) {
       return "zipf";
     case SyntheticKind::kSkewed:
       return "skewed";
+    case SyntheticKind::kMarkov:
+      return "markov";
+    case SyntheticKind::kDrifting:
+      return "drifting";
   }
   return "unknown";
 }
@@ -67,10 +72,12 @@ void DrawDistinct(TokenRandom& random, int count, std::span<int32_t> experts) {
 }
 
 [[noreturn]] void FailParse(std::string_view text) {
-  throw Error(ErrorCode::kInvalidArgument,
-              "routing source \"" + std::string(text) +
-                  "\" is not one of model, replay:FILE, uniform[:SEED], zipf:EXPONENT[:SEED] with "
-                  "EXPONENT above 0, skewed:FRACTION[:SEED] with FRACTION in [0, 1]");
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      "routing source \"" + std::string(text) +
+          "\" is not one of model, replay:FILE, uniform[:SEED], zipf:EXPONENT[:SEED] with "
+          "EXPONENT above 0, skewed:FRACTION[:SEED] with FRACTION in [0, 1], markov:P[:SEED] with "
+          "P in [0, 1], drifting:POSITIONS[:SEED] with POSITIONS 1 or more");
 }
 
 template <class T>
@@ -90,27 +97,17 @@ std::string_view TakeField(std::string_view& rest) {
   return field;
 }
 
-SyntheticDesc ParseSynthetic(std::string_view text) {
-  SyntheticDesc desc;
-  std::string_view rest = text;
-  const std::string_view kind = TakeField(rest);
-  if (kind == "zipf" || kind == "skewed") {
-    desc.kind = kind == "zipf" ? SyntheticKind::kZipf : SyntheticKind::kSkewed;
-    const std::optional<double> parameter = ParseNumber<double>(TakeField(rest));
-    const double highest = kind == "zipf" ? 100.0 : 1.0;
-    const bool in_range = parameter && *parameter >= 0.0 && *parameter <= highest;
-    if (!in_range || (kind == "zipf" && *parameter == 0.0)) FailParse(text);
-    desc.parameter = *parameter;
-  } else if (kind != "uniform") {
-    FailParse(text);
-  }
-  if (text.back() == ':') FailParse(text);
-  if (rest.empty()) return desc;
-  const std::optional<uint64_t> seed = ParseNumber<uint64_t>(rest);
-  if (!seed) FailParse(text);
-  desc.seed = *seed;
-  return desc;
-}
+// What a kind's parameter may be.
+struct ParameterRange {
+  SyntheticKind kind;
+  double lowest;
+  double highest;
+  bool whole;
+};
+constexpr ParameterRange kParameters[] = {{SyntheticKind::kZipf, 1e-9, 100.0, false},
+                                          {SyntheticKind::kSkewed, 0.0, 1.0, false},
+                                          {SyntheticKind::kMarkov, 0.0, 1.0, false},
+                                          {SyntheticKind::kDrifting, 1.0, 1e9, true}};
 
 void CheckRecordedWith(const RouterTraceHeader& header, const RoutedModel& model,
                        const std::string& file) {
@@ -168,10 +165,12 @@ void ReplayRouting::Apply(int layer, std::span<const RoutingKey> tokens, TensorV
 SyntheticRouting::SyntheticRouting(const SyntheticDesc& desc, int num_experts)
     : desc_(desc), num_experts_(num_experts) {
   SLUICE_CHECK_GE(num_experts, 1);
-  if (desc.kind != SyntheticKind::kZipf) return;
+  double sum = 0.0;
   for (int rank = 0; rank < num_experts; ++rank) {
     popularity_.push_back(std::pow(rank + 1.0, -desc.parameter));
+    cumulative_.push_back(sum += 1.0 / (rank + 1.0));
   }
+  for (double& share : cumulative_) share /= sum;
 }
 
 std::string SyntheticRouting::Name() const {
@@ -200,23 +199,78 @@ void SyntheticRouting::Apply(int layer, std::span<const RoutingKey> tokens, Tens
 void SyntheticRouting::Draw(int layer, const RoutingKey& key, std::span<int32_t> experts) {
   TokenRandom random(desc_.seed, static_cast<uint64_t>(layer), key.sequence,
                      static_cast<uint64_t>(key.position));
-  if (desc_.kind == SyntheticKind::kZipf) {
-    // The largest of log(u) / p draw without replacement by popularity p (Efraimidis and Spirakis:
-    // "Weighted random sampling with a reservoir").
-    keys_.clear();
-    for (int rank = 0; rank < num_experts_; ++rank) {
-      keys_.emplace_back(std::log(random.Uniform()) / popularity_[rank], rank);
+  switch (desc_.kind) {
+    case SyntheticKind::kUniform:
+      DrawDistinct(random, num_experts_, experts);
+      break;
+    case SyntheticKind::kZipf:
+      DrawZipf(random, experts);
+      break;
+    case SyntheticKind::kSkewed: {
+      const int hot = std::max(static_cast<int>(experts.size()), num_experts_ / 16);
+      const bool is_hot = random.Uniform() < desc_.parameter;
+      DrawDistinct(random, is_hot ? hot : num_experts_, experts);
+      break;
     }
-    std::partial_sort(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(experts.size()),
-                      keys_.end(), std::greater<>());
-    for (size_t k = 0; k < experts.size(); ++k) experts[k] = keys_[k].second;
-  } else {
-    const int hot = std::max(static_cast<int>(experts.size()), num_experts_ / 16);
-    const bool is_hot = desc_.kind == SyntheticKind::kSkewed && random.Uniform() < desc_.parameter;
-    DrawDistinct(random, is_hot ? hot : num_experts_, experts);
+    case SyntheticKind::kMarkov:
+      DrawMarkov(layer, key, experts);
+      break;
+    case SyntheticKind::kDrifting:
+      DrawDrifting(random, key.position, experts);
+      break;
   }
   const std::vector<int32_t>& order = LayerOrder(layer);
   for (int32_t& expert : experts) expert = order[expert];
+}
+
+void SyntheticRouting::DrawZipf(TokenRandom& random, std::span<int32_t> ranks) {
+  // The largest of log(u) / p draw without replacement by popularity p (Efraimidis and Spirakis:
+  // "Weighted random sampling with a reservoir").
+  keys_.clear();
+  for (int rank = 0; rank < num_experts_; ++rank) {
+    keys_.emplace_back(std::log(random.Uniform()) / popularity_[rank], rank);
+  }
+  std::partial_sort(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(ranks.size()),
+                    keys_.end(), std::greater<>());
+  for (size_t k = 0; k < ranks.size(); ++k) ranks[k] = keys_[k].second;
+}
+
+void SyntheticRouting::DrawMarkov(int layer, const RoutingKey& key,
+                                  std::span<int32_t> ranks) const {
+  // The chain is run anew from its first layer, so that a token's experts depend on its place only.
+  std::vector<bool> kept(ranks.size());
+  std::vector<int32_t> settled;
+  for (int at = 0; at <= layer; ++at) {
+    TokenRandom random(desc_.seed, static_cast<uint64_t>(at), key.sequence,
+                       static_cast<uint64_t>(key.position));
+    settled.clear();
+    for (size_t k = 0; k < ranks.size(); ++k) {
+      kept[k] = random.Uniform() < desc_.parameter && at > 0;
+      if (kept[k]) settled.push_back(ranks[k]);
+    }
+    for (size_t k = 0; k < ranks.size(); ++k) {
+      if (kept[k]) continue;
+      ranks[k] = DrawOther(random, settled);
+      settled.push_back(ranks[k]);
+    }
+  }
+}
+
+void SyntheticRouting::DrawDrifting(TokenRandom& random, int32_t position,
+                                    std::span<int32_t> ranks) const {
+  for (size_t k = 0; k < ranks.size(); ++k) ranks[k] = DrawOther(random, ranks.first(k));
+  const int32_t moved =
+      static_cast<int32_t>(position / static_cast<int64_t>(desc_.parameter) % num_experts_);
+  for (int32_t& rank : ranks) rank = (rank + moved) % num_experts_;
+}
+
+int32_t SyntheticRouting::DrawOther(TokenRandom& random, std::span<const int32_t> taken) const {
+  for (;;) {
+    const auto found =
+        std::lower_bound(cumulative_.begin(), cumulative_.end() - 1, random.Uniform());
+    const auto rank = static_cast<int32_t>(found - cumulative_.begin());
+    if (std::find(taken.begin(), taken.end(), rank) == taken.end()) return rank;
+  }
 }
 
 const std::vector<int32_t>& SyntheticRouting::LayerOrder(int layer) {
@@ -230,6 +284,30 @@ const std::vector<int32_t>& SyntheticRouting::LayerOrder(int layer) {
   TokenRandom random(desc_.seed, static_cast<uint64_t>(layer), ~uint64_t{0}, ~uint64_t{0});
   for (size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[random.Below(i + 1)]);
   return order;
+}
+
+SyntheticDesc ParseSynthetic(std::string_view text) {
+  SyntheticDesc desc;
+  std::string_view rest = text;
+  const std::string_view kind = TakeField(rest);
+  const auto* range =
+      std::find_if(std::begin(kParameters), std::end(kParameters),
+                   [&](const ParameterRange& known) { return kind == KindName(known.kind); });
+  if (range != std::end(kParameters)) {
+    desc.kind = range->kind;
+    const std::optional<double> parameter = ParseNumber<double>(TakeField(rest));
+    const bool in_range = parameter && *parameter >= range->lowest && *parameter <= range->highest;
+    if (!in_range || (range->whole && *parameter != std::floor(*parameter))) FailParse(text);
+    desc.parameter = *parameter;
+  } else if (kind != KindName(SyntheticKind::kUniform)) {
+    FailParse(text);
+  }
+  if (text.back() == ':') FailParse(text);
+  if (rest.empty()) return desc;
+  const std::optional<uint64_t> seed = ParseNumber<uint64_t>(rest);
+  if (!seed) FailParse(text);
+  desc.seed = *seed;
+  return desc;
 }
 
 std::unique_ptr<RoutingSource> ParseRoutingSource(std::string_view text, const RoutedModel& model) {

@@ -60,16 +60,23 @@ class ReplayRouting : public RoutingSource {
   ReplayWeights weights_;
 };
 
+class TokenRandom;
+
 enum class SyntheticKind {
   kUniform,  // every expert alike
   kZipf,     // expert of rank r with probability proportional to 1 / (r + 1)^exponent
   kSkewed,   // a fraction of the tokens takes its experts from the hot ones, which are the first
              // max(top_k, experts / 16) of the layer's order; the others from all alike
+  kMarkov,   // a chain over a token's layers: each of its experts is, with a given probability, the
+             // one of the same rank as in the layer before; else drawn anew, by popularity 1 / rank
+  kDrifting,  // by popularity 1 / rank, where all ranks move on by one expert every so many
+              // positions
 };
 
 struct SyntheticDesc {
   SyntheticKind kind = SyntheticKind::kUniform;
-  double parameter = 0.0;  // zipf's exponent > 0; skewed's hot fraction in [0, 1]
+  double parameter = 0.0;  // zipf's exponent > 0; skewed's hot fraction and markov's probability
+                           // in [0, 1]; drifting's positions >= 1, whole
   uint64_t seed = 0;
 };
 
@@ -84,11 +91,18 @@ class SyntheticRouting : public RoutingSource {
 
  private:
   void Draw(int layer, const RoutingKey& key, std::span<int32_t> experts);
+  // Ranks of each kind's draw.
+  void DrawZipf(TokenRandom& random, std::span<int32_t> ranks);
+  void DrawMarkov(int layer, const RoutingKey& key, std::span<int32_t> ranks) const;
+  void DrawDrifting(TokenRandom& random, int32_t position, std::span<int32_t> ranks) const;
+  // A rank by popularity 1 / rank that is not among `taken`.
+  int32_t DrawOther(TokenRandom& random, std::span<const int32_t> taken) const;
   const std::vector<int32_t>& LayerOrder(int layer);
 
   SyntheticDesc desc_;
   int num_experts_;
   std::vector<double> popularity_;                // [num_experts] of rank r, for kZipf
+  std::vector<double> cumulative_;                // [num_experts] of 1 / rank, from above 0 to 1
   std::vector<std::vector<int32_t>> order_;       // [layer][rank] expert; made when first asked for
   std::vector<std::pair<double, int32_t>> keys_;  // scratch of one draw
 };
@@ -100,9 +114,12 @@ struct RoutedModel {
   int top_k = 0;
 };
 
-// Reads "model", "replay:FILE", "uniform[:seed]", "zipf:EXPONENT[:seed]" or
-// "skewed:FRACTION[:seed]". Throws Error(kInvalidArgument) for anything else and for a FILE
-// recorded with a model of another shape, and what reading FILE throws.
+// Reads "uniform[:seed]", "zipf:EXPONENT[:seed]", "skewed:FRACTION[:seed]", "markov:P[:seed]" or
+// "drifting:POSITIONS[:seed]". Throws Error(kInvalidArgument) for anything else.
+SyntheticDesc ParseSynthetic(std::string_view text);
+
+// Reads those, "model" and "replay:FILE". Throws Error(kInvalidArgument) for anything else and for
+// a FILE recorded with a model of another shape, and what reading FILE throws.
 std::unique_ptr<RoutingSource> ParseRoutingSource(std::string_view text, const RoutedModel& model);
 
 }  // namespace sluice

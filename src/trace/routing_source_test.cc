@@ -77,7 +77,9 @@ TEST_P(SyntheticRows, AreDistinctInRangeAndIndependentOfTheBatch) {
 
 INSTANTIATE_TEST_SUITE_P(All, SyntheticRows,
                          ::testing::Values("uniform", "uniform:9", "zipf:1.1", "zipf:2.5:4",
-                                           "skewed:0.9", "skewed:0:2", "skewed:1"));
+                                           "skewed:0.9", "skewed:0:2", "skewed:1", "markov:0.8",
+                                           "markov:0:3", "markov:1:3", "drifting:10",
+                                           "drifting:1:5"));
 
 TEST(SyntheticRouting, UniformCoversExpertsEvenly) {
   const auto source = ParseRoutingSource("uniform:5", Model(64));
@@ -103,6 +105,52 @@ TEST(SyntheticRouting, SkewedFavoursTheHotExperts) {
   int hot = 0;
   for (int i = 0; i < 8; ++i) hot += counts[i];
   EXPECT_NEAR(hot / 16000.0, 0.9 + 0.1 * 8 / 128, 0.02);
+}
+
+// Of a token's experts, the share that one fixed map takes from those of the layer before: the map
+// that sends each expert to the one most often chosen with it.
+double FollowedShare(RoutingSource& source, int experts) {
+  const std::vector<RoutingKey> tokens = Tokens(6000);
+  const Routed before = Apply(source, 4, tokens, 1);
+  const Routed after = Apply(source, 5, tokens, 1);
+  std::vector<std::vector<int>> pairs(experts, std::vector<int>(experts));
+  for (size_t t = 0; t < tokens.size(); ++t) ++pairs[before.ids[t]][after.ids[t]];
+  int followed = 0;
+  for (const auto& row : pairs) followed += *std::max_element(row.begin(), row.end());
+  return followed / 6000.0;
+}
+
+TEST(SyntheticRouting, MarkovFollowsTheLayerBefore) {
+  double sum = 0.0;
+  double same = 0.0;  // that two draws by 1 / rank agree
+  for (int rank = 1; rank <= 16; ++rank) sum += 1.0 / rank;
+  for (int rank = 1; rank <= 16; ++rank) same += 1.0 / (rank * sum * rank * sum);
+  EXPECT_NEAR(FollowedShare(*ParseRoutingSource("markov:0.8", Model(16)), 16), 0.8 + 0.2 * same,
+              0.03);
+  EXPECT_EQ(FollowedShare(*ParseRoutingSource("markov:1", Model(16)), 16), 1.0);
+  // Without correlation the likeliest next expert is the most popular one.
+  EXPECT_NEAR(FollowedShare(*ParseRoutingSource("markov:0", Model(16)), 16), 1.0 / sum, 0.03);
+  // The chain leaves popularities as they are.
+  const auto source = ParseRoutingSource("markov:0.7", Model(16));
+  const std::vector<int> counts = Popularity(Apply(*source, 9, Tokens(20000), 1), 16);
+  EXPECT_NEAR(counts[0] / 20000.0, 1.0 / sum, 0.02);
+  EXPECT_NEAR(counts[3] / 20000.0, 0.25 / sum, 0.02);
+}
+
+TEST(SyntheticRouting, DriftingMovesItsHotExperts) {
+  const auto source = ParseRoutingSource("drifting:50", Model(32));
+  const auto hottest = [&](int32_t position) {
+    std::vector<RoutingKey> tokens;
+    for (uint64_t s = 0; s < 3000; ++s) tokens.push_back({s, position});
+    const Routed routed = Apply(*source, 0, tokens, 1);
+    std::vector<int> counts(32);
+    for (const int32_t id : routed.ids) ++counts[id];
+    return std::max_element(counts.begin(), counts.end()) - counts.begin();
+  };
+  EXPECT_EQ(hottest(0), hottest(49));
+  EXPECT_NE(hottest(49), hottest(50));
+  EXPECT_NE(hottest(0), hottest(100));
+  EXPECT_EQ(hottest(3), hottest(3 + 32 * 50));  // once around
 }
 
 TEST(SyntheticRouting, SeedsAndLayersDiffer) {
@@ -161,13 +209,16 @@ TEST(ParseRoutingSource, ReadsATraceFile) {
 }
 
 TEST(ParseRoutingSource, RefusesAnythingElse) {
-  for (const char* text : {"", "models", "replay", "replay:", "uniform:", "uniform:x",
-                           "uniform:1:2", "zipf", "zipf:0", "zipf:-1", "zipf:x", "zipf:1.1:",
-                           "zipf:nan", "skewed:1.5", "skewed:-0.1", "skewed", "zipf:1:-3"}) {
+  for (const char* text : {"",           "models",       "replay",   "replay:",    "uniform:",
+                           "uniform:x",  "uniform:1:2",  "zipf",     "zipf:0",     "zipf:-1",
+                           "zipf:x",     "zipf:1.1:",    "zipf:nan", "skewed:1.5", "skewed:-0.1",
+                           "skewed",     "zipf:1:-3",    "markov",   "markov:1.1", "markov:-1",
+                           "drifting:0", "drifting:1.5", "drifting"}) {
     EXPECT_THROW(ParseRoutingSource(text, Model(8)), Error) << text;
   }
   EXPECT_EQ(ParseRoutingSource("uniform", Model(8))->Name(), "uniform:0");
   EXPECT_EQ(ParseRoutingSource("zipf:1.1:3", Model(8))->Name(), "zipf:1.1:3");
+  EXPECT_EQ(ParseRoutingSource("drifting:300", Model(8))->Name(), "drifting:300:0");
 }
 
 }  // namespace
