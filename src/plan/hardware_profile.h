@@ -1,0 +1,63 @@
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sluice {
+
+// Where a profile's figures come from.
+enum class ProfileOrigin {
+  kPublished,  // vendors' data sheets: what the parts may reach at best
+  kMeasured,   // on the machine
+};
+
+// What one GPU of a machine, the host beside it and the paths between them can do. Figures that
+// nobody gave are empty: arithmetic that needs one says which (RequireFigures).
+struct HardwareProfile {
+  std::string name;
+  ProfileOrigin origin = ProfileOrigin::kMeasured;
+  std::string source;                    // documents, or how and when it was measured
+  std::optional<double> gpu_memory;      // bytes
+  std::optional<double> gpu_bandwidth;   // bytes/s, reading the GPU's own memory
+  std::optional<double> gpu_flops;       // bf16 with f32 sums, dense, FLOP/s
+  std::optional<double> host_memory;     // bytes
+  std::optional<double> host_bandwidth;  // bytes/s, reading host memory with all cores
+  std::optional<double> link_bandwidth;  // bytes/s, pinned host memory to one GPU
+  std::optional<double> disk_bandwidth;  // bytes/s, reading large blocks
+};
+
+// One figure of a profile: its key in JSON, as in {"gpu": {"memory_bytes": ...}}, and its place.
+struct ProfileFigure {
+  const char* group;  // "gpu"
+  const char* key;    // "memory_bytes"
+  std::optional<double> HardwareProfile::*value;
+
+  std::string Name() const { return std::string(group) + "." + key; }
+};
+std::span<const ProfileFigure> ProfileFigures();
+
+// The profile as JSON: name, origin ("published" or "measured"), source, and the figures in groups.
+boost::json::object ToJson(const HardwareProfile& profile);
+
+// Reads that JSON. `where` names the source in errors. Figures may be absent; everything else that
+// is not as ToJson writes it throws Error(kInvalidArgument): not an object, a key that is not
+// known, a figure that is not a number above 0.
+HardwareProfile ProfileFromJson(std::string_view text, const std::string& where);
+// Throws Error(kNotFound) for a file that cannot be read, else as ProfileFromJson.
+HardwareProfile ReadProfile(const std::filesystem::path& path);
+
+// Names of the figures that the profile does not have, "host.memory_bytes", in the table's order.
+std::vector<std::string> MissingFigures(const HardwareProfile& profile);
+
+// Throws Error(kInvalidArgument) naming every one of `needed` that the profile does not have, and
+// `what` needs them.
+void RequireFigures(const HardwareProfile& profile,
+                    std::span<std::optional<double> HardwareProfile::*const> needed,
+                    std::string_view what);
+
+}  // namespace sluice

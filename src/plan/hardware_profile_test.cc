@@ -1,0 +1,94 @@
+#include "plan/hardware_profile.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json/serialize.hpp>
+
+#include "base/error.h"
+
+namespace sluice {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string MessageOf(const std::string& text) {
+  try {
+    ProfileFromJson(text, "p.json");
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(HardwareProfile, GoesThroughJson) {
+  HardwareProfile profile{.name = "a \"b\"", .origin = ProfileOrigin::kPublished, .source = "s"};
+  double value = 1.5e9;
+  for (const ProfileFigure& figure : ProfileFigures()) profile.*figure.value = value += 1e9 / 3;
+  const HardwareProfile back = ProfileFromJson(boost::json::serialize(ToJson(profile)), "x");
+  EXPECT_EQ(back.name, profile.name);
+  EXPECT_EQ(back.origin, profile.origin);
+  EXPECT_EQ(back.source, profile.source);
+  for (const ProfileFigure& figure : ProfileFigures()) {
+    EXPECT_EQ(back.*figure.value, profile.*figure.value) << figure.Name();
+  }
+  EXPECT_TRUE(MissingFigures(back).empty());
+}
+
+TEST(HardwareProfile, NamesWhatIsMissing) {
+  const HardwareProfile profile = ProfileFromJson(
+      R"({"name": "n", "origin": "measured", "source": "", "gpu": {"memory_bytes": 8e9},
+          "link": {"bandwidth_bytes_per_s": 1}, "disk": {"bandwidth_bytes_per_s": 1}})",
+      "x");
+  EXPECT_THAT(MissingFigures(profile),
+              ElementsAre("gpu.bandwidth_bytes_per_s", "gpu.bf16_flops_per_s", "host.memory_bytes",
+                          "host.bandwidth_bytes_per_s"));
+  using Figure = std::optional<double> HardwareProfile::*;
+  const Figure has[] = {&HardwareProfile::gpu_memory, &HardwareProfile::link_bandwidth};
+  EXPECT_NO_THROW(RequireFigures(profile, has, "arithmetic"));
+  const Figure lacks[] = {&HardwareProfile::host_memory, &HardwareProfile::gpu_flops,
+                          &HardwareProfile::gpu_memory};
+  try {
+    RequireFigures(profile, lacks, "arithmetic");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("gpu.bf16_flops_per_s, host.memory_bytes, which arith"));
+  }
+}
+
+TEST(HardwareProfile, RefusesWhatIsNotOne) {
+  const std::string head = R"({"name": "n", "origin": "measured", "source": "")";
+  EXPECT_THAT(MessageOf("{"), HasSubstr("p.json: is not JSON"));
+  EXPECT_THAT(MessageOf("[]"), HasSubstr("not a JSON object"));
+  EXPECT_THAT(MessageOf(R"({"name": "n", "origin": "measured"})"), HasSubstr("no \"source\""));
+  EXPECT_THAT(MessageOf(R"({"name": 1, "origin": "measured", "source": ""})"),
+              HasSubstr("name is not a string but 1"));
+  EXPECT_THAT(MessageOf(R"({"name": "n", "origin": "guessed", "source": ""})"),
+              HasSubstr("\"guessed\""));
+  EXPECT_THAT(MessageOf(head + R"(, "cpu": {}})"), HasSubstr("\"cpu\" is not known"));
+  EXPECT_THAT(MessageOf(head + R"(, "gpu": 3})"), HasSubstr("gpu is not an object"));
+  EXPECT_THAT(MessageOf(head + R"(, "gpu": {"memory": 3}})"), HasSubstr("gpu.memory is not known"));
+  for (const char* bad : {"0", "-1", "\"8GB\"", "null", "1e999"}) {
+    const std::string text = head + R"(, "gpu": {"memory_bytes": )" + bad + "}}";
+    EXPECT_NE(MessageOf(text), "") << bad;
+  }
+  EXPECT_THROW(ReadProfile("/absent/p.json"), Error);
+}
+
+TEST(HardwareProfile, EveryCommittedProfileIsRead) {
+  int read = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(SLUICE_SOURCE_DIR "/configs/profiles")) {
+    const HardwareProfile profile = ReadProfile(entry.path());
+    EXPECT_EQ(profile.name, entry.path().stem());
+    EXPECT_FALSE(profile.source.empty());
+    EXPECT_TRUE(profile.gpu_memory && profile.gpu_bandwidth && profile.link_bandwidth);
+    ++read;
+  }
+  EXPECT_GE(read, 6);
+}
+
+}  // namespace
+}  // namespace sluice

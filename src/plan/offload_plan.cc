@@ -1,0 +1,183 @@
+#include "plan/offload_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/machine.h"
+#include "plan/batch_theory.h"
+
+namespace sluice {
+namespace {
+
+// Rates that differ by less are equal: one path bounds both, and its time grows with n.
+constexpr double kRounding = 1e-9;
+
+double Elements(const Shape& shape) {
+  double product = 1.0;
+  for (int i = 0; i < shape.rank(); ++i) product *= static_cast<double>(shape[i]);
+  return product;
+}
+
+int LayersWith(const ModelSpec& spec, LayerSet set) {
+  if (set == LayerSet::kNone) return 1;
+  int count = 0;
+  for (int layer = 0; layer < spec.num_layers; ++layer) count += spec.HasLayer(set, layer) ? 1 : 0;
+  return count;
+}
+
+double KvElements(const AttentionSpec& attention) {
+  if (attention.kind == AttentionKind::kLatent) {
+    return attention.latent.kv_rank + attention.latent.rope_dim;
+  }
+  return 2.0 * attention.num_kv_heads * attention.head_dim;
+}
+
+double SequenceNeeds(const ModelFootprint& model, const OffloadRequest& request) {
+  return request.context * model.kv_bytes + model.sequence_bytes;
+}
+
+// Without a sequence and without a cache.
+double FixedNeeds(const ModelFootprint& model) {
+  return model.resident_bytes + kTransferSlots * model.expert_bytes;
+}
+
+int AllExperts(const ModelFootprint& model) {
+  return model.moe_layers * model.num_experts;
+}
+
+// Share of the experts that lie on disk only.
+double DiskShare(const ModelFootprint& model, const OffloadRequest& request) {
+  const double all = AllExperts(model) * model.expert_bytes;
+  return std::max(0.0, 1.0 - request.ram_budget / all);
+}
+
+void CheckProfile(const ModelFootprint& model, const HardwareProfile& profile,
+                  const OffloadRequest& request) {
+  using Figure = std::optional<double> HardwareProfile::*;
+  const Figure needed[] = {&HardwareProfile::gpu_bandwidth, &HardwareProfile::gpu_flops,
+                           &HardwareProfile::host_bandwidth, &HardwareProfile::link_bandwidth};
+  RequireFigures(profile, needed, "the cost of a step");
+  if (DiskShare(model, request) == 0.0) return;
+  const Figure disk[] = {&HardwareProfile::disk_bandwidth};
+  RequireFigures(profile, disk, "a model whose experts do not all fit in host memory");
+}
+
+void SetStepTime(OffloadStep& step) {
+  const std::pair<double, const char*> paths[] = {{step.link_s, "link"},
+                                                  {step.host_s, "host memory"},
+                                                  {step.disk_s, "disk"},
+                                                  {step.gpu_memory_s, "GPU memory"},
+                                                  {step.gpu_compute_s, "GPU compute"}};
+  const auto& slowest =
+      *std::max_element(std::begin(paths), std::end(paths),
+                        [](const auto& a, const auto& b) { return a.first < b.first; });
+  step.step_s = slowest.first;
+  step.bound = slowest.second;
+  step.tokens_per_s = step.sequences / step.step_s;
+}
+
+[[noreturn]] void FailMemory(const ModelFootprint& model, const OffloadRequest& request) {
+  const double needed = FixedNeeds(model) + SequenceNeeds(model, request);
+  const auto bytes = [](double value) { return FormatBytes(static_cast<uint64_t>(value)); };
+  throw Error(ErrorCode::kResourceExhausted,
+              "does not fit: short by " + bytes(needed - request.vram_budget) +
+                  " of GPU memory. One sequence of " + std::to_string(request.context) +
+                  " positions needs " + bytes(needed) + " (" + bytes(model.resident_bytes) +
+                  " of weights beside the experts), the budget is " + bytes(request.vram_budget) +
+                  "; lower the context or the bits of a weight");
+}
+
+}  // namespace
+
+ModelFootprint FootprintOf(const ModelSpec& spec, double expert_bits, double resident_bits,
+                           double kv_bits) {
+  ModelFootprint model{.moe_layers = spec.NumMoeLayers(),
+                       .num_experts = spec.moe.num_experts,
+                       .top_k = spec.moe.top_k};
+  if (model.moe_layers == 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "the model (" + spec.family + ") has no layer with experts; offload is planned " +
+                    "for models that have");
+  }
+  double expert_weights = 0.0;
+  double resident_weights = 0.0;
+  double read_weights = 0.0;  // of the resident ones
+  for (const TensorRule& rule : spec.tensors) {
+    const double elements = Elements(rule.shape);
+    if (rule.PerExpert()) {
+      expert_weights += elements;
+      continue;
+    }
+    const double all = elements * LayersWith(spec, rule.layers);
+    resident_weights += all;
+    const bool is_lookup = rule.role == TensorRole::kEmbedding && !spec.tie_embeddings;
+    if (!is_lookup) read_weights += all;
+  }
+  model.expert_bytes = expert_weights * expert_bits / 8.0;
+  model.resident_bytes = resident_weights * resident_bits / 8.0;
+  model.resident_read_bytes = read_weights * resident_bits / 8.0;
+  model.kv_bytes = KvElements(spec.attention) * spec.num_layers * kv_bits / 8.0;
+  // One row of logits and a few of hidden states, f32.
+  model.sequence_bytes = 4.0 * (spec.vocab_size + 8.0 * spec.hidden_size);
+  model.token_flops = 2.0 * (read_weights + expert_weights * model.top_k * model.moe_layers);
+  return model;
+}
+
+int CacheCapacity(const ModelFootprint& model, const OffloadRequest& request, int sequences) {
+  const double left =
+      request.vram_budget - FixedNeeds(model) - sequences * SequenceNeeds(model, request);
+  if (left < 0.0) return -1;
+  return static_cast<int>(
+      std::min(static_cast<double>(AllExperts(model)), std::floor(left / model.expert_bytes)));
+}
+
+OffloadStep CostStep(const ModelFootprint& model, const HardwareProfile& profile,
+                     const OffloadRequest& request, int sequences, int cached_experts) {
+  CheckProfile(model, profile, request);
+  SLUICE_CHECK_GE(sequences, 1);
+  SLUICE_CHECK(cached_experts >= 0 && cached_experts <= AllExperts(model));
+  OffloadStep step{.sequences = sequences, .cached_experts = cached_experts};
+  step.distinct_experts = ExpectedDistinctExperts(model.num_experts, model.top_k, sequences);
+  step.hit_rate = request.hit_rates ? request.hit_rates->At(cached_experts)
+                                    : static_cast<double>(cached_experts) / AllExperts(model);
+  const double expert_bytes = model.moe_layers * step.distinct_experts * model.expert_bytes;
+  const double moved = expert_bytes * (1.0 - step.hit_rate);
+  const double from_disk = moved * DiskShare(model, request);
+  const double kv = static_cast<double>(sequences) * request.context * model.kv_bytes;
+  step.link_s = moved / *profile.link_bandwidth;
+  step.host_s = moved / *profile.host_bandwidth;
+  step.disk_s = from_disk == 0.0 ? 0.0 : from_disk / *profile.disk_bandwidth;
+  step.gpu_memory_s = (model.resident_read_bytes + expert_bytes + kv) / *profile.gpu_bandwidth;
+  step.gpu_compute_s = sequences * model.token_flops / *profile.gpu_flops;
+  SetStepTime(step);
+  return step;
+}
+
+OffloadPlan SolveOffload(const ModelFootprint& model, const HardwareProfile& profile,
+                         const OffloadRequest& request) {
+  CheckProfile(model, profile, request);
+  if (CacheCapacity(model, request, 1) < 0) FailMemory(model, request);
+  OffloadPlan plan;
+  for (int n = 1; n <= request.max_sequences; ++n) {
+    // More cache never costs time, so that the best step of n is that with the most.
+    const int cached = CacheCapacity(model, request, n);
+    if (cached < 0) break;
+    const OffloadStep step = CostStep(model, profile, request, n, cached);
+    plan.memory_limit = n;
+    if (n == 1) plan.one = step;
+    if (request.max_step_s && step.step_s > *request.max_step_s) continue;
+    const bool is_link = step.link_s == step.step_s && step.link_s > 0.0;
+    if (!is_link && !plan.hides_link) plan.hides_link = n;
+    if (step.tokens_per_s > plan.best.tokens_per_s * (1.0 + kRounding)) plan.best = step;
+  }
+  if (plan.best.sequences > 0) return plan;
+  throw Error(ErrorCode::kResourceExhausted,
+              "a step of one sequence takes " + std::to_string(plan.one.step_s * 1e3) +
+                  " ms, bound by the " + plan.one.bound + "; the limit is " +
+                  std::to_string(*request.max_step_s * 1e3) + " ms");
+}
+
+}  // namespace sluice

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "arch/model_spec.h"
+#include "plan/expert_cache.h"
+#include "plan/hardware_profile.h"
+
+namespace sluice {
+
+// What a decode step of a model moves and computes, as far as planning needs it.
+struct ModelFootprint {
+  int moe_layers = 0;
+  int num_experts = 0;
+  int top_k = 0;
+  double expert_bytes = 0.0;         // one expert of one layer
+  double resident_bytes = 0.0;       // all other weights: always in GPU memory
+  double resident_read_bytes = 0.0;  // of those, read in a step: all but the embedding's other rows
+  double kv_bytes = 0.0;             // a position of one sequence, all layers
+  double sequence_bytes = 0.0;       // a sequence's share of a step's activations and logits
+  double token_flops = 0.0;          // a token through resident weights and its top_k experts
+};
+
+// The footprint with routed experts of `expert_bits` a weight (4.5 for 4-bit blocks with scales),
+// all else of `resident_bits`, keys and values of `kv_bits`. Throws Error(kInvalidArgument) for a
+// model without experts.
+ModelFootprint FootprintOf(const ModelSpec& spec, double expert_bits, double resident_bits,
+                           double kv_bits);
+
+// How much of a machine a plan may use, and what it is for.
+struct OffloadRequest {
+  double vram_budget = 0.0;  // bytes
+  double ram_budget = 0.0;   // bytes: experts that do not fit are read from disk for each use
+  int context = 0;           // positions a sequence holds
+  int max_sequences = 1024;
+  std::optional<double> max_step_s;  // the longest step allowed: the latency of a token
+  // Of a trace, by experts in the cache. Without it experts are alike and the cache hits by its
+  // share of them: cached / all.
+  std::optional<CacheCurve> hit_rates;
+};
+
+// A decode step of n sequences with `cached` experts in GPU memory, and what it costs on each path.
+struct OffloadStep {
+  int sequences = 0;
+  int cached_experts = 0;         // of all layers together
+  double distinct_experts = 0.0;  // expected, of one layer
+  double hit_rate = 0.0;          // of distinct experts, found in GPU memory
+  double link_s = 0.0;            // experts that miss, over the link
+  double host_s = 0.0;            // the same, read from host memory
+  double disk_s = 0.0;            // those that host memory does not hold
+  double gpu_memory_s = 0.0;      // weights and KV, read from GPU memory
+  double gpu_compute_s = 0.0;
+  double step_s = 0.0;  // the longest of these: all overlap
+  double tokens_per_s = 0.0;
+  const char* bound = "";  // "link", "host memory", "disk", "GPU memory" or "GPU compute"
+};
+
+// Experts that GPU memory has slots for beside the cache: one computes while the next arrives.
+constexpr int kTransferSlots = 2;
+
+// Experts that fit in the cache beside n sequences, at most all; negative when the sequences do not
+// fit even without one.
+int CacheCapacity(const ModelFootprint& model, const OffloadRequest& request, int sequences);
+
+// The cost of a step of n sequences with so many experts in the cache.
+OffloadStep CostStep(const ModelFootprint& model, const HardwareProfile& profile,
+                     const OffloadRequest& request, int sequences, int cached_experts);
+
+struct OffloadPlan {
+  OffloadStep best;               // most tokens/s; of equals, the fewest sequences
+  OffloadStep one;                // a single sequence, for comparison
+  int memory_limit = 0;           // most sequences that fit
+  std::optional<int> hides_link;  // fewest sequences whose step the link does not bound
+};
+
+// Chooses n and the cache under the request's limits. Throws Error: kInvalidArgument for a profile
+// without a figure that is needed; kResourceExhausted, saying by how much, when one sequence does
+// not fit or exceeds max_step_s.
+OffloadPlan SolveOffload(const ModelFootprint& model, const HardwareProfile& profile,
+                         const OffloadRequest& request);
+
+}  // namespace sluice
