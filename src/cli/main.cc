@@ -51,6 +51,10 @@ int Main(std::vector<std::string> arguments) {
 
   CLI::App* bench = app.add_subcommand("bench", "Measure this engine on this machine");
   bench->require_subcommand(1);
+  CLI::App* trace = app.add_subcommand("trace", "Look into, convert and make router traces");
+  trace->require_subcommand(1);
+  CLI::App* plan = app.add_subcommand("plan", "Work out what a machine can do, by arithmetic");
+  plan->require_subcommand(1);
   const std::pair<CLI::App*, std::vector<std::pair<const char*, Command>>> groups[] = {
       {&app,
        {{"serve", AddServe(app)},
@@ -59,7 +63,12 @@ int Main(std::vector<std::string> arguments) {
         {"verify", AddVerify(app)},
         {"doctor", AddDoctor(app)},
         {"pull", AddPull(app)}}},
-      {bench, {{"latency", AddBenchLatency(*bench)}, {"kv-cache", AddBenchKvCache(*bench)}}}};
+      {bench, {{"latency", AddBenchLatency(*bench)}, {"kv-cache", AddBenchKvCache(*bench)}}},
+      {trace,
+       {{"info", AddTraceInfo(*trace)},
+        {"convert", AddTraceConvert(*trace)},
+        {"synth", AddTraceSynth(*trace)}}},
+      {plan, {{"theory", AddPlanTheory(*plan)}, {"offload", AddPlanOffload(*plan)}}}};
 
   try {
     arguments = ExpandConfigFile(std::move(arguments));

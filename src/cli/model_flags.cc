@@ -6,33 +6,43 @@
 #include "base/error.h"
 
 namespace sluice {
+namespace {
+
+constexpr char kModelGroup[] = "Model";
+
+}  // namespace
 
 CLI::Validator Quiet(CLI::Validator validator) {
   validator.description("");
   return validator;
 }
 
-void AddModelFlags(CLI::App& app, ModelFlags& flags) {
+void AddSpecFlags(CLI::App& app, ModelFlags& flags) {
   app.add_option("model", flags.model,
                  "Folder of a Hugging Face checkpoint (config.json, *.safetensors, "
                  "tokenizer.json), or ORG/NAME of one in MODEL_DIR or the hub's cache (see "
                  "'sluice pull'); none = the embedded storyteller");
-  const char* group = "Model";
+  const char* group = kModelGroup;
   app.add_option("--revision", flags.revision,
                  "Branch, tag or commit of a model named as ORG/NAME; default: main")
-      ->group(group);
-  app.add_option("--tokenizer", flags.tokenizer,
-                 "Folder or ORG/NAME of the tokenizer, where it is not the model's")
       ->group(group);
   app.add_option("--topology", flags.topology,
                  "YAML file with config.json's keys: run that model with random weights")
       ->group(group);
+  app.add_option("--hf-overrides", flags.hf_overrides,
+                 "JSON object merged into config.json, as '{\"num_hidden_layers\": 2}'")
+      ->group(group);
+}
+
+void AddModelFlags(CLI::App& app, ModelFlags& flags) {
+  AddSpecFlags(app, flags);
+  const char* group = kModelGroup;
+  app.add_option("--tokenizer", flags.tokenizer,
+                 "Folder or ORG/NAME of the tokenizer, where it is not the model's")
+      ->group(group);
   app.add_option("--load-format", flags.load_format,
                  "auto, safetensors, or dummy: seeded random weights for the config")
       ->check(Quiet(CLI::IsMember({"auto", "safetensors", "dummy"})))
-      ->group(group);
-  app.add_option("--hf-overrides", flags.hf_overrides,
-                 "JSON object merged into config.json, as '{\"num_hidden_layers\": 2}'")
       ->group(group);
   app.add_option("--dtype", flags.dtype, "Weights: auto (as stored), float32, bfloat16 or float16")
       ->check(Quiet(CLI::IsMember(
@@ -46,7 +56,7 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
       ->group(group);
   app.add_option("--routing", flags.routing,
                  "Where experts come from: model, replay:FILE, uniform[:seed], zipf:S[:seed], "
-                 "skewed:F[:seed]")
+                 "skewed:F[:seed], markov:P[:seed], drifting:N[:seed]")
       ->group(group);
 
   const char* machine = "Machine";

@@ -47,6 +47,9 @@ struct EngineFlags {
 CLI::Validator Quiet(CLI::Validator validator);
 
 // Declare the flags on a command.
+// The flags that say which model, without how it runs: model, revision, topology, hf-overrides.
+void AddSpecFlags(CLI::App& app, ModelFlags& flags);
+// Those and every other of ModelFlags.
 void AddModelFlags(CLI::App& app, ModelFlags& flags);
 void AddEngineFlags(CLI::App& app, EngineFlags& flags);
 // Those of the engine's flags that say how much memory it takes.

@@ -6,7 +6,10 @@
 import subprocess
 import sys
 
-COMMANDS = ["serve", "run", "chat", "verify", "bench latency", "bench kv-cache", "doctor", "pull"]
+COMMANDS = [
+    "serve", "run", "chat", "verify", "bench latency", "bench kv-cache", "doctor", "pull",
+    "trace info", "trace convert", "trace synth", "plan theory", "plan offload",
+]
 
 
 def help_of(binary, command):

@@ -1,0 +1,130 @@
+"""Traces, plans and studies from the command line."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("SLUICE_BIN", str(ROOT / "build/release/bin/sluice"))
+MODELS = ROOT / "configs/models"
+PROFILES = ROOT / "configs/profiles"
+
+
+def sluice(*arguments, code=0):
+    done = subprocess.run(
+        [BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done.stdout if code == 0 else done.stderr
+
+
+def report(*arguments):
+    return json.loads(sluice(*arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trace") / "markov.trace"
+    sluice("trace", "synth", path, "--source", "markov:0.8:3", "--layers", 6, "--experts", 32,
+           "--top-k", 4, "--sequences", 3, "--steps", 50)
+    return path
+
+
+def test_a_synthetic_trace_says_what_it_is(trace):
+    info = report("trace", "info", trace)
+    assert info["records"] == 6 * 3 * 50
+    assert (info["layers"], info["experts"], info["top_k"]) == (6, 32, 4)
+    assert (info["source"], info["seed"]) == ("markov:0.8:3", 3)
+    assert (info["steps"], info["sequences"], info["last_position"]) == (50, 3, 49)
+    assert info["bytes"] == trace.stat().st_size
+    assert "markov:0.8:3" in sluice("trace", "info", trace)
+
+
+def test_csv_and_back_is_the_same_trace(trace, tmp_path):
+    sluice("trace", "convert", trace, tmp_path / "t.csv")
+    sluice("trace", "convert", tmp_path / "t.csv", tmp_path / "t.trace")
+    assert (tmp_path / "t.trace").read_bytes() == trace.read_bytes()
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    assert len(lines) == 2 + 6 * 3 * 50
+    assert lines[1].startswith("step,sequence,position,layer,expert_0")
+
+
+def test_a_recorded_run_can_be_looked_into(tmp_path):
+    path = tmp_path / "run.trace"
+    sluice("run", "-p", "Once upon a time", "--max-tokens", 8, "--router-trace", path)
+    info = report("trace", "info", path)
+    assert (info["model"], info["source"]) == ("storyteller", "model")
+    assert info["steps"] >= 8
+
+
+def test_what_is_not_a_trace_is_refused(trace, tmp_path):
+    assert "no such file" in sluice("trace", "info", tmp_path / "absent", code=1)
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"\x7fELF" + bytes(100))
+    assert "does not begin as a router trace" in sluice("trace", "info", foreign, code=1)
+    cut = tmp_path / "cut.trace"
+    cut.write_bytes(trace.read_bytes()[:-7])
+    assert "ends within a record" in sluice("trace", "info", cut, code=1)
+    assert "is CSV, named .csv" in sluice("trace", "convert", trace, tmp_path / "x", code=2)
+    assert "drifting:POSITIONS" in sluice(
+        "trace", "synth", tmp_path / "x", "--source", "drifting:0", code=2)
+    assert "top_k 9" in sluice(
+        "trace", "synth", tmp_path / "x", "--source", "uniform", "--experts", 8, "--top-k", 9, code=2)
+    assert not (tmp_path / "x").exists()
+
+
+def test_theory_prints_the_expected_experts():
+    expected = [1 - (1 - 8 / 128) ** n for n in (1, 2, 4, 8, 16, 32, 64, 128)]
+    rows = report("plan", "theory")["rows"]
+    for row, share in zip(rows, expected, strict=True):
+        assert row["distinct_experts"] == pytest.approx(128 * share)
+        assert row["step_ms"] == pytest.approx(48 * 128 * share * 0.387)
+    table = sluice("plan", "theory")
+    assert "       16              82.4     1531.1      10.5     1.55x\n" in table
+    assert "sequences" in table and "128.0" in table
+    assert "1 to all of its experts" in sluice("plan", "theory", "--top-k", 200, code=2)
+
+
+def test_offload_chooses_and_says_what_bounds():
+    plan = report("plan", "offload", MODELS / "Qwen3-30B-A3B", "--hardware",
+                  PROFILES / "rtx-4090-desktop.json", "--context", 1024)
+    assert plan["best"]["bound"] == "link"
+    assert plan["best"]["sequences"] == plan["memory_limit"]
+    assert plan["best"]["tokens_per_s"] >= max(step["tokens_per_s"] for step in plan["steps"])
+    assert plan["hides_link"] is None
+    table = sluice("plan", "offload", MODELS / "Qwen3-30B-A3B", "--hardware",
+                   PROFILES / "h100-16-cores.json", "--vram-budget", "12GB")
+    assert "<- best" in table and "measured figures" in table
+
+
+def test_offload_takes_hit_rates_from_a_trace(tmp_path):
+    path = tmp_path / "q.trace"
+    sluice("trace", "synth", path, "--source", "zipf:1.2", "--steps", 30)
+    plan = report("plan", "offload", MODELS / "Qwen3-30B-A3B", "--hardware",
+                  PROFILES / "rtx-4090-desktop.json", "--router-trace", path)
+    rates = plan["trace"]
+    assert rates["lru"] <= rates["belady"] and rates["lfu"] <= rates["belady"]
+    assert rates["slots"] == plan["best"]["cached_experts"]
+    other = tmp_path / "other.trace"
+    sluice("trace", "synth", other, "--source", "uniform", "--experts", 8, "--top-k", 2, "--steps", 1)
+    assert "2 of 8 experts, the model has 8 of 128" in sluice(
+        "plan", "offload", MODELS / "Qwen3-30B-A3B", "--hardware",
+        PROFILES / "rtx-4090-desktop.json", "--router-trace", other, code=2)
+
+
+def test_offload_says_what_is_missing_or_does_not_fit(tmp_path):
+    def offload(*arguments, model="Qwen3-30B-A3B", profile=PROFILES / "rtx-4090-desktop.json", code):
+        return sluice("plan", "offload", MODELS / model, "--hardware", profile, *arguments, code=code)
+
+    assert "short by 303 MB of GPU memory" in offload("--vram-budget", "3GB", code=1)
+    assert "no host.memory_bytes: say --ram-budget" in offload(
+        profile=PROFILES / "mi300x.json", code=2)
+    assert "has no host.bandwidth_bytes_per_s" in offload(
+        "--ram-budget", "100GB", profile=PROFILES / "mi300x.json", code=2)
+    assert "cannot be read" in offload(profile=tmp_path / "absent.json", code=1)
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text('{"name": "x", "origin": "published", "source": "", "gpu": {"memory": 1}}')
+    assert "gpu.memory is not known" in offload(profile=damaged, code=2)
