@@ -100,8 +100,7 @@ void ValidateMask(const ModelSpec& spec) {
   const AttentionSpec& attention = spec.attention;
   const bool causal = attention.mask == ops::AttentionMask::kCausal;
   if (!causal && attention.mask != ops::AttentionMask::kFull) {
-    Refuse(spec, "attention.mask", "a window or a tree",
-           "causal or full: windows are a layer's and trees a step's");
+    Refuse(spec, "attention.mask", "a tree", "causal or full: trees are a step's");
   }
   const bool windowed = std::find(attention.windowed.begin(), attention.windowed.end(), true) !=
                         attention.windowed.end();

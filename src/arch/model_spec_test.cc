@@ -56,7 +56,6 @@ TEST(ModelSpec, ValidateNamesTheField) {
     ExpectFails([&] { Validate(spec); }, ErrorCode::kUnsupported, message);
   };
   expect([](ModelSpec& s) { s.attention.mask = ops::AttentionMask::kTree; }, "attention.mask");
-  expect([](ModelSpec& s) { s.attention.mask = ops::AttentionMask::kWindow; }, "attention.mask");
   expect([](ModelSpec& s) { s.attention.windowed.assign(s.num_layers, true); }, "attention.window");
   expect([](ModelSpec& s) { s.attention.windowed = {false}; }, "attention.windowed");
   expect(

@@ -243,7 +243,7 @@ void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink) {
   const DecoderInput input{.tokens = rows.tokens,
                            .positions = rows.positions,
                            .kv_slots = rows.kv_slots,
-                           .sequences = rows.sequences};
+                           .attention = ops::PlaceSequences(rows.sequences, ctx)};
   std::optional<MoeContext> moe;
   if (experts_ != nullptr) {
     moe.emplace(MoeContext{.experts = *experts_,

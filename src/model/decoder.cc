@@ -30,16 +30,6 @@ TensorView Heads(const TensorView& matrix, int64_t begin, int64_t heads, int64_t
   return HeadParts(matrix, begin, heads, head_dim, head_dim);
 }
 
-// The sequences as windowed layers see them.
-std::vector<ops::AttentionSequence> Windowed(std::span<const ops::AttentionSequence> sequences) {
-  std::vector<ops::AttentionSequence> windowed(sequences.begin(), sequences.end());
-  for (ops::AttentionSequence& sequence : windowed) {
-    SLUICE_CHECK(sequence.mask == ops::AttentionMask::kCausal);
-    sequence.mask = ops::AttentionMask::kWindow;
-  }
-  return windowed;
-}
-
 }  // namespace
 
 void Decoder::Norm(ConstTensorView x, ConstTensorView weight, TensorView out,
@@ -60,17 +50,12 @@ TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, Mo
   const TensorView cos_sin = ctx.arena.Allocate(DType::kF32, {tokens, 2, rope.rotary_dim / 2});
   ops::RopeAngles(rope, input.positions, cos_sin, ctx);
 
-  std::vector<ops::AttentionSequence> windowed_sequences;
-  if (spec_.attention.window > 0) windowed_sequences = Windowed(input.sequences);
-  DecoderInput windowed = input;
-  windowed.sequences = windowed_sequences;
-
   ops::Embedding(weights_.embedding(), input.tokens, x, ctx);
   for (int layer = 0; layer < spec_.num_layers; ++layer) {
     if (spec_.attention.kind == AttentionKind::kLatent) {
       AttendLatent(layer, input, cos_sin, pages, x, ctx);
     } else {
-      Attend(layer, spec_.IsWindowed(layer) ? windowed : input, cos_sin, pages, x, ctx);
+      Attend(layer, input, cos_sin, pages, x, ctx);
     }
     FeedForward(layer, x, moe, ctx);
   }
@@ -116,8 +101,8 @@ void Decoder::Attend(int layer, const DecoderInput& input, ConstTensorView cos_s
                   .num_kv_heads = a.num_kv_heads,
                   .head_dim = a.head_dim,
                   .scale = a.scale,
-                  .window = a.window},
-                 q, input.sequences, kv, attended, ctx);
+                  .window = spec_.IsWindowed(layer) ? a.window : 0},
+                 q, input.attention, kv, attended, ctx);
   ops::Gemm({.accumulate = true}, attended.Reshape({tokens, q_width}), w.o, w.o_bias, x, ctx);
 }
 
@@ -160,12 +145,9 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
   ops::Rope(a.rope.pairing, cos_sin, k_rope, ctx);
   ops::LatentWrite(kv, input.kv_slots, pages.Latents(layer), ctx);
   ops::HeadGemm(q_nope, w.k_up, q_latent, ctx);
-  ops::LatentAttention({.num_heads = a.num_heads,
-                        .latent_dim = l.kv_rank,
-                        .rope_dim = l.rope_dim,
-                        .scale = a.scale,
-                        .window = a.window},
-                       q_latent, q_rope, input.sequences, pages.Latents(layer), attended, ctx);
+  ops::LatentAttention(
+      {.num_heads = a.num_heads, .latent_dim = l.kv_rank, .rope_dim = l.rope_dim, .scale = a.scale},
+      q_latent, q_rope, input.attention, pages.Latents(layer), attended, ctx);
   ops::HeadGemm(attended, w.v_up, out, ctx);
   ops::Gemm({.accumulate = true}, out.Reshape({tokens, values}), weights_.layer(layer).o,
             weights_.layer(layer).o_bias, x, ctx);

@@ -20,7 +20,7 @@ struct DecoderInput {
   ConstTensorView tokens;     // [T] i32
   ConstTensorView positions;  // [T] i32 absolute
   ConstTensorView kv_slots;   // [T] i64: page * page_size + offset that row t's K/V are written to
-  std::span<const ops::AttentionSequence> sequences;
+  ops::AttentionBatch attention;  // the rows' sequences
 };
 
 // The model: embedding, layers, final norm and head, for every family. What differs between

@@ -56,15 +56,15 @@ class DecoderTest : public ::testing::Test {
                                             .mask = spec_.attention.mask,
                                             .ancestors = {},
                                             .slots_of_queries = positions};
+      Arena::Scope scope(arena_);
+      ops::OpContext ctx{.pool = pool_, .arena = arena_, .tier = DetectCpuTier()};
       const DecoderInput input{
           .tokens = ConstTensorView(tokens.data() + begin, DType::kI32, {count}),
           .positions = ConstTensorView(positions.data(), DType::kI32, {count}),
           .kv_slots = ConstTensorView(slots.data(), DType::kI64, {count}),
-          .sequences = std::span(&sequence, 1)};
+          .attention = ops::PlaceSequences(std::span(&sequence, 1), ctx)};
       MoeContext moe{
           .experts = experts_, .dispatcher = *dispatcher_, .routing = routing_, .tokens = keys};
-      Arena::Scope scope(arena_);
-      ops::OpContext ctx{.pool = pool_, .arena = arena_, .tier = DetectCpuTier()};
       const TensorView out = Decoder(spec_, weights_).Forward(input, pages_, &moe, ctx);
       hidden.insert(hidden.end(), out.data<float>(), out.data<float>() + out.NumElements());
     }

@@ -119,9 +119,8 @@ void KvWrite(ConstTensorView k, ConstTensorView v, ConstTensorView slots, const 
   });
 }
 
-void Attention(const AttentionDesc& desc, ConstTensorView q,
-               std::span<const AttentionSequence> sequences, const KvPages& pages, TensorView out,
-               OpContext& context) {
+void Attention(const AttentionDesc& desc, ConstTensorView q, const AttentionBatch& batch,
+               const KvPages& pages, TensorView out, OpContext& context) {
   SLUICE_CHECK(AttentionSupports(desc));
   CheckPages(pages);
   CheckRank("attention q", q, 3);
@@ -130,11 +129,11 @@ void Attention(const AttentionDesc& desc, ConstTensorView q,
   CheckTensor("attention out", out, DType::kF32, {tokens, desc.num_heads, desc.head_dim});
   SLUICE_CHECK_EQ(pages.k.dim(1), desc.num_kv_heads);
   SLUICE_CHECK_EQ(pages.k.dim(3), desc.head_dim);
-  for (const AttentionSequence& sequence : sequences) {
+  for (const AttentionSequence& sequence : batch.sequences) {
     CheckSequence(sequence, desc.window, tokens, pages.k.dim(2));
   }
   const int64_t group = desc.num_heads / desc.num_kv_heads;
-  const std::vector<Block> blocks = CutBlocks(sequences, desc.num_kv_heads, group);
+  const std::vector<Block> blocks = CutBlocks(batch.sequences, desc.num_kv_heads, group);
 
   Arena::Scope scope(context.arena);
   const int64_t scratch_floats =

@@ -1,42 +1,17 @@
 #pragma once
 
-#include <cstdint>
-#include <span>
-
 #include "device/tensor.h"
+#include "ops/attention/attention_batch.h"
 #include "ops/common/op_context.h"
 
 namespace sluice::ops {
-
-// Which KV positions a query row at absolute position p sees.
-enum class AttentionMask {
-  kCausal,  // [0, p]
-  kWindow,  // (p - window, p]
-  kFull,    // [0, kv_length)
-  kTree,    // all before the step's first slot, and the row's ancestors among the step's rows
-};
 
 struct AttentionDesc {
   int num_heads;
   int num_kv_heads;  // divides num_heads; query head h reads KV head h / (num_heads / num_kv_heads)
   int head_dim;      // a multiple of 8 in [16, 256]
   float scale;       // of the scores, 1 / sqrt(head_dim) as a rule
-  int window = 0;    // for kWindow: how many positions a row sees, itself included
-};
-
-// One sequence's query rows of this step: rows [query_begin, query_begin + query_count) of q and
-// out. The spans stay the caller's.
-struct AttentionSequence {
-  int query_begin;
-  int query_count;
-  std::span<const int32_t> positions;  // [query_count] absolute
-  std::span<const int32_t> pages;      // page of KV positions [i * page_size, (i + 1) * page_size)
-  int kv_length;  // KV positions [0, kv_length) are in the pages, this step's included
-  AttentionMask mask;
-  // For kTree, at most 64 rows: bit i says that the step's row i (the row itself included) is seen.
-  std::span<const uint64_t> ancestors;  // [query_count]
-  // KV position at which each row's K and V were written; kTree reads it.
-  std::span<const int32_t> slots_of_queries;  // [query_count]
+  int window = 0;    // above 0, causal rows at p see (p - window, p] alone
 };
 
 // The pages of one layer.
@@ -56,12 +31,12 @@ void KvWrite(ConstTensorView k,      // [T, num_kv_heads, head_dim] f32, outer s
 
 // Scaled dot-product attention over pages with an online softmax (arXiv:1805.02867). KV is visited
 // in tiles of one page at absolute multiples of the page size, in order; a tile that a row does not
-// see is skipped for it and a hidden position contributes nothing, so that a row's bits depend only
-// on its own visible positions and the page size. A row that sees nothing gives zeros. Pages that
-// no row of the call sees are not read.
+// see is skipped for it and a hidden position contributes nothing, so that on the CPU a row's bits
+// depend only on its own visible positions and the page size. A row that sees nothing gives zeros.
+// Pages that no row of the call sees are not read. With a window every sequence's mask is kCausal.
 void Attention(const AttentionDesc& desc,
                ConstTensorView q,  // [T, num_heads, head_dim] f32, outer strides free
-               std::span<const AttentionSequence> sequences, const KvPages& pages,
+               const AttentionBatch& batch, const KvPages& pages,
                TensorView out,  // [T, num_heads, head_dim] f32, outer strides free
                OpContext& context);
 

@@ -34,8 +34,9 @@ void BM_Attention(benchmark::State& state, DType dtype) {
                                    .pages = pages,
                                    .kv_length = kv_length,
                                    .mask = AttentionMask::kCausal};
+  const AttentionBatch batch = PlaceSequences(std::span(&sequence, 1), runner.context());
   for (auto _ : state) {
-    Attention(desc, q, std::span(&sequence, 1), {k, v}, out, runner.context());
+    Attention(desc, q, batch, {k, v}, out, runner.context());
   }
   // Pairs of a query row and a position that it sees; each costs two products of head_dim.
   const double pairs = queries * (kv_length - (queries - 1) / 2.0);

@@ -12,16 +12,6 @@ namespace {
 constexpr int64_t kMaxTreeRows = 64;
 constexpr int32_t kNoTree = std::numeric_limits<int32_t>::max();
 
-// The row's ancestors as bits of KV positions from the first slot on.
-uint64_t TreeBits(const AttentionSequence& sequence, int row) {
-  uint64_t bits = 0;
-  for (int i = 0; i < sequence.query_count; ++i) {
-    if (((sequence.ancestors[row] >> i) & 1u) == 0) continue;
-    bits |= uint64_t{1} << (sequence.slots_of_queries[i] - sequence.slots_of_queries[0]);
-  }
-  return bits;
-}
-
 }  // namespace
 
 void CheckSequence(const AttentionSequence& sequence, int window, int64_t tokens,
@@ -32,7 +22,11 @@ void CheckSequence(const AttentionSequence& sequence, int window, int64_t tokens
   SLUICE_CHECK_EQ(static_cast<int>(sequence.positions.size()), sequence.query_count);
   const int64_t capacity = static_cast<int64_t>(sequence.pages.size()) * page_size;
   SLUICE_CHECK_LE(sequence.kv_length, capacity);
-  if (sequence.mask == AttentionMask::kWindow) SLUICE_CHECK_GE(window, 1);
+  SLUICE_CHECK(window == 0 || sequence.mask == AttentionMask::kCausal);
+  CheckTree(sequence);
+}
+
+void CheckTree(const AttentionSequence& sequence) {
   if (sequence.mask != AttentionMask::kTree || sequence.query_count == 0) return;
   SLUICE_CHECK_LE(sequence.query_count, kMaxTreeRows);
   SLUICE_CHECK_EQ(static_cast<int>(sequence.ancestors.size()), sequence.query_count);
@@ -44,14 +38,21 @@ void CheckSequence(const AttentionSequence& sequence, int window, int64_t tokens
   }
 }
 
+uint64_t TreeBits(const AttentionSequence& sequence, int row) {
+  uint64_t bits = 0;
+  for (int i = 0; i < sequence.query_count; ++i) {
+    if (((sequence.ancestors[row] >> i) & 1u) == 0) continue;
+    bits |= uint64_t{1} << (sequence.slots_of_queries[i] - sequence.slots_of_queries[0]);
+  }
+  return bits;
+}
+
 VisibleRange VisibleRangeOf(const AttentionSequence& sequence, int window, int row) {
   const int32_t position = sequence.positions[row];
   const int32_t causal_end = std::min(position + 1, sequence.kv_length);
   switch (sequence.mask) {
     case AttentionMask::kCausal:
-      return {0, causal_end, kNoTree, 0};
-    case AttentionMask::kWindow:
-      return {std::max(0, position - window + 1), causal_end, kNoTree, 0};
+      return {window == 0 ? 0 : std::max(0, position - window + 1), causal_end, kNoTree, 0};
     case AttentionMask::kFull:
       return {0, sequence.kv_length, kNoTree, 0};
     case AttentionMask::kTree:

@@ -3,18 +3,24 @@
 #include <cstdint>
 
 #include "device/tensor.h"
-#include "ops/attention/attention.h"
+#include "ops/attention/attention_batch.h"
 #include "ops/attention/attention_kernels.h"
 
 // What the attention ops share: what a sequence's query rows see, and writing to pages.
 namespace sluice::ops {
 
 // Checks a sequence of a call with `tokens` query rows over pages of `page_size` positions.
-// `window` is read for kWindow.
+// `window` is the layer's.
 void CheckSequence(const AttentionSequence& sequence, int window, int64_t tokens,
                    int64_t page_size);
 
-// What the sequence's row `row` sees.
+// Checks what only kTree reads.
+void CheckTree(const AttentionSequence& sequence);
+
+// The row's ancestors as bits of KV positions from the sequence's first slot on.
+uint64_t TreeBits(const AttentionSequence& sequence, int row);
+
+// What the sequence's row `row` sees in a layer with `window` (0: none).
 VisibleRange VisibleRangeOf(const AttentionSequence& sequence, int window, int row);
 
 // The pages that a row sees are among the pool's `num_pages`; others may be gone from the block

@@ -129,8 +129,8 @@ void LatentWrite(ConstTensorView latent, ConstTensorView slots, TensorView pages
 }
 
 void LatentAttention(const LatentAttentionDesc& desc, ConstTensorView q_latent,
-                     ConstTensorView q_rope, std::span<const AttentionSequence> sequences,
-                     ConstTensorView pages, TensorView out, OpContext& context) {
+                     ConstTensorView q_rope, const AttentionBatch& batch, ConstTensorView pages,
+                     TensorView out, OpContext& context) {
   SLUICE_CHECK(LatentAttentionSupports(desc));
   const int64_t width = int64_t{desc.latent_dim} + desc.rope_dim;
   CheckPages(pages, width);
@@ -141,11 +141,12 @@ void LatentAttention(const LatentAttentionDesc& desc, ConstTensorView q_latent,
   CheckTensor("latent_attention q_rope", q_rope, DType::kF32,
               {tokens, desc.num_heads, desc.rope_dim});
   CheckTensor("latent_attention out", out, DType::kF32, {tokens, desc.num_heads, desc.latent_dim});
-  for (const AttentionSequence& sequence : sequences) {
+  for (const AttentionSequence& sequence : batch.sequences) {
     CheckSequence(sequence, desc.window, tokens, pages.dim(1));
   }
-  const std::vector<Block> blocks = CutBlocks(
-      sequences, desc.num_heads, BlockHeads(desc.num_heads, sequences, context.pool.num_threads()));
+  const std::vector<Block> blocks =
+      CutBlocks(batch.sequences, desc.num_heads,
+                BlockHeads(desc.num_heads, batch.sequences, context.pool.num_threads()));
 
   Arena::Scope scope(context.arena);
   const int64_t scratch_floats =

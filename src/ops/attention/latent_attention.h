@@ -1,9 +1,7 @@
 #pragma once
 
-#include <span>
-
 #include "device/tensor.h"
-#include "ops/attention/attention.h"
+#include "ops/attention/attention_batch.h"
 #include "ops/common/op_context.h"
 
 namespace sluice::ops {
@@ -16,7 +14,7 @@ struct LatentAttentionDesc {
   int latent_dim;  // kv_lora_rank
   int rope_dim;    // qk_rope_head_dim
   float scale;     // of the scores
-  int window = 0;  // for kWindow: how many positions a row sees, itself included
+  int window = 0;  // above 0, causal rows at p see (p - window, p] alone
 };
 
 // Whether LatentAttention can run `desc`: latent_dim a multiple of 8 in [8, 1024], rope_dim one in
@@ -34,7 +32,7 @@ void LatentWrite(ConstTensorView latent,  // [T, latent_dim + rope_dim] f32, row
 void LatentAttention(const LatentAttentionDesc& desc,
                      ConstTensorView q_latent,  // [T, num_heads, latent_dim] f32, strides free
                      ConstTensorView q_rope,    // [T, num_heads, rope_dim] f32, strides free
-                     std::span<const AttentionSequence> sequences,
+                     const AttentionBatch& batch,
                      ConstTensorView pages,  // [pages, page_size, latent_dim + rope_dim]
                      TensorView out,         // [T, num_heads, latent_dim] f32, outer strides free
                      OpContext& context);

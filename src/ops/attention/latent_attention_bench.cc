@@ -53,8 +53,9 @@ void BM_LatentAttention(benchmark::State& state, DType dtype) {
                                    .pages = pages,
                                    .kv_length = kv_length,
                                    .mask = AttentionMask::kCausal};
+  const AttentionBatch batch = PlaceSequences(std::span(&sequence, 1), runner.context());
   for (auto _ : state) {
-    LatentAttention(desc, q_latent, q_rope, std::span(&sequence, 1), latent, out, runner.context());
+    LatentAttention(desc, q_latent, q_rope, batch, latent, out, runner.context());
   }
   // Pairs of a query row and a position that it sees: a product of the whole row, one of the
   // latent.

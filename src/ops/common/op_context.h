@@ -25,6 +25,9 @@ struct OpContext {
   CpuTier tier = CpuTier::kPortable;
   bool reference = false;
   CudaStream* cuda = nullptr;
+  // With `cuda`: pinned memory for what the host tells a step's kernels. Queued copies read it, so
+  // whoever ends its Scope knows that the stream has passed them.
+  Arena* staging = nullptr;
 
   bool OnCuda() const { return kCudaBuilt && cuda != nullptr; }
 };

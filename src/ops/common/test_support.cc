@@ -37,11 +37,13 @@ std::vector<Backend> Backends() {
 OpRunner::OpRunner(const Backend& backend, int threads)
     : pool_(threads),
       arena_(backend.cuda ? MemoryKind::kCuda : MemoryKind::kHost),
+      staging_(backend.cuda ? MemoryKind::kPinned : MemoryKind::kHost),
       context_{pool_, arena_, backend.tier, backend.reference} {
   if (!backend.cuda) return;
   stream_ = std::make_unique<CudaStream>();
   stream_->SetBlocking(true);
   context_.cuda = stream_.get();
+  context_.staging = &staging_;
 }
 
 Tensor HostTensor(DType dtype, const Shape& shape) {

@@ -40,6 +40,7 @@ class OpRunner {
   std::unique_ptr<CudaStream> stream_;
   ThreadPool pool_;
   Arena arena_;
+  Arena staging_;
   OpContext context_;
 };
 
