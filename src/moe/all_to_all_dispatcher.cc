@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "moe/token_dispatcher.h"
 #include "ops/permute/dispatch_plan.h"
 
@@ -31,6 +32,10 @@ class AllToAllDispatcher : public TokenDispatcher {
   // 2. Exchange how many rows go where, then the rows and their expert ids.
   // 3. Sort what came by local expert; ties keep (sender, sender's row) order.
   ExpertRows Dispatch(ConstTensorView x, ConstTensorView ids, ops::OpContext& ctx) override {
+    if (ctx.OnCuda()) {
+      throw Error(ErrorCode::kUnsupported,
+                  "expert parallelism runs on the CPU alone: use --device cpu, or one rank");
+    }
     hidden_ = x.dim(1);
     plan_ = ops::BuildDispatchPlan(ids, num_experts_, ctx);
     CountRows();
@@ -45,7 +50,10 @@ class AllToAllDispatcher : public TokenDispatcher {
 
     SortByLocalExpert({experts.data<int32_t>(), size_t(received_rows_)});
     y_ = ctx.arena.Allocate(DType::kF32, {received_rows_, hidden_});
-    return {.x = received, .gather = arrival_, .offsets = offsets_, .y = y_};
+    return {.x = received,
+            .gather = ConstTensorView(arrival_.data(), DType::kI32, {received_rows_}),
+            .offsets = ConstTensorView(offsets_.data(), DType::kI32, {experts_per_rank_ + 1}),
+            .y = y_};
   }
 
   // The way back: undo the sort, return the rows, and sum at the token's own rank.

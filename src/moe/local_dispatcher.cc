@@ -12,8 +12,8 @@ class LocalDispatcher : public TokenDispatcher {
     plan_ = ops::BuildDispatchPlan(ids, num_experts_, ctx);
     y_ = ctx.arena.Allocate(DType::kF32, {plan_.row_token.dim(0), x.dim(1)});
     return {.x = x,
-            .gather = {plan_.row_token.data<int32_t>(), size_t(plan_.row_token.dim(0))},
-            .offsets = {plan_.offsets.data<int32_t>(), size_t(plan_.offsets.dim(0))},
+            .gather = plan_.row_token,
+            .offsets = plan_.offsets,
             .y = y_};
   }
 

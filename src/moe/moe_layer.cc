@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/check.h"
 #include "ops/activation/gated_add.h"
 #include "ops/activation/silu_mul.h"
 #include "ops/gemm/gemm.h"
@@ -16,6 +17,35 @@ struct Routing {
   TensorView weights;  // [T, top_k] f32
   TensorView ids;      // [T, top_k] i32
 };
+
+// What the input of a product with `weights` is held in.
+DType ProductDType(DType weights, const ops::OpContext& ctx) {
+  return ctx.OnCuda() ? weights : DType::kF32;
+}
+
+// Lets the source and the observer work on a routing that the host can read.
+void ShowRouting(int layer, const Routing& routing, MoeContext& moe) {
+  moe.routing.Apply(layer, moe.tokens, routing.weights, routing.ids);
+  if (moe.observer != nullptr) {
+    moe.observer->Observe(moe.step, layer, moe.tokens, routing.weights, routing.ids);
+  }
+}
+
+// The same for one on the device: the host works on a copy that then goes back.
+void ShowDeviceRouting(int layer, const Routing& routing, MoeContext& moe, CudaStream& stream) {
+  SLUICE_CHECK(moe.pinned != nullptr);
+  Arena::Scope scope(*moe.pinned);
+  const Routing copy{.weights = moe.pinned->Allocate(DType::kF32, routing.weights.shape()),
+                     .ids = moe.pinned->Allocate(DType::kI32, routing.ids.shape())};
+  stream.Copy(copy.weights.raw(), routing.weights.raw(), copy.weights.NumBytes());
+  stream.Copy(copy.ids.raw(), routing.ids.raw(), copy.ids.NumBytes());
+  stream.Synchronize();
+  ShowRouting(layer, copy, moe);
+  if (moe.routing.IsModel()) return;
+  stream.Copy(routing.weights.raw(), copy.weights.raw(), copy.weights.NumBytes());
+  stream.Copy(routing.ids.raw(), copy.ids.raw(), copy.ids.NumBytes());
+  stream.Synchronize();  // the next layer writes the copy anew
+}
 
 Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
               MoeContext& moe, ops::OpContext& ctx) {
@@ -34,20 +64,19 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
                              .scale = spec.scale};
   ops::Gemm({}, x, weights.router, {}, logits, ctx);
   ops::Router(desc, logits, weights.router_bias, routing.weights, routing.ids, counts, ctx);
-  moe.routing.Apply(layer, moe.tokens, routing.weights, routing.ids);
-  if (moe.observer != nullptr) {
-    moe.observer->Observe(moe.step, layer, moe.tokens, routing.weights, routing.ids);
+  if (moe.routing.IsModel() && moe.observer == nullptr) return routing;
+  if (ctx.OnCuda()) {
+    ShowDeviceRouting(layer, routing, moe, *ctx.cuda);
+  } else {
+    ShowRouting(layer, routing, moe);
   }
   return routing;
 }
 
-// Runs the experts [first, last) of `active` over their rows. The others' rows are left alone.
-void RunWave(int layer, const ExpertRows& rows, std::span<const int32_t> wave, TensorView inner,
-             MoeContext& moe, ops::OpContext& ctx) {
-  const ExpertLease lease = moe.experts.Acquire(layer, wave);
-  std::vector<int32_t> slots(rows.offsets.size() - 1, -1);  // [local experts], -1 = not in the wave
-  for (size_t i = 0; i < wave.size(); ++i) slots[wave[i]] = lease.slots()[i];
-
+// Runs the experts that `slots` [local experts] has a slot for over their rows. The others' rows
+// are left alone.
+void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner, MoeContext& moe,
+              ops::OpContext& ctx) {
   const ExpertLayout& layout = moe.experts.layout();
   const ops::ExpertMatrix gate_up{.slab = moe.experts.slab(),
                                   .slot_stride = layout.SlotBytes(),
@@ -65,17 +94,35 @@ void RunWave(int layer, const ExpertRows& rows, std::span<const int32_t> wave, T
                    slots, gate_up, {}, inner, ctx);
   ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, rows.offsets, slots, down,
                    {}, rows.y, ctx);
+}
+
+// The experts of `wave`, read into slots if they are not there.
+void RunWave(int layer, const ExpertRows& rows, std::span<const int32_t> wave, TensorView inner,
+             MoeContext& moe, ops::OpContext& ctx) {
+  const ExpertLease lease = moe.experts.Acquire(layer, wave);
+  const TensorView slots = ctx.arena.Allocate(DType::kI32, {rows.offsets.dim(0) - 1});
+  int32_t* slot = slots.data<int32_t>();
+  std::fill_n(slot, slots.NumElements(), -1);
+  for (size_t i = 0; i < wave.size(); ++i) slot[wave[i]] = lease.slots()[i];
+  RunSlots(rows, slots, inner, moe, ctx);
   lease.CheckUnchanged();
 }
 
-// All active experts, in as few waves as the store's slots allow.
+// All active experts: at once where each has a slot, else in as few waves as the slots allow.
 void RunExperts(int layer, const ExpertRows& rows, MoeContext& moe, ops::OpContext& ctx) {
-  std::vector<int32_t> active;
-  for (size_t e = 0; e + 1 < rows.offsets.size(); ++e) {
-    if (rows.offsets[e + 1] > rows.offsets[e]) active.push_back(static_cast<int32_t>(e));
-  }
+  const ExpertLayout& layout = moe.experts.layout();
   const TensorView inner =
-      ctx.arena.Allocate(DType::kF32, {rows.y.dim(0), moe.experts.layout().ffn});
+      ctx.arena.Allocate(ProductDType(layout.dtype, ctx), {rows.y.dim(0), layout.ffn});
+  if (moe.experts.AllResident()) {
+    RunSlots(rows, moe.experts.SlotTable(layer), inner, moe, ctx);
+    return;
+  }
+  SLUICE_CHECK(!ctx.OnCuda());
+  const int32_t* offsets = rows.offsets.data<int32_t>();
+  std::vector<int32_t> active;
+  for (int32_t e = 0; e + 1 < rows.offsets.dim(0); ++e) {
+    if (offsets[e + 1] > offsets[e]) active.push_back(e);
+  }
   const size_t wave_size = moe.experts.num_slots();
   for (size_t begin = 0; begin < active.size(); begin += wave_size) {
     const size_t count = std::min(wave_size, active.size() - begin);
@@ -87,7 +134,8 @@ void SharedExpert(const MoeSpec& spec, const MoeWeights& weights, ConstTensorVie
                   ops::OpContext& ctx) {
   const int64_t tokens = x.dim(0);
   const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * spec.shared_ffn});
-  const TensorView inner = ctx.arena.Allocate(DType::kF32, {tokens, spec.shared_ffn});
+  const TensorView inner = ctx.arena.Allocate(ProductDType(weights.shared_down.dtype(), ctx),
+                                              {tokens, spec.shared_ffn});
   ops::Gemm({}, x, weights.shared_gate_up, {}, gate_up, ctx);
   ops::SiluMul(gate_up, inner, ctx);
   if (weights.shared_expert_gate.empty()) {

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "arch/model_spec.h"
+#include "device/buffer.h"
 #include "device/tensor.h"
 #include "moe/token_dispatcher.h"
 #include "offload/expert_store.h"
@@ -22,6 +23,9 @@ struct MoeWeights {
 };
 
 // What the MoE layers of one model work with. All references outlive the step.
+//
+// On CUDA the host sees the routing only where it must: for a source other than the model itself,
+// or an observer. Then each layer waits for the device once.
 struct MoeContext {
   ExpertStore& experts;
   TokenDispatcher& dispatcher;
@@ -29,9 +33,12 @@ struct MoeContext {
   RouterObserver* observer = nullptr;  // sees what was routed in the end; may be null
   uint64_t step = 0;
   std::span<const RoutingKey> tokens = {};  // [T] who the rows are
+  Arena* pinned = nullptr;  // on CUDA, of pinned memory: where the host sees the routing
 };
 
-// out += experts(x) + shared expert(x). x [T, hidden] f32, out [T, hidden] f32, not aliased.
+// out += experts(x) + shared expert(x). x [T, hidden] f32 (on CUDA also of the weights' dtype), out
+// [T, hidden] f32, not aliased. With a slot for every expert all of a layer's experts run at once
+// from indices that stay where they were made; with fewer, in waves, on the CPU alone.
 void MoeLayer(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
               TensorView out, MoeContext& moe, ops::OpContext& ctx);
 

@@ -41,10 +41,11 @@ struct Tokens {
 
 // Expert e maps x to x * (e + 1) + e, element by element.
 void RunExperts(const ExpertRows& rows, int first_expert) {
-  for (size_t e = 0; e + 1 < rows.offsets.size(); ++e) {
-    const auto id = static_cast<float>(first_expert + static_cast<int>(e));
-    for (int32_t r = rows.offsets[e]; r < rows.offsets[e + 1]; ++r) {
-      const int32_t source = rows.gather.empty() ? r : rows.gather[r];
+  const int32_t* offsets = rows.offsets.data<int32_t>();
+  for (int e = 0; e + 1 < rows.offsets.dim(0); ++e) {
+    const auto id = static_cast<float>(first_expert + e);
+    for (int32_t r = offsets[e]; r < offsets[e + 1]; ++r) {
+      const int32_t source = rows.gather.empty() ? r : rows.gather.data<int32_t>()[r];
       for (int h = 0; h < kHidden; ++h) {
         rows.y.data<float>()[r * kHidden + h] =
             rows.x.data<float>()[source * kHidden + h] * (id + 1) + id;

@@ -7,6 +7,7 @@
 
 #include "base/thread_pool.h"
 #include "device/buffer.h"
+#include "device/cuda_stream.h"
 #include "device/tensor.h"
 
 namespace sluice {
@@ -36,7 +37,8 @@ struct ExpertSlotView {
   TensorView down;  // [hidden, ffn]
 };
 
-// Supplies the bytes of experts that are not in a slot. Called from several threads at once.
+// Supplies the bytes of experts that are not in a slot, always into host memory. Called from several
+// threads at once.
 class ExpertSource {
  public:
   virtual ~ExpertSource() = default;
@@ -85,9 +87,14 @@ class ExpertStore {
         0;              // id that the source knows expert 0 by: >0 on later expert-parallel ranks
     int num_slots = 0;  // 0 = a slot for every expert of every layer
     bool poison_freed = false;  // overwrite evicted slots with NaN, so that a stale read shows
+    // Of the slab and the slot table. With kCuda `stream` carries the copies: it is used while the
+    // store is made, and that ends when they have arrived.
+    MemoryKind memory = MemoryKind::kHost;
+    CudaStream* stream = nullptr;
   };
 
   // Reads every expert right away when there is a slot for each. `source` must outlive the store.
+  // Throws Error(kUnsupported) for fewer slots than experts in a device's memory.
   ExpertStore(const ExpertLayout& layout, const Options& options, const ExpertSource& source,
               ThreadPool& pool);
 
@@ -96,6 +103,10 @@ class ExpertStore {
   int num_slots() const { return static_cast<int>(slots_.size()); }
   int num_experts() const { return options_.num_experts; }
   bool AllResident() const { return num_slots() == NumExpertsInAll(); }
+
+  // [num_experts] i32, in the slab's kind of memory: the slot of each expert of `layer`. Only when
+  // AllResident(); it never changes then.
+  ConstTensorView SlotTable(int layer) const;
 
   // Brings the experts (ids in [0, num_experts), distinct, at most num_slots() of them) into slots
   // and pins them.
@@ -120,8 +131,11 @@ class ExpertStore {
   }
   int32_t TableIndex(int layer, int32_t expert) const;
   int32_t TakeSlot();
+  void LoadAll();
+  void LoadAllToDevice();
   void Load(int32_t table_index, int32_t slot);
-  ExpertSlotView View(int32_t slot) const;
+  void Read(int32_t table_index, std::byte* target) const;
+  std::byte* SlotData(int32_t slot) const { return slab_.data() + slot * layout_.SlotBytes(); }
 
   ExpertLayout layout_;
   Options options_;
@@ -131,6 +145,7 @@ class ExpertStore {
   std::vector<int32_t> layer_ordinal_;  // [layer] -> row of the table, -1 for dense layers
   std::vector<int32_t> table_;          // [layers, experts] -> slot, -1 = not in a slot
   std::vector<Slot> slots_;
+  Tensor slot_table_;  // [layers, experts] i32, a copy of table_ for kernels; when AllResident()
   uint64_t clock_ = 0;
   uint64_t requests_ = 0;
   uint64_t misses_ = 0;

@@ -58,6 +58,47 @@ TEST_F(ExpertStoreTest, ResidentStoreReadsEachExpertOnce) {
   EXPECT_EQ(store.misses(), 0u);
 }
 
+TEST_F(ExpertStoreTest, ResidentStoreHasATableOfSlots) {
+  ExpertStore store = Make(0);
+  for (const int layer : kLayers) {
+    const ConstTensorView table = store.SlotTable(layer);
+    ASSERT_EQ(table.shape(), Shape({kExperts}));
+    for (int e = 0; e < kExperts; ++e) {
+      EXPECT_EQ(FirstValue(store, table.data<int32_t>()[e]), layer * 100.0f + e);
+    }
+  }
+  EXPECT_THROW(Make(11).SlotTable(1), InternalError);
+}
+
+TEST_F(ExpertStoreTest, DeviceStoreHoldsWhatWasRead) {
+  if (CudaDevices().empty()) GTEST_SKIP() << "no CUDA device";
+  CudaStream stream;
+  ExpertStore::Options options{.layers = kLayers,
+                               .num_experts = kExperts,
+                               .memory = MemoryKind::kCuda,
+                               .stream = &stream};
+  const ExpertStore store(layout_, options, source_, pool_);
+  EXPECT_EQ(source_.reads, 12);
+  std::vector<std::byte> slab(12 * layout_.SlotBytes());
+  stream.Copy(slab.data(), store.slab(), slab.size());
+  for (const int layer : kLayers) {
+    int32_t table[kExperts];
+    stream.Copy(table, store.SlotTable(layer).raw(), sizeof(table));
+    stream.Synchronize();
+    for (int e = 0; e < kExperts; ++e) {
+      const auto* slot =
+          reinterpret_cast<const float*>(slab.data() + table[e] * layout_.SlotBytes());
+      const auto* down = slot + layout_.DownOffset() / static_cast<int64_t>(sizeof(float));
+      EXPECT_EQ(slot[23], layer * 100.0f + static_cast<float>(e));
+      EXPECT_EQ(down[11], layer * 100.0f + static_cast<float>(e));
+    }
+  }
+  source_.fail_layer = 3;
+  EXPECT_THROW(ExpertStore(layout_, options, source_, pool_), Error);
+  options.num_slots = 11;
+  EXPECT_THROW(ExpertStore(layout_, options, source_, pool_), Error);
+}
+
 TEST_F(ExpertStoreTest, EvictsTheLeastRecentlyUsedAndPoisonsIt) {
   ExpertStore store = Make(2);
   const std::vector<int32_t> zero = {0}, one = {1}, two = {2};

@@ -15,9 +15,10 @@ int64_t CeilDiv(int64_t a, int64_t b) {
 // A call whose arguments were checked.
 struct Call {
   ConstTensorView x;
-  std::span<const int32_t> gather;
-  std::span<const int32_t> offsets;
-  std::span<const int32_t> slots;
+  const int32_t* gather;   // [rows], or null
+  const int32_t* offsets;  // [groups + 1]
+  const int32_t* slots;    // [groups]
+  int64_t groups;
   const ExpertMatrix& matrix;
   ConstTensorView addend;
   TensorView out;
@@ -25,37 +26,58 @@ struct Call {
   int64_t columns;  // of out
 };
 
-void CheckSpans(const Call& call, int64_t rows) {
-  SLUICE_CHECK_EQ(call.offsets.size(), call.slots.size() + 1);
-  SLUICE_CHECK_EQ(call.offsets.front(), 0);
-  SLUICE_CHECK_EQ(call.offsets.back(), rows);
-  for (size_t g = 0; g < call.slots.size(); ++g) {
+// What offsets, slots and gather hold: for host memory alone.
+void CheckIndices(const Call& call) {
+  const int64_t rows = call.out.dim(0);
+  SLUICE_CHECK_EQ(call.offsets[0], 0);
+  SLUICE_CHECK_EQ(call.offsets[call.groups], rows);
+  for (int64_t g = 0; g < call.groups; ++g) {
     SLUICE_CHECK_LE(call.offsets[g], call.offsets[g + 1]);
     SLUICE_CHECK_GE(call.slots[g], -1);
   }
-  if (call.gather.empty()) {
-    SLUICE_CHECK_LE(rows, call.x.dim(0));
-    return;
-  }
-  SLUICE_CHECK_EQ(static_cast<int64_t>(call.gather.size()), rows);
-  for (const int32_t row : call.gather) {
-    SLUICE_CHECK_GE(row, 0);
-    SLUICE_CHECK_LT(row, call.x.dim(0));
+  for (int64_t r = 0; call.gather != nullptr && r < rows; ++r) {
+    SLUICE_CHECK_GE(call.gather[r], 0);
+    SLUICE_CHECK_LT(call.gather[r], call.x.dim(0));
   }
 }
 
-void CheckCall(const Call& call) {
+void CheckShapes(const Call& call, const OpContext& context) {
   const ExpertMatrix& matrix = call.matrix;
   const int64_t rows = call.out.dim(0);
   SLUICE_CHECK(matrix.dtype == DType::kF32 || matrix.dtype == DType::kBF16 ||
                matrix.dtype == DType::kF16);
   if (call.swiglu) SLUICE_CHECK_EQ(matrix.rows % 2, 0);
-  CheckTensor("grouped_gemm x", call.x, DType::kF32, {call.x.dim(0), matrix.cols});
-  CheckTensor("grouped_gemm out", call.out, DType::kF32, {rows, call.columns});
+  CheckProductInput("grouped_gemm x", call.x, {call.x.dim(0), matrix.cols}, context);
+  CheckProductInput("grouped_gemm out", call.out, {rows, call.columns}, context);
+  if (call.gather == nullptr) SLUICE_CHECK_LE(rows, call.x.dim(0));
   if (!call.addend.empty()) {
     CheckTensor("grouped_gemm addend", call.addend, DType::kF32, {rows, matrix.rows});
   }
-  CheckSpans(call, rows);
+}
+
+Call CheckedCall(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView gather,
+                 ConstTensorView offsets, ConstTensorView slots, const ExpertMatrix& matrix,
+                 ConstTensorView addend, TensorView out, const OpContext& context) {
+  CheckRank("grouped_gemm x", x, 2);
+  CheckRank("grouped_gemm out", out, 2);
+  CheckRank("grouped_gemm slots", slots, 1);
+  const int64_t groups = slots.dim(0);
+  CheckTensor("grouped_gemm slots", slots, DType::kI32, {groups});
+  CheckTensor("grouped_gemm offsets", offsets, DType::kI32, {groups + 1});
+  if (!gather.empty()) CheckTensor("grouped_gemm gather", gather, DType::kI32, {out.dim(0)});
+  const bool swiglu = desc.epilogue == GroupedEpilogue::kSwiGlu;
+  const Call call{.x = x,
+                  .gather = gather.empty() ? nullptr : gather.data<int32_t>(),
+                  .offsets = offsets.data<int32_t>(),
+                  .slots = slots.data<int32_t>(),
+                  .groups = groups,
+                  .matrix = matrix,
+                  .addend = addend,
+                  .out = out,
+                  .swiglu = swiglu,
+                  .columns = swiglu ? matrix.rows / 2 : matrix.rows};
+  CheckShapes(call, context);
+  return call;
 }
 
 // All rows of one group against one block of columns: the block's weights come from memory for the
@@ -71,7 +93,7 @@ void RunBlock(const Call& call, int32_t group, int64_t column,
     const int64_t row_count = std::min(kGroupedBlockRows, end - row);
     const float* x_rows[kGroupedBlockRows];
     for (int64_t i = 0; i < row_count; ++i) {
-      const int64_t source = call.gather.empty() ? row + i : call.gather[row + i];
+      const int64_t source = call.gather == nullptr ? row + i : call.gather[row + i];
       x_rows[i] = call.x.data<float>() + source * call.x.stride(0);
     }
     const float* addend = nullptr;
@@ -95,27 +117,21 @@ void RunBlock(const Call& call, int32_t group, int64_t column,
 
 }  // namespace
 
-void GroupedGemm(const GroupedGemmDesc& desc, ConstTensorView x, std::span<const int32_t> gather,
-                 std::span<const int32_t> offsets, std::span<const int32_t> slots,
-                 const ExpertMatrix& matrix, ConstTensorView addend, TensorView out,
-                 OpContext& context) {
-  CheckRank("grouped_gemm x", x, 2);
-  CheckRank("grouped_gemm out", out, 2);
-  const bool swiglu = desc.epilogue == GroupedEpilogue::kSwiGlu;
-  const int64_t columns = swiglu ? matrix.rows / 2 : matrix.rows;
-  const Call call{x, gather, offsets, slots, matrix, addend, out, swiglu, columns};
-  CheckCall(call);
-
+void GroupedGemm(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView gather,
+                 ConstTensorView offsets, ConstTensorView slots, const ExpertMatrix& matrix,
+                 ConstTensorView addend, TensorView out, OpContext& context) {
+  const Call call =
+      CheckedCall(desc, x, gather, offsets, slots, matrix, addend, out, context);
+  CheckIndices(call);
   Arena::Scope scope(context.arena);
-  const int64_t groups = static_cast<int64_t>(slots.size());
-  int32_t* active = context.arena.Allocate(DType::kI32, {groups}).data<int32_t>();
+  int32_t* active = context.arena.Allocate(DType::kI32, {call.groups}).data<int32_t>();
   int64_t active_count = 0;
-  for (int32_t g = 0; g < groups; ++g) {
-    if (slots[g] >= 0 && offsets[g + 1] > offsets[g]) active[active_count++] = g;
+  for (int32_t g = 0; g < call.groups; ++g) {
+    if (call.slots[g] >= 0 && call.offsets[g + 1] > call.offsets[g]) active[active_count++] = g;
   }
   const auto kernel = context.reference ? &reference::GroupedBlock
                                         : SLUICE_TIER_FUNCTION(context.tier, GroupedBlock);
-  const int64_t column_blocks = CeilDiv(columns, kGroupedBlockColumns);
+  const int64_t column_blocks = CeilDiv(call.columns, kGroupedBlockColumns);
   context.pool.ParallelFor(active_count * column_blocks, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t block = begin; block < end; ++block) {
       RunBlock(call, active[block / column_blocks], block % column_blocks * kGroupedBlockColumns,

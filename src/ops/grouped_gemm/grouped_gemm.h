@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "device/tensor.h"
 #include "ops/common/op_context.h"
@@ -30,12 +29,16 @@ struct GroupedGemmDesc {
 };
 
 // out[r] = epilogue(matrix(slot of r's group) x[gather[r]] + addend[r]) for the rows of each group.
-// Sums run as in Gemm. Each active group's weights are read from memory once a call.
+// Sums run as in Gemm. Each active group's weights are read from memory once a call; a group
+// without rows costs nothing.
+//
+// On CUDA x and out may also be bf16 or f16, the inputs of products; nothing is read on the host:
+// there gather, offsets and slots are trusted, and out of their ranges read wrong memory.
 void GroupedGemm(const GroupedGemmDesc& desc,
-                 ConstTensorView x,                 // [*, K] f32, row stride free
-                 std::span<const int32_t> gather,   // [R] row of x, or empty: row r itself
-                 std::span<const int32_t> offsets,  // [G + 1] ascending; rows of each group
-                 std::span<const int32_t> slots,    // [G] slot, or -1: the group's rows are skipped
+                 ConstTensorView x,        // [*, K] f32, row stride free
+                 ConstTensorView gather,   // [R] i32 row of x, or empty(): row r itself
+                 ConstTensorView offsets,  // [G + 1] i32 ascending from 0 to R; rows of each group
+                 ConstTensorView slots,    // [G] i32 slot, or -1: the group's rows are skipped
                  const ExpertMatrix& matrix,
                  ConstTensorView addend,  // [R, N] f32, added before the epilogue; or empty()
                  TensorView out,          // [R, N] f32, for kSwiGlu [R, N / 2]; row stride free

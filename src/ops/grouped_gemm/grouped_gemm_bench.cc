@@ -1,6 +1,6 @@
 #include <benchmark/benchmark.h>
 
-#include <vector>
+#include <numeric>
 
 #include "ops/common/bench_support.h"
 #include "ops/grouped_gemm/grouped_gemm.h"
@@ -26,20 +26,25 @@ void BM_GroupedSwiGlu(benchmark::State& state, DType dtype) {
                             .cols = kHidden};
   const Tensor x = BenchTensor(DType::kF32, {tokens, kHidden});
   Tensor out(DType::kF32, {tokens * kTopK, kWidth});
-  std::vector<int32_t> slots(kExperts);
-  for (int32_t e = 0; e < kExperts; ++e) slots[e] = e;
-  std::vector<int32_t> gather(tokens * kTopK);
-  std::vector<int32_t> offsets(kExperts + 1);
+  const Tensor slots(DType::kI32, {kExperts});
+  std::iota(slots.data<int32_t>(), slots.data<int32_t>() + kExperts, 0);
+  const Tensor gather(DType::kI32, {tokens * kTopK});
+  const Tensor offsets(DType::kI32, {kExperts + 1});
+  int32_t* const row_token = gather.data<int32_t>();
+  int32_t* const row_end = offsets.data<int32_t>() + 1;
+  row_end[-1] = 0;
   uint32_t first = 0;  // rotates, so that one token's experts come from memory each time
   int64_t active = 0;
   for (auto _ : state) {
     active = 0;
     for (int64_t e = 0, row = 0; e < kExperts; ++e) {
       for (int64_t t = 0; t < tokens; ++t) {
-        if ((e + kExperts - (first + t * kTopK) % kExperts) % kExperts < kTopK) gather[row++] = t;
+        if ((e + kExperts - (first + t * kTopK) % kExperts) % kExperts < kTopK) {
+          row_token[row++] = static_cast<int32_t>(t);
+        }
       }
-      offsets[e + 1] = static_cast<int32_t>(row);
-      active += offsets[e + 1] > offsets[e] ? 1 : 0;
+      row_end[e] = static_cast<int32_t>(row);
+      active += row_end[e] > row_end[e - 1] ? 1 : 0;
     }
     first += kTopK;
     GroupedGemm({GroupedEpilogue::kSwiGlu}, x, gather, offsets, slots, matrix, {}, out,

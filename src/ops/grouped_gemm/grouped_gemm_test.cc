@@ -65,6 +65,12 @@ constexpr Case kCases[] = {
     {8, 1000, 2, 20, 24, GroupedEpilogue::kSwiGlu, false},
 };
 
+Tensor Indices(const std::vector<int32_t>& values) {
+  Tensor tensor = HostTensor(DType::kI32, {static_cast<int64_t>(values.size())});
+  std::copy(values.begin(), values.end(), tensor.data<int32_t>());
+  return tensor;
+}
+
 // Random routing: rows sorted by expert, their tokens, and a slot for each expert.
 struct Routing {
   std::vector<int32_t> gather;
@@ -96,7 +102,8 @@ class GroupedGemmTest : public OpTest {
     const Tensor x = RandomTensor({c.tokens, c.cols}, random);
     const Tensor addend = RandomTensor({rows, c.rows}, random);
     Guarded out(DType::kF32, {rows, columns});
-    GroupedGemm({c.epilogue}, x, routing.gather, routing.offsets, routing.slots, slab.matrix(),
+    GroupedGemm({c.epilogue}, x, Indices(routing.gather), Indices(routing.offsets),
+                Indices(routing.slots), slab.matrix(),
                 c.addend ? ConstTensorView(addend) : ConstTensorView(), out, context());
 
     const std::vector<double> left = ToDoubles(x);
@@ -138,8 +145,8 @@ TEST_P(GroupedGemmTest, SkippedGroupsStayUntouched) {
   const Slab slab(2, 6, 8, DType::kBF16, random);
   const Tensor x = RandomTensor({5, 8}, random);
   Guarded out(DType::kF32, {5, 6});
-  const std::vector<int32_t> offsets = {0, 2, 2, 4, 5};
-  const std::vector<int32_t> slots = {1, 0, -1, 0};
+  const Tensor offsets = Indices({0, 2, 2, 4, 5});
+  const Tensor slots = Indices({1, 0, -1, 0});
   GroupedGemm({GroupedEpilogue::kNone}, x, {}, offsets, slots, slab.matrix(), {}, out, context());
   for (int i = 0; i < 5 * 6; ++i) {
     EXPECT_EQ(std::isnan(out.data<float>()[i]), i / 6 == 2 || i / 6 == 3) << i;
@@ -157,15 +164,15 @@ TEST_P(GroupedGemmTest, ARowHasTheSameBitsAloneAndInCompany) {
       const int64_t columns = epilogue == GroupedEpilogue::kSwiGlu ? 45 : 90;
       const Tensor x = RandomTensor({kRows, 1030}, random);
       Guarded together(DType::kF32, {kRows, columns});
-      const std::vector<int32_t> offsets = {0, 11, 17};
-      const std::vector<int32_t> slots = {2, 0};
+      const Tensor offsets = Indices({0, 11, 17});
+      const Tensor slots = Indices({2, 0});
       GroupedGemm({epilogue}, x, {}, offsets, slots, slab.matrix(), {}, together,
                   five_threads.context());
       for (int32_t r = 0; r < kRows; ++r) {
         Guarded alone(DType::kF32, {1, columns});
-        const std::vector<int32_t> gather = {r};
-        const std::vector<int32_t> one = {0, 1};
-        const std::vector<int32_t> slot = {r < 11 ? 2 : 0};
+        const Tensor gather = Indices({r});
+        const Tensor one = Indices({0, 1});
+        const Tensor slot = Indices({r < 11 ? 2 : 0});
         GroupedGemm({epilogue}, x, gather, one, slot, slab.matrix(), {}, alone, context());
         ExpectSameBits(alone.data<float>(), together.data<float>() + r * columns, columns);
       }
