@@ -162,7 +162,7 @@ HttpClient::HttpClient(std::string user_agent, std::chrono::milliseconds timeout
     : user_agent_(std::move(user_agent)), timeout_(timeout), tls_(std::make_unique<Tls>()) {}
 HttpClient::~HttpClient() = default;
 
-HttpHead HttpClient::Send(const HttpRequest& request, const OnHead& on_head,
+HttpHead HttpClient::Send(const FetchRequest& request, const OnHead& on_head,
                           const OnBody& on_body) const {
   const Target target = ParseTarget(request.url);
   http::request<http::empty_body> message(http::string_to_verb(request.method), target.path, 11);

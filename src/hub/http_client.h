@@ -12,7 +12,7 @@
 
 namespace sluice {
 
-struct HttpRequest {
+struct FetchRequest {
   std::string method = "GET";
   std::string url;  // absolute, http or https
   std::vector<std::pair<std::string, std::string>> headers;
@@ -41,7 +41,7 @@ class HttpClient {
   // Returns once the body is complete or refused. Throws TransientError when the connection fails,
   // stalls or ends early, Error(kInvalidArgument) for a URL that is none, Error(kUnsupported) for a
   // certificate that cannot be trusted, and whatever the callbacks throw.
-  HttpHead Send(const HttpRequest& request, const OnHead& on_head, const OnBody& on_body) const;
+  HttpHead Send(const FetchRequest& request, const OnHead& on_head, const OnBody& on_body) const;
 
  private:
   struct Tls;

@@ -99,7 +99,7 @@ HubClient::HubClient(Options options)
   }
 }
 
-HttpHead HubClient::Follow(HttpRequest request, const OnHop& on_hop,
+HttpHead HubClient::Follow(FetchRequest request, const OnHop& on_hop,
                            const HttpClient::OnHead& on_head,
                            const HttpClient::OnBody& on_body) const {
   const std::string home = OriginOf(options_.endpoint);
@@ -182,8 +182,8 @@ HubModel HubClient::GetModel(const std::string& name, const std::string& revisio
     throw Error(ErrorCode::kInvalidArgument,
                 "'" + name + "' is not the name of a model: expected ORG/NAME");
   }
-  const HttpRequest request{.url = options_.endpoint + "/api/models/" + name + "/revision/" +
-                                   Encode(revision, false) + "?blobs=true"};
+  const FetchRequest request{.url = options_.endpoint + "/api/models/" + name + "/revision/" +
+                                    Encode(revision, false) + "?blobs=true"};
   std::string body;
   Backoff backoff(options_.max_retries);
   while (true) {
@@ -229,7 +229,7 @@ HubModel HubClient::GetModel(const std::string& name, const std::string& revisio
 
 HubFile HubClient::Describe(const HubModel& model, const std::string& path,
                             const std::stop_token& stop) const {
-  const HttpRequest request{.method = "HEAD", .url = FileUrl(model, path)};
+  const FetchRequest request{.method = "HEAD", .url = FileUrl(model, path)};
   const std::string what = model.name + "/" + path;
   HubFile file{.path = path};
   const auto read = [&file](const HttpHead& head) {
@@ -269,7 +269,7 @@ HttpHead HubClient::GetContent(const HubModel& model, const HubFile& file, uint6
                                const std::optional<std::string>& if_range,
                                const HttpClient::OnHead& on_head,
                                const HttpClient::OnBody& on_body) const {
-  HttpRequest request{.url = FileUrl(model, file.path)};
+  FetchRequest request{.url = FileUrl(model, file.path)};
   const std::string what = model.name + "/" + file.path;
   if (offset > 0) {
     request.headers.emplace_back("Range", "bytes=" + std::to_string(offset) + "-");

@@ -68,7 +68,7 @@ class HubClient {
 
  private:
   using OnHop = std::function<void(const HttpHead&)>;
-  HttpHead Follow(HttpRequest request, const OnHop& on_hop, const HttpClient::OnHead& on_head,
+  HttpHead Follow(FetchRequest request, const OnHop& on_hop, const HttpClient::OnHead& on_head,
                   const HttpClient::OnBody& on_body) const;
   std::string FileUrl(const HubModel& model, const std::string& path) const;
   [[noreturn]] void FailStatus(const HttpHead& head, const std::string& name,

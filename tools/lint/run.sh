@@ -13,6 +13,7 @@ step() {
 step "self test" python3 tools/lint/self_test.py
 step includes python3 tools/lint/check_includes.py
 step names python3 tools/lint/check_names.py
+step types python3 tools/lint/check_types.py
 step paths python3 tools/lint/check_paths.py
 step headers python3 tools/lint/check_headers.py
 

@@ -10,6 +10,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 FLOORS = "set(SLUICE_FLOOR_0 base device)\nset(SLUICE_FLOOR_1 ops)\n"
 GOOD = {"src/base/a.h": "#pragma once\n#include <string>\ninline std::string A() { return {}; }\n"}
+IN_N = "namespace n {{\n{}\n}}  // namespace n\n"
+UNNAMED = "namespace {\nstruct B {};\n}  // namespace\n"
 
 # (check, what is tried, files beside GOOD, expected part of the output; None = must pass)
 CASES = [
@@ -36,6 +38,14 @@ CASES = [
     ("check_names", "a family in a unit test", {"src/ops/b_test.cc": "// Mixtral\n"}, None),
     ("check_names", "a family in a comment", {"src/ops/b.cc": "\n// as in Mixtral\n"}, "src/ops/b.cc:2:"),
     ("check_names", "a family in an identifier", {"cmake/x.cmake": "set(OLMOE_TOP 8)\n"}, "cmake/x.cmake:1:"),
+    ("check_types", "a declaration", {"src/ops/b.h": IN_N.format("struct B;"), "src/ops/c.h": IN_N.format("struct B {};")}, None),
+    ("check_types", "unnamed", {"src/ops/b.cc": UNNAMED, "src/ops/c.cc": UNNAMED}, None),
+    (
+        "check_types",
+        "a type defined twice",
+        {"src/ops/b.h": IN_N.format("struct B {};"), "src/ops/c.cc": IN_N.format("class B : A {")},
+        "src/ops/c.cc:2: n::B is also defined at src/ops/b.h:2",
+    ),
     ("check_paths", "a relative path", {"docs/a.md": "see src/base/ and ~/work/x and ./tmp/x\n"}, None),
     ("check_paths", "a machine path", {"docs/a.md": "see /home/someone/x\n"}, "docs/a.md:1: machine path"),
     ("check_paths", "a registry host", {"a.sh": "\npip -i https://pypi.org/simple\n"}, "a.sh:2: registry host"),
