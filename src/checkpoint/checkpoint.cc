@@ -11,6 +11,7 @@
 #include <cstring>
 #include <functional>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -187,7 +188,8 @@ void Checkpoint::OpenShards(const fs::path& dir, const fs::path& index) {
   for (const std::string& shard : shards) {
     CheckShardName(shard, file);
     const fs::path path = dir / shard;
-    if (!fs::exists(path)) {
+    std::error_code unusable;  // a name that no file system takes is not there either
+    if (!fs::exists(path, unusable)) {
       throw Error(ErrorCode::kNotFound,
                   path.string() + ": is not there, but " + file +
                       " lists it; the download is incomplete, fetch it again");

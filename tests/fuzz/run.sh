@@ -19,11 +19,14 @@ fi
 [ -d "$here/lib" ] && export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export UBSAN_OPTIONS=print_stacktrace=1
 
+# A template may use its whole budget of steps: a tenth of a second in a release build, eight here.
+timeout=30
+
 fuzz_one() {
   local name=$1 seconds=${FUZZ_SECONDS:-60}
   mkdir -p "$out/corpus/$name" "$out/findings/$name"
   "$bin/${name}_fuzz" "$out/corpus/$name" "$here/corpus/$name" "-dict=$here/dictionaries/$name.dict" \
-    "-artifact_prefix=$out/findings/$name/" "-max_total_time=$seconds" -timeout=5 \
+    "-artifact_prefix=$out/findings/$name/" "-max_total_time=$seconds" "-timeout=$timeout" \
     -malloc_limit_mb=256 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=1 \
     > "$out/findings/$name.log" 2>&1
   local status=$? runs
@@ -36,5 +39,5 @@ fuzz_one() {
   return 1
 }
 export -f fuzz_one
-export bin out here
+export bin out here timeout
 printf '%s\n' "${targets[@]}" | xargs -P "${FUZZ_JOBS:-1}" -I{} bash -c 'fuzz_one {}'
