@@ -1,13 +1,13 @@
 #include "model/decoder.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/check.h"
 #include "ops/activation/clip.h"
 #include "ops/activation/silu_mul.h"
 #include "ops/attention/latent_attention.h"
 #include "ops/embedding/embedding.h"
+#include "ops/embedding/take_rows.h"
 #include "ops/gemm/gemm.h"
 #include "ops/gemm/head_gemm.h"
 #include "ops/norm/layer_norm.h"
@@ -179,9 +179,7 @@ TensorView Decoder::Logits(ConstTensorView hidden, std::span<const int32_t> rows
   const TensorView logits = ctx.arena.Allocate(DType::kF32, {count, spec_.vocab_size});
   Arena::Scope scope(ctx.arena);
   const TensorView picked = ctx.arena.Allocate(DType::kF32, {count, spec_.hidden_size});
-  for (int64_t i = 0; i < count; ++i) {
-    std::memcpy(picked[i].raw(), hidden[rows[i]].raw(), spec_.hidden_size * sizeof(float));
-  }
+  ops::TakeRows(hidden, ConstTensorView(rows.data(), DType::kI32, {count}), picked, ctx);
   ops::Gemm({}, picked, weights_.lm_head(), {}, logits, ctx);
   return logits;
 }

@@ -22,7 +22,20 @@ void SiluMul(ConstTensorView gate_up, TensorView out, OpContext& context) {
   const int64_t rows = out.dim(0);
   const int64_t width = out.dim(1);
   CheckTensor("silu_mul gate_up", gate_up, DType::kF32, {rows, 2 * width});
-  CheckTensor("silu_mul out", out, DType::kF32, {rows, width});
+  CheckProductInput("silu_mul out", out, {rows, width}, context);
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::SiluMul({.gate_up = gate_up.data<float>(),
+                     .gate_up_stride = gate_up.stride(0),
+                     .out = out.raw(),
+                     .out_dtype = out.dtype(),
+                     .out_stride = out.stride(0),
+                     .rows = rows,
+                     .width = width},
+                    *context.cuda);
+      return;
+    }
+  }
   const auto kernel =
       context.reference ? &reference::SiluMulRow : SLUICE_TIER_FUNCTION(context.tier, SiluMulRow);
   context.pool.ParallelFor(rows, RowGrain(width), [&](int64_t begin, int64_t end, int) {
@@ -40,6 +53,20 @@ void SigmoidGatedAdd(ConstTensorView gate, ConstTensorView y, TensorView out, Op
   CheckTensor("gated_add gate", gate, DType::kF32, {rows, 1});
   CheckTensor("gated_add y", y, DType::kF32, {rows, width});
   CheckTensor("gated_add out", out, DType::kF32, {rows, width});
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::SigmoidGatedAdd({.gate = gate.data<float>(),
+                             .gate_stride = gate.stride(0),
+                             .y = y.data<float>(),
+                             .y_stride = y.stride(0),
+                             .out = out.data<float>(),
+                             .out_stride = out.stride(0),
+                             .rows = rows,
+                             .width = width},
+                            *context.cuda);
+      return;
+    }
+  }
   const auto kernel = context.reference ? &reference::SigmoidGatedAddRow
                                         : SLUICE_TIER_FUNCTION(context.tier, SigmoidGatedAddRow);
   context.pool.ParallelFor(rows, RowGrain(width), [&](int64_t begin, int64_t end, int) {
@@ -56,6 +83,20 @@ void Add(ConstTensorView y, TensorView out, OpContext& context) {
   const int64_t width = out.dim(1);
   CheckTensor("add y", y, DType::kF32, {rows, width});
   CheckTensor("add out", out, DType::kF32, {rows, width});
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::Add({.gate = nullptr,
+                 .gate_stride = 0,
+                 .y = y.data<float>(),
+                 .y_stride = y.stride(0),
+                 .out = out.data<float>(),
+                 .out_stride = out.stride(0),
+                 .rows = rows,
+                 .width = width},
+                *context.cuda);
+      return;
+    }
+  }
   const auto kernel =
       context.reference ? &reference::AddRow : SLUICE_TIER_FUNCTION(context.tier, AddRow);
   context.pool.ParallelFor(rows, RowGrain(width), [&](int64_t begin, int64_t end, int) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/activation/activation_kernels.h"
 #include "ops/common/checks.h"
 
 namespace sluice::ops {
@@ -13,6 +14,17 @@ void Clip(float limit, TensorView x, OpContext& context) {
   CheckRank("clip x", x, 2);
   const int64_t width = x.dim(1);
   CheckTensor("clip x", x, DType::kF32, {x.dim(0), width});
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::Clip({.limit = limit,
+                  .x = x.data<float>(),
+                  .x_stride = x.stride(0),
+                  .rows = x.dim(0),
+                  .width = width},
+                 *context.cuda);
+      return;
+    }
+  }
   const int64_t grain = std::max<int64_t>(1, kElementGrain / std::max<int64_t>(1, width));
   context.pool.ParallelFor(x.dim(0), grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "ops/common/checks.h"
+#include "ops/embedding/embedding_kernels.h"
 #include "quant/float_formats.h"
 
 namespace sluice::ops {
@@ -35,6 +36,21 @@ void Embedding(ConstTensorView table, ConstTensorView ids, TensorView out, OpCon
   CheckTensor("embedding ids", ids, DType::kI32, {tokens});
   CheckTensor("embedding out", out, DType::kF32, {tokens, table.dim(1)});
   const int32_t* id = ids.data<int32_t>();
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::CopyRows({.table = table.raw(),
+                      .dtype = table.dtype(),
+                      .table_rows = table.dim(0),
+                      .table_stride = table.stride(0),
+                      .rows = id,
+                      .out = out.data<float>(),
+                      .out_stride = out.stride(0),
+                      .count = tokens,
+                      .width = table.dim(1)},
+                     *context.cuda);
+      return;
+    }
+  }
   for (int64_t t = 0; t < tokens; ++t) {
     SLUICE_CHECK_GE(id[t], 0);
     SLUICE_CHECK_LT(id[t], table.dim(0));

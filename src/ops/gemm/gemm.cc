@@ -36,11 +36,32 @@ void Gemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, ConstTenso
   const int64_t rows = x.dim(0);
   const int64_t columns = w.dim(0);
   const int64_t depth = w.dim(1);
-  CheckTensor("gemm x", x, DType::kF32, {rows, depth});
+  CheckProductInput("gemm x", x, {rows, depth}, context);
   CheckWeights("gemm w", w, {columns, depth});
   if (!bias.empty()) CheckTensor("gemm bias", bias, DType::kF32, {columns});
   CheckTensor("gemm out", out, DType::kF32, {rows, columns});
   if (rows == 0 || columns == 0) return;
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::Gemm({.x = x.raw(),
+                  .x_dtype = x.dtype(),
+                  .x_stride = x.stride(0),
+                  .x_head_stride = 0,
+                  .w = w.raw(),
+                  .w_dtype = w.dtype(),
+                  .bias = bias.empty() ? nullptr : bias.data<float>(),
+                  .accumulate = desc.accumulate,
+                  .out = out.data<float>(),
+                  .out_stride = out.stride(0),
+                  .out_head_stride = 0,
+                  .rows = rows,
+                  .columns = columns,
+                  .depth = depth,
+                  .heads = 1},
+                 context.arena, *context.cuda);
+      return;
+    }
+  }
 
   const auto kernel =
       context.reference ? &reference::GemmBlock : SLUICE_TIER_FUNCTION(context.tier, GemmBlock);

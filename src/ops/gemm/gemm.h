@@ -9,10 +9,12 @@ struct GemmDesc {
   bool accumulate = false;  // out += instead of out =
 };
 
-// out = x w^T + bias (+ out). Each element sums K in fixed chunks and a fixed lane order, so that a
-// row's bits do not depend on M.
+// out = x w^T + bias (+ out). On the CPU each element sums K in fixed chunks and a fixed lane
+// order, so that a row's bits do not depend on M. On CUDA the order of a sum depends on M, N, K and
+// the device, and on nothing else; an f32 x beside bf16 or f16 w may be rounded to w's dtype as it
+// is loaded.
 void Gemm(const GemmDesc& desc,
-          ConstTensorView x,     // [M, K] f32, row stride free
+          ConstTensorView x,     // [M, K] f32, on CUDA also bf16 or f16; row stride free
           ConstTensorView w,     // [N, K] f32 | bf16 | f16, contiguous
           ConstTensorView bias,  // [N] f32, or empty()
           TensorView out,        // [M, N] f32, row stride free; must not overlap x

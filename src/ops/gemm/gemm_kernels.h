@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "device/buffer.h"
+#include "device/cuda_stream.h"
 #include "device/dtype.h"
 #include "ops/common/cpu/tiers.h"
 
@@ -30,5 +32,32 @@ namespace reference {
 void GemmBlock(const GemmBlockParams& params);
 }
 SLUICE_DECLARE_IN_TIERS(void GemmBlock(const GemmBlockParams& params))
+
+namespace cuda {
+
+// A whole Gemm, or with `heads` above 1 a HeadGemm: row m of head h of x stands at
+// x + h * x_head_stride + m * x_stride, in elements, and so in out.
+struct GemmParams {
+  const void* x;
+  DType x_dtype;
+  int64_t x_stride;
+  int64_t x_head_stride;
+  const void* w;  // [heads, columns, depth], dense
+  DType w_dtype;
+  const float* bias;  // [columns], or null
+  bool accumulate;
+  float* out;
+  int64_t out_stride;
+  int64_t out_head_stride;
+  int64_t rows;
+  int64_t columns;
+  int64_t depth;  // K
+  int64_t heads;
+};
+// Scratch comes from `arena` and is free again when the call returns: what is queued on the stream
+// later may write to it.
+void Gemm(const GemmParams& params, Arena& arena, CudaStream& stream);
+
+}  // namespace cuda
 
 }  // namespace sluice::ops

@@ -26,10 +26,31 @@ void HeadGemm(ConstTensorView x, ConstTensorView w, TensorView out, OpContext& c
   const int64_t heads = w.dim(0);
   const int64_t columns = w.dim(1);
   const int64_t depth = w.dim(2);
-  CheckTensor("head_gemm x", x, DType::kF32, {tokens, heads, depth});
+  CheckProductInput("head_gemm x", x, {tokens, heads, depth}, context);
   CheckWeights("head_gemm w", w, {heads, columns, depth});
   CheckTensor("head_gemm out", out, DType::kF32, {tokens, heads, columns});
   if (tokens == 0 || columns == 0) return;
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::Gemm({.x = x.raw(),
+                  .x_dtype = x.dtype(),
+                  .x_stride = x.stride(0),
+                  .x_head_stride = x.stride(1),
+                  .w = w.raw(),
+                  .w_dtype = w.dtype(),
+                  .bias = nullptr,
+                  .accumulate = false,
+                  .out = out.data<float>(),
+                  .out_stride = out.stride(0),
+                  .out_head_stride = out.stride(1),
+                  .rows = tokens,
+                  .columns = columns,
+                  .depth = depth,
+                  .heads = heads},
+                 context.arena, *context.cuda);
+      return;
+    }
+  }
 
   const auto kernel =
       context.reference ? &reference::GemmBlock : SLUICE_TIER_FUNCTION(context.tier, GemmBlock);

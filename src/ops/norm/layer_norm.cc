@@ -19,7 +19,22 @@ void LayerNorm(const LayerNormDesc& desc, ConstTensorView x, ConstTensorView wei
   const int64_t width = x.dim(1);
   CheckTensor("layer_norm x", x, DType::kF32, {x.dim(0), width});
   CheckTensor("layer_norm weight", weight, DType::kF32, {width});
-  CheckTensor("layer_norm out", out, DType::kF32, {x.dim(0), width});
+  CheckProductInput("layer_norm out", out, {x.dim(0), width}, context);
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::LayerNorm({.x = x.data<float>(),
+                       .x_stride = x.stride(0),
+                       .weight = weight.data<float>(),
+                       .out = out.raw(),
+                       .out_dtype = out.dtype(),
+                       .out_stride = out.stride(0),
+                       .rows = x.dim(0),
+                       .width = width,
+                       .eps = desc.eps},
+                      *context.cuda);
+      return;
+    }
+  }
   const auto kernel = context.reference ? &reference::LayerNormRow
                                         : SLUICE_TIER_FUNCTION(context.tier, LayerNormRow);
   const auto body = [&](int64_t begin, int64_t end, int) {

@@ -14,7 +14,8 @@ struct LayerNormDesc {
 void LayerNorm(const LayerNormDesc& desc,
                ConstTensorView x,       // [rows, H] f32, row stride free
                ConstTensorView weight,  // [H] f32
-               TensorView out,          // as x, with a stride of its own; may alias x
+               TensorView out,          // as x, with a stride of its own; may alias x; on CUDA
+                                        // also bf16 or f16, the input of a product
                OpContext& context);
 
 }  // namespace sluice::ops

@@ -41,8 +41,8 @@ TEST_P(LayerNormTest, MatchesDoublePrecision) {
 
 TEST_P(LayerNormTest, KeepsADeviationBesideALargeMean) {
   Guarded out(DType::kF32, {1, 64});
-  const Tensor weight(DType::kF32, {64});
-  Tensor x(DType::kF32, {1, 64});
+  const Tensor weight = HostTensor(DType::kF32, {64});
+  const Tensor x = HostTensor(DType::kF32, {1, 64});
   for (int i = 0; i < 64; ++i) {
     weight.view().data<float>()[i] = 1.0f;
     x.data<float>()[i] = 1000.0f + static_cast<float>(i % 2);

@@ -93,6 +93,20 @@ void RopeAngles(const RopeDesc& desc, ConstTensorView positions, TensorView cos_
   SLUICE_CHECK(cos_sin.IsContiguous());
   const std::vector<float> frequencies = RopeFrequencies(desc);
   const auto factor = static_cast<float>(desc.attention_factor);
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      SLUICE_CHECK_LE(half, cuda::kMaxRopeFrequencies);
+      cuda::RopeAnglesParams params{.frequencies = {},
+                                    .positions = positions.data<int32_t>(),
+                                    .cos_sin = cos_sin.data<float>(),
+                                    .tokens = tokens,
+                                    .half = half,
+                                    .factor = factor};
+      std::copy_n(frequencies.data(), half, params.frequencies);
+      cuda::RopeAngles(params, *context.cuda);
+      return;
+    }
+  }
   context.pool.ParallelFor(tokens, kAngleTokenGrain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       float* cosines = cos_sin.data<float>() + t * 2 * half;
@@ -115,6 +129,20 @@ void Rope(RopePairing pairing, ConstTensorView cos_sin, TensorView x, OpContext&
   CheckTensor("rope x", x, DType::kF32, {tokens, x.dim(1), x.dim(2)});
   SLUICE_CHECK(cos_sin.IsContiguous());
   SLUICE_CHECK_LE(2 * half, x.dim(2));
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::Rope({.cos_sin = cos_sin.data<float>(),
+                  .x = x.data<float>(),
+                  .token_stride = x.stride(0),
+                  .head_stride = x.stride(1),
+                  .tokens = tokens,
+                  .heads = x.dim(1),
+                  .half = half,
+                  .adjacent = pairing == RopePairing::kAdjacent},
+                 *context.cuda);
+      return;
+    }
+  }
   const auto kernel =
       context.reference ? &reference::RopeToken : SLUICE_TIER_FUNCTION(context.tier, RopeToken);
   const auto body = [&](int64_t begin, int64_t end, int) {

@@ -46,7 +46,7 @@ struct RopeDesc {
 std::vector<float> RopeFrequencies(const RopeDesc& desc);
 
 // Fills the cosines and sines that all layers of a step share. Angles are rounded to f32 as the
-// frequencies are.
+// frequencies are. On CUDA rotary_dim is at most 512.
 void RopeAngles(const RopeDesc& desc,
                 ConstTensorView positions,  // [T] i32, absolute
                 TensorView cos_sin,         // [T, 2, rotary_dim / 2] f32: cosines, then sines

@@ -11,7 +11,7 @@ namespace {
 class RopeTest : public OpTest {};
 
 Tensor Positions(std::initializer_list<int32_t> values) {
-  Tensor positions(DType::kI32, {static_cast<int64_t>(values.size())});
+  Tensor positions = HostTensor(DType::kI32, {static_cast<int64_t>(values.size())});
   std::copy(values.begin(), values.end(), positions.data<int32_t>());
   return positions;
 }
