@@ -92,6 +92,46 @@ void WriteToken(ConstTensorView source, int64_t token, int64_t slot, TensorView 
   }
 }
 
+cuda::PageWriteParams PageWrite(ConstTensorView source, ConstTensorView slots, TensorView pages) {
+  return {.source = source.data<float>(),
+          .token_stride = source.stride(0),
+          .head_stride = source.stride(1),
+          .slots = slots.data<int64_t>(),
+          .pages = pages.raw(),
+          .dtype = pages.dtype(),
+          .tokens = source.dim(0),
+          .heads = pages.dim(1),
+          .page_size = pages.dim(2),
+          .width = pages.dim(3)};
+}
+
+void AttendOnCuda(const AttentionDesc& desc, ConstTensorView q, const AttentionBatch& batch,
+                  const KvPages& pages, TensorView out, OpContext& context) {
+  const cuda::AttentionParams params{.tables = TablesOf(batch.placed),
+                                     .q = q.data<float>(),
+                                     .q_token_stride = q.stride(0),
+                                     .q_head_stride = q.stride(1),
+                                     .q_rope = nullptr,
+                                     .q_rope_token_stride = 0,
+                                     .q_rope_head_stride = 0,
+                                     .k = pages.k.raw(),
+                                     .v = pages.v.raw(),
+                                     .dtype = pages.k.dtype(),
+                                     .out = out.raw(),
+                                     .out_dtype = out.dtype(),
+                                     .out_token_stride = out.stride(0),
+                                     .out_head_stride = out.stride(1),
+                                     .num_heads = desc.num_heads,
+                                     .num_kv_heads = desc.num_kv_heads,
+                                     .page_size = static_cast<int32_t>(pages.k.dim(2)),
+                                     .key_dim = desc.head_dim,
+                                     .rope_dim = 0,
+                                     .value_dim = desc.head_dim,
+                                     .window = desc.window,
+                                     .scale = desc.scale};
+  cuda::PlainAttention(params, *context.cuda);
+}
+
 }  // namespace
 
 bool AttentionSupports(const AttentionDesc& desc) {
@@ -109,10 +149,18 @@ void KvWrite(ConstTensorView k, ConstTensorView v, ConstTensorView slots, const 
   CheckTensor("kv_write k", k, DType::kF32, {tokens, pages.k.dim(1), pages.k.dim(3)});
   CheckTensor("kv_write v", v, DType::kF32, {tokens, pages.k.dim(1), pages.k.dim(3)});
   CheckTensor("kv_write slots", slots, DType::kI64, {tokens});
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::PageWrite(PageWrite(k, slots, pages.k), *context.cuda);
+      cuda::PageWrite(PageWrite(v, slots, pages.v), *context.cuda);
+      return;
+    }
+  }
   CheckSlots(slots, pages.k.dim(0) * pages.k.dim(2));
   const int64_t* slot = slots.data<int64_t>();
   context.pool.ParallelFor(tokens, kTokenGrain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
+      if (slot[t] < 0) continue;
       WriteToken(k, t, slot[t], pages.k);
       WriteToken(v, t, slot[t], pages.v);
     }
@@ -126,11 +174,15 @@ void Attention(const AttentionDesc& desc, ConstTensorView q, const AttentionBatc
   CheckRank("attention q", q, 3);
   const int64_t tokens = q.dim(0);
   CheckTensor("attention q", q, DType::kF32, {tokens, desc.num_heads, desc.head_dim});
-  CheckTensor("attention out", out, DType::kF32, {tokens, desc.num_heads, desc.head_dim});
+  CheckProductInput("attention out", out, {tokens, desc.num_heads, desc.head_dim}, context);
   SLUICE_CHECK_EQ(pages.k.dim(1), desc.num_kv_heads);
   SLUICE_CHECK_EQ(pages.k.dim(3), desc.head_dim);
-  for (const AttentionSequence& sequence : batch.sequences) {
-    CheckSequence(sequence, desc.window, tokens, pages.k.dim(2));
+  CheckBatch(batch, desc.window, tokens, pages.k.dim(2), context);
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      AttendOnCuda(desc, q, batch, pages, out, context);
+      return;
+    }
   }
   const int64_t group = desc.num_heads / desc.num_kv_heads;
   const std::vector<Block> blocks = CutBlocks(batch.sequences, desc.num_kv_heads, group);

@@ -26,7 +26,7 @@ bool AttentionSupports(const AttentionDesc& desc);
 // Writes this step's keys and values to their pages.
 void KvWrite(ConstTensorView k,      // [T, num_kv_heads, head_dim] f32, outer strides free
              ConstTensorView v,      // as k
-             ConstTensorView slots,  // [T] i64: page * page_size + offset
+             ConstTensorView slots,  // [T] i64: page * page_size + offset; negative: not written
              const KvPages& pages, OpContext& context);
 
 // Scaled dot-product attention over pages with an online softmax (arXiv:1805.02867). KV is visited
@@ -34,10 +34,11 @@ void KvWrite(ConstTensorView k,      // [T, num_kv_heads, head_dim] f32, outer s
 // see is skipped for it and a hidden position contributes nothing, so that on the CPU a row's bits
 // depend only on its own visible positions and the page size. A row that sees nothing gives zeros.
 // Pages that no row of the call sees are not read. With a window every sequence's mask is kCausal.
-void Attention(const AttentionDesc& desc,
-               ConstTensorView q,  // [T, num_heads, head_dim] f32, outer strides free
-               const AttentionBatch& batch, const KvPages& pages,
-               TensorView out,  // [T, num_heads, head_dim] f32, outer strides free
-               OpContext& context);
+void Attention(
+    const AttentionDesc& desc,
+    ConstTensorView q,  // [T, num_heads, head_dim] f32, outer strides free
+    const AttentionBatch& batch, const KvPages& pages,
+    TensorView out,  // [T, num_heads, head_dim] f32, on CUDA bf16 | f16 too, outer strides free
+    OpContext& context);
 
 }  // namespace sluice::ops

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "device/cuda_stream.h"
 #include "device/dtype.h"
 #include "ops/common/cpu/tiers.h"
 
@@ -54,5 +55,69 @@ namespace reference {
 void AttentionBlock(const AttentionBlockParams& params);
 }
 SLUICE_DECLARE_IN_TIERS(void AttentionBlock(const AttentionBlockParams& params))
+
+namespace cuda {
+
+// PlacedSequences as kernels take it.
+struct SequenceTables {
+  const int32_t* query_begin;
+  const int32_t* sequence_of_row;
+  const int32_t* positions;
+  const int32_t* page_table;
+  const int32_t* kv_lengths;
+  const int32_t* masks;
+  const int64_t* ancestors;
+  const int32_t* slots_of_queries;
+  int32_t sequences;
+  int32_t rows;
+  int32_t max_pages;
+  int32_t max_query_count;
+  int32_t max_kv_length;
+};
+
+// Rows to pages: token t's head h from source + t * token_stride + h * head_stride.
+struct PageWriteParams {
+  const float* source;
+  int64_t token_stride;
+  int64_t head_stride;
+  const int64_t* slots;
+  void* pages;  // [pages, heads, page_size, width]
+  DType dtype;
+  int64_t tokens;
+  int64_t heads;
+  int64_t page_size;
+  int64_t width;
+};
+void PageWrite(const PageWriteParams& params, CudaStream& stream);
+
+// A call of Attention, or of LatentAttention: one KV head, v null, and a second part of the query.
+struct AttentionParams {
+  SequenceTables tables;
+  const float* q;  // [T, num_heads, key_dim - rope_dim], dense rows
+  int64_t q_token_stride;
+  int64_t q_head_stride;
+  const float* q_rope;  // [T, num_heads, rope_dim], or null
+  int64_t q_rope_token_stride;
+  int64_t q_rope_head_stride;
+  const void* k;  // [pages, num_kv_heads, page_size, key_dim]
+  const void* v;  // [pages, num_kv_heads, page_size, value_dim], or null: the front of the keys
+  DType dtype;    // of the pages
+  void* out;      // [T, num_heads, value_dim]
+  DType out_dtype;
+  int64_t out_token_stride;
+  int64_t out_head_stride;
+  int32_t num_heads;
+  int32_t num_kv_heads;
+  int32_t page_size;
+  int32_t key_dim;
+  int32_t rope_dim;
+  int32_t value_dim;
+  int32_t window;  // 0: none
+  float scale;
+};
+// Any shape, by plain maths in f32.
+void PlainAttention(const AttentionParams& params, CudaStream& stream);
+
+}  // namespace cuda
 
 }  // namespace sluice::ops

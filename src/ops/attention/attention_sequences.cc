@@ -12,8 +12,6 @@ namespace {
 constexpr int64_t kMaxTreeRows = 64;
 constexpr int32_t kNoTree = std::numeric_limits<int32_t>::max();
 
-}  // namespace
-
 void CheckSequence(const AttentionSequence& sequence, int window, int64_t tokens,
                    int64_t page_size) {
   SLUICE_CHECK_GE(sequence.query_begin, 0);
@@ -24,6 +22,34 @@ void CheckSequence(const AttentionSequence& sequence, int window, int64_t tokens
   SLUICE_CHECK_LE(sequence.kv_length, capacity);
   SLUICE_CHECK(window == 0 || sequence.mask == AttentionMask::kCausal);
   CheckTree(sequence);
+}
+
+}  // namespace
+
+void CheckBatch(const AttentionBatch& batch, int window, int64_t tokens, int64_t page_size,
+                const OpContext& context) {
+  for (const AttentionSequence& sequence : batch.sequences) {
+    CheckSequence(sequence, window, tokens, page_size);
+  }
+  if (!context.OnCuda()) return;
+  SLUICE_CHECK_EQ(batch.placed.kv_lengths.NumElements(), std::ssize(batch.sequences));
+  SLUICE_CHECK_LE(batch.placed.positions.NumElements(), tokens);
+}
+
+cuda::SequenceTables TablesOf(const PlacedSequences& placed) {
+  return {.query_begin = placed.query_begin.data<int32_t>(),
+          .sequence_of_row = placed.sequence_of_row.data<int32_t>(),
+          .positions = placed.positions.data<int32_t>(),
+          .page_table = placed.page_table.data<int32_t>(),
+          .kv_lengths = placed.kv_lengths.data<int32_t>(),
+          .masks = placed.masks.data<int32_t>(),
+          .ancestors = placed.ancestors.data<int64_t>(),
+          .slots_of_queries = placed.slots_of_queries.data<int32_t>(),
+          .sequences = static_cast<int32_t>(placed.kv_lengths.NumElements()),
+          .rows = static_cast<int32_t>(placed.positions.NumElements()),
+          .max_pages = static_cast<int32_t>(placed.page_table.dim(1)),
+          .max_query_count = placed.max_query_count,
+          .max_kv_length = placed.max_kv_length};
 }
 
 void CheckTree(const AttentionSequence& sequence) {
@@ -72,7 +98,6 @@ void CheckVisiblePages(const AttentionSequence& sequence, const VisibleRange& ra
 void CheckSlots(ConstTensorView slots, int64_t num_slots) {
   const int64_t* slot = slots.data<int64_t>();
   for (int64_t t = 0; t < slots.dim(0); ++t) {
-    SLUICE_CHECK_GE(slot[t], 0);
     SLUICE_CHECK_LT(slot[t], num_slots);
   }
 }

@@ -9,11 +9,6 @@
 // What the attention ops share: what a sequence's query rows see, and writing to pages.
 namespace sluice::ops {
 
-// Checks a sequence of a call with `tokens` query rows over pages of `page_size` positions.
-// `window` is the layer's.
-void CheckSequence(const AttentionSequence& sequence, int window, int64_t tokens,
-                   int64_t page_size);
-
 // Checks what only kTree reads.
 void CheckTree(const AttentionSequence& sequence);
 
@@ -28,7 +23,15 @@ VisibleRange VisibleRangeOf(const AttentionSequence& sequence, int window, int r
 void CheckVisiblePages(const AttentionSequence& sequence, const VisibleRange& range,
                        int64_t page_size, int64_t num_pages);
 
-// Slots are those of `num_slots` positions.
+// Checks the sequences of a call with `tokens` query rows, and that the batch was placed for the
+// device where there is one. `window` is the layer's.
+void CheckBatch(const AttentionBatch& batch, int window, int64_t tokens, int64_t page_size,
+                const OpContext& context);
+
+// The batch as kernels take it.
+cuda::SequenceTables TablesOf(const PlacedSequences& placed);
+
+// Slots are those of `num_slots` positions, or negative.
 void CheckSlots(ConstTensorView slots, int64_t num_slots);  // [T] i64
 
 // Stores `count` floats as f32 or bf16 from element `first` of `memory` on.

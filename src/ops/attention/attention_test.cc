@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -333,6 +334,101 @@ TEST_P(AttentionTest, SequencesOfAStepDoNotMeet) {
     ExpectSame(alone.data<float>() + first, together.data<float>() + first,
                one.query_count * 4 * 32);
   }
+}
+
+// A kernel's inputs of products may be narrow: they are the same sums, rounded once.
+TEST_P(AttentionTest, NarrowOutputsAreTheRoundedSums) {
+  if (!context().OnCuda()) GTEST_SKIP() << "the CPU's are f32";
+  std::mt19937 random(8);
+  const AttentionDesc desc = Desc(4, 2, 64);
+  Cache cache(desc, DType::kBF16, 16, 50, random);
+  cache.Fill(50, context());
+  const Tensor q = RandomTensor({3, 4, 64}, random);
+  const std::vector<int32_t> positions = Range(47, 50);
+  const AttentionSequence sequence{.query_begin = 0,
+                                   .query_count = 3,
+                                   .positions = positions,
+                                   .pages = cache.table(),
+                                   .kv_length = 50,
+                                   .mask = AttentionMask::kCausal};
+  const AttentionBatch batch = PlaceSequences(std::span(&sequence, 1), context());
+  Guarded wide(DType::kF32, {3, 4, 64});
+  Attention(desc, q, batch, cache.pages(), wide, context());
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    Guarded narrow(dtype, {3, 4, 64});
+    Attention(desc, q, batch, cache.pages(), narrow, context());
+    narrow.ExpectGuardsIntact();
+    Tensor want(dtype, {3, 4, 64});
+    ConvertFloats(wide.view(), want);
+    EXPECT_EQ(std::memcmp(want.view().raw(), narrow.view().raw(), want.view().NumBytes()), 0);
+  }
+}
+
+TEST_P(AttentionTest, NegativeSlotsAreNotWritten) {
+  std::mt19937 random(9);
+  const Tensor rows = RandomTensor({3, 2, 16}, random);
+  Guarded k(DType::kF32, {2, 2, 4, 16});
+  Guarded v(DType::kF32, {2, 2, 4, 16});
+  Tensor slots = HostTensor(DType::kI64, {3});
+  const int64_t values[] = {5, -1, 2};
+  std::copy_n(values, 3, slots.data<int64_t>());
+  KvWrite(rows, rows, slots, {k, v}, context());
+  k.ExpectGuardsIntact();
+  v.ExpectGuardsIntact();
+  int written = 0;
+  for (int i = 0; i < 2 * 2 * 4 * 16; ++i) written += std::isnan(k.data<float>()[i]) ? 0 : 1;
+  EXPECT_EQ(written, 2 * 2 * 16);
+  for (int d = 0; d < 16; ++d) {
+    // Slot 5 is page 1's second position; slot 2 is page 0's third.
+    EXPECT_EQ(v.data<float>()[((1 * 2 + 1) * 4 + 1) * 16 + d], rows.data<float>()[16 + d]);
+    EXPECT_EQ(k.data<float>()[((0 * 2 + 0) * 4 + 2) * 16 + d], rows.data<float>()[64 + d]);
+  }
+}
+
+TEST_P(AttentionTest, PlacesSequencesAsKernelsReadThem) {
+  std::mt19937 random(10);
+  const std::vector<int32_t> positions = {7, 8, 20, 21, 21};
+  const std::vector<int32_t> pages = {4, 2, 9};
+  const std::vector<uint64_t> ancestors = {1, 3, 5};
+  const std::vector<int32_t> slots = {20, 21, 23};
+  const AttentionSequence sequences[] = {{.query_begin = 0,
+                                          .query_count = 2,
+                                          .positions = std::span(positions).first(2),
+                                          .pages = std::span(pages).first(2),
+                                          .kv_length = 9,
+                                          .mask = AttentionMask::kCausal},
+                                         {.query_begin = 2,
+                                          .query_count = 3,
+                                          .positions = std::span(positions).subspan(2),
+                                          .pages = pages,
+                                          .kv_length = 24,
+                                          .mask = AttentionMask::kTree,
+                                          .ancestors = ancestors,
+                                          .slots_of_queries = slots}};
+  const AttentionBatch batch = PlaceSequences(sequences, context());
+  EXPECT_EQ(batch.sequences.data(), sequences);
+  EXPECT_EQ(batch.placed.kv_lengths.empty(), !context().OnCuda());
+  if (!context().OnCuda()) return;
+  const auto expect = [&](ConstTensorView view, const std::vector<int32_t>& want) {
+    const Tensor got = Download(view, context());
+    EXPECT_EQ(std::vector<int32_t>(got.data<int32_t>(), got.data<int32_t>() + view.NumElements()),
+              want);
+  };
+  const PlacedSequences& placed = batch.placed;
+  expect(placed.query_begin, {0, 2, 5});
+  expect(placed.sequence_of_row, {0, 0, 1, 1, 1});
+  expect(placed.positions, positions);
+  expect(placed.kv_lengths, {9, 24});
+  expect(placed.masks, {0, 2});
+  expect(placed.slots_of_queries, {0, 0, 20, 21, 23});
+  EXPECT_EQ(placed.page_table.shape(), (Shape{2, 4}));
+  expect(placed.page_table, {4, 2, 0, 0, 4, 2, 9, 0});
+  const Tensor bits = Download(placed.ancestors, context());
+  const std::vector<int64_t> want = {0, 0, 0b0001, 0b0011, 0b1001};  // of positions from 20 on
+  EXPECT_EQ(std::vector<int64_t>(bits.data<int64_t>(), bits.data<int64_t>() + 5), want);
+  EXPECT_EQ(placed.max_query_count, 3);
+  EXPECT_EQ(placed.max_kv_length, 24);
+  EXPECT_TRUE(placed.any_tree);
 }
 
 TEST_P(AttentionTest, PagesOutsideTheWindowAreNotRead) {

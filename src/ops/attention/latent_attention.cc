@@ -101,6 +101,34 @@ void RunBlock(const LatentAttentionDesc& desc, const Block& block, ConstTensorVi
           .scratch = scratch + kAttentionBlockRows * width});
 }
 
+void AttendOnCuda(const LatentAttentionDesc& desc, ConstTensorView q_latent, ConstTensorView q_rope,
+                  const AttentionBatch& batch, ConstTensorView pages, TensorView out,
+                  OpContext& context) {
+  const cuda::AttentionParams params{.tables = TablesOf(batch.placed),
+                                     .q = q_latent.data<float>(),
+                                     .q_token_stride = q_latent.stride(0),
+                                     .q_head_stride = q_latent.stride(1),
+                                     .q_rope = q_rope.data<float>(),
+                                     .q_rope_token_stride = q_rope.stride(0),
+                                     .q_rope_head_stride = q_rope.stride(1),
+                                     .k = pages.raw(),
+                                     .v = nullptr,
+                                     .dtype = pages.dtype(),
+                                     .out = out.raw(),
+                                     .out_dtype = out.dtype(),
+                                     .out_token_stride = out.stride(0),
+                                     .out_head_stride = out.stride(1),
+                                     .num_heads = desc.num_heads,
+                                     .num_kv_heads = 1,
+                                     .page_size = static_cast<int32_t>(pages.dim(1)),
+                                     .key_dim = desc.latent_dim + desc.rope_dim,
+                                     .rope_dim = desc.rope_dim,
+                                     .value_dim = desc.latent_dim,
+                                     .window = desc.window,
+                                     .scale = desc.scale};
+  cuda::PlainAttention(params, *context.cuda);
+}
+
 }  // namespace
 
 bool LatentAttentionSupports(const LatentAttentionDesc& desc) {
@@ -119,9 +147,26 @@ void LatentWrite(ConstTensorView latent, ConstTensorView slots, TensorView pages
   CheckTensor("latent_write latent", latent, DType::kF32, {tokens, width});
   CheckTensor("latent_write slots", slots, DType::kI64, {tokens});
   CheckPages(pages, width);
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::PageWrite({.source = latent.data<float>(),
+                       .token_stride = latent.stride(0),
+                       .head_stride = 0,
+                       .slots = slots.data<int64_t>(),
+                       .pages = pages.raw(),
+                       .dtype = pages.dtype(),
+                       .tokens = tokens,
+                       .heads = 1,
+                       .page_size = pages.dim(1),
+                       .width = width},
+                      *context.cuda);
+      return;
+    }
+  }
   CheckSlots(slots, pages.dim(0) * pages.dim(1));
   context.pool.ParallelFor(tokens, kTokenGrain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
+      if (slots.data<int64_t>()[t] < 0) continue;
       StoreKvRow(latent.data<float>() + t * latent.stride(0), width, pages.raw(), pages.dtype(),
                  slots.data<int64_t>()[t] * width);
     }
@@ -140,9 +185,14 @@ void LatentAttention(const LatentAttentionDesc& desc, ConstTensorView q_latent,
               {tokens, desc.num_heads, desc.latent_dim});
   CheckTensor("latent_attention q_rope", q_rope, DType::kF32,
               {tokens, desc.num_heads, desc.rope_dim});
-  CheckTensor("latent_attention out", out, DType::kF32, {tokens, desc.num_heads, desc.latent_dim});
-  for (const AttentionSequence& sequence : batch.sequences) {
-    CheckSequence(sequence, desc.window, tokens, pages.dim(1));
+  CheckProductInput("latent_attention out", out, {tokens, desc.num_heads, desc.latent_dim},
+                    context);
+  CheckBatch(batch, desc.window, tokens, pages.dim(1), context);
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      AttendOnCuda(desc, q_latent, q_rope, batch, pages, out, context);
+      return;
+    }
   }
   const std::vector<Block> blocks =
       CutBlocks(batch.sequences, desc.num_heads,

@@ -22,10 +22,11 @@ struct LatentAttentionDesc {
 bool LatentAttentionSupports(const LatentAttentionDesc& desc);
 
 // Writes this step's latent rows to their pages.
-void LatentWrite(ConstTensorView latent,  // [T, latent_dim + rope_dim] f32, row stride free
-                 ConstTensorView slots,   // [T] i64: page * page_size + offset
-                 TensorView pages,        // [pages, page_size, latent_dim + rope_dim] f32 | bf16
-                 OpContext& context);
+void LatentWrite(
+    ConstTensorView latent,  // [T, latent_dim + rope_dim] f32, row stride free
+    ConstTensorView slots,   // [T] i64: page * page_size + offset; negative: not written
+    TensorView pages,        // [pages, page_size, latent_dim + rope_dim] f32 | bf16
+    OpContext& context);
 
 // Softmax attention of every query row and head over the pages' latent rows; masks, tiles, the
 // order of sums and what a row that sees nothing gives are Attention's.
@@ -34,7 +35,7 @@ void LatentAttention(const LatentAttentionDesc& desc,
                      ConstTensorView q_rope,    // [T, num_heads, rope_dim] f32, strides free
                      const AttentionBatch& batch,
                      ConstTensorView pages,  // [pages, page_size, latent_dim + rope_dim]
-                     TensorView out,         // [T, num_heads, latent_dim] f32, outer strides free
+                     TensorView out,  // [T, num_heads, latent_dim] f32, on CUDA bf16 | f16 too
                      OpContext& context);
 
 }  // namespace sluice::ops

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ops/attention/attention_kernels.h"
+#include "ops/common/cuda/math.cuh"
+
+// What the attention kernels share: what a row sees, and where a position lies.
+namespace sluice::ops::cuda {
+
+// AttentionMask's values as they stand in the tables.
+enum : int32_t { kMaskCausal = 0, kMaskFull = 1, kMaskTree = 2 };
+
+inline constexpr int32_t kNoTree = 0x7fffffff;
+
+// What row `row` of sequence `s` sees: VisibleRangeOf of the host.
+__device__ __forceinline__ VisibleRange RangeOfRow(const SequenceTables& t, int s, int row,
+                                                   int window) {
+  const int32_t kv_length = t.kv_lengths[s];
+  const int32_t mask = t.masks[s];
+  if (mask == kMaskFull) return {0, kv_length, kNoTree, 0};
+  if (mask == kMaskTree) {
+    return {0, kv_length, t.slots_of_queries[t.query_begin[s]],
+            static_cast<uint64_t>(t.ancestors[row])};
+  }
+  const int32_t position = t.positions[row];
+  return {window == 0 ? 0 : max(0, position - window + 1), min(position + 1, kv_length), kNoTree,
+          0};
+}
+
+__device__ __forceinline__ bool Sees(const VisibleRange& range, int32_t position) {
+  if (position < range.begin || position >= range.end) return false;
+  if (position < range.tree_begin) return true;
+  const int32_t bit = position - range.tree_begin;
+  return bit < 64 && ((range.tree_bits >> bit) & 1u) != 0;
+}
+
+// Among a layer's rows of one position and KV head, the one of `position`: of
+// [pages, heads, page_size] rows.
+__device__ __forceinline__ int64_t RowOfPosition(const AttentionParams& p, int s, int kv_head,
+                                                 int32_t position) {
+  const int64_t page =
+      p.tables.page_table[static_cast<int64_t>(s) * p.tables.max_pages + position / p.page_size];
+  return (page * p.num_kv_heads + kv_head) * p.page_size + position % p.page_size;
+}
+
+}  // namespace sluice::ops::cuda
