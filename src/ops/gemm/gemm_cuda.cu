@@ -1,6 +1,6 @@
 #include "ops/common/cuda/launch.cuh"
 #include "ops/common/cuda/math.cuh"
-#include "ops/gemm/gemm_kernels.h"
+#include "ops/gemm/gemm_cuda.h"
 
 namespace sluice::ops::cuda {
 namespace {
@@ -41,7 +41,66 @@ __global__ void PlainGemmKernel(const GemmParams p) {
   }
 }
 
-void PlainGemm(const GemmParams& params, CudaStream& stream) {
+// Rounds x to bf16 or f16 and leaves it [heads, rows, depth], dense. One thread has eight elements.
+constexpr int kNarrowThreads = 256;
+constexpr int kNarrowElements = 8;
+struct NarrowParams {
+  GemmParams gemm;
+  void* out;
+};
+template <class T>
+__global__ void NarrowKernel(const NarrowParams p) {
+  const GemmParams& g = p.gemm;
+  const int64_t index =
+      (static_cast<int64_t>(blockIdx.x) * kNarrowThreads + threadIdx.x) * kNarrowElements;
+  const int64_t k = index % g.depth;
+  const int64_t row = index / g.depth % g.rows;
+  const int64_t head = index / g.depth / g.rows;
+  if (head >= g.heads) return;
+  const float* x = static_cast<const float*>(g.x) + head * g.x_head_stride + row * g.x_stride + k;
+  Pack<T, kNarrowElements> pack;
+#pragma unroll
+  for (int i = 0; i < kNarrowElements; ++i) pack.values[i] = FromFloat<T>(x[i]);
+  *reinterpret_cast<Pack<T, kNarrowElements>*>(static_cast<T*>(p.out) + index) = pack;
+}
+
+// The same product with x in w's dtype, in scratch.
+GemmParams Narrow(const GemmParams& params, Arena& arena, CudaStream& stream) {
+  const int64_t size = params.heads * params.rows * params.depth;
+  const NarrowParams narrow{.gemm = params, .out = arena.Allocate(params.w_dtype, {size}).raw()};
+  const LaunchShape shape{
+      .grid = static_cast<unsigned>(CeilDiv(size, int64_t{kNarrowThreads * kNarrowElements})),
+      .block = kNarrowThreads};
+  if (params.w_dtype == DType::kBF16) {
+    Launch("gemm_narrow", &NarrowKernel<__nv_bfloat16>, shape, stream, narrow);
+  } else {
+    Launch("gemm_narrow", &NarrowKernel<__half>, shape, stream, narrow);
+  }
+  GemmParams gemm = params;
+  gemm.x = narrow.out;
+  gemm.x_dtype = params.w_dtype;
+  gemm.x_stride = params.depth;
+  gemm.x_head_stride = params.rows * params.depth;
+  return gemm;
+}
+
+bool IsMultipleOf(const void* pointer, uintptr_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// Whether the fast kernels take it (gemm_cuda.h).
+bool IsRegular(const GemmParams& p) {
+  constexpr int64_t kLoadBytes = 16;
+  const auto x_size = static_cast<int64_t>(SizeOf(p.x_dtype));
+  return p.w_dtype != DType::kF32 && (p.x_dtype == DType::kF32 || p.x_dtype == p.w_dtype) &&
+         p.depth % (kLoadBytes / 2) == 0 && IsMultipleOf(p.x, kLoadBytes) &&
+         IsMultipleOf(p.w, kLoadBytes) && p.x_stride * x_size % kLoadBytes == 0 &&
+         p.x_head_stride * x_size % kLoadBytes == 0;
+}
+
+}  // namespace
+
+void GemmPlain(const GemmParams& params, CudaStream& stream) {
   const int64_t blocks =
       CeilDiv(params.rows, kPlainRows) * CeilDiv(params.columns, kPlainWarps) * params.heads;
   const LaunchShape shape{.grid = static_cast<unsigned>(blocks), .block = dim3(kWarp, kPlainWarps)};
@@ -54,10 +113,12 @@ void PlainGemm(const GemmParams& params, CudaStream& stream) {
   });
 }
 
-}  // namespace
-
-void Gemm(const GemmParams& params, Arena& /*arena*/, CudaStream& stream) {
-  PlainGemm(params, stream);
+void Gemm(const GemmParams& params, Arena& arena, CudaStream& stream) {
+  if (!IsRegular(params)) return GemmPlain(params, stream);
+  if (params.rows <= kFewRows) return GemmFewRows(params, stream);
+  const Arena::Scope scope(arena);
+  const bool wide = params.x_dtype == DType::kF32;
+  GemmTiles(wide ? Narrow(params, arena, stream) : params, arena, stream);
 }
 
 }  // namespace sluice::ops::cuda

@@ -13,12 +13,13 @@ struct GemmShape {
   int64_t rows, columns, depth;
 };
 
-// Whole and broken tiles of every tier in each dimension, one and several chunks of K, and the
-// widths of routers and gates.
-constexpr GemmShape kShapes[] = {{0, 8, 64},   {1, 1, 2048},  {1, 60, 1408}, {1, 129, 515},
-                                 {2, 64, 512}, {3, 24, 520},  {7, 60, 64},   {7, 16, 7},
-                                 {8, 8, 1024}, {8, 256, 96},  {17, 33, 65},  {64, 128, 257},
-                                 {130, 9, 40}, {1000, 16, 64}};
+// Whole and broken tiles of every tier and CUDA kernel in each dimension, one and several chunks of
+// K, K cut into parts, and the widths of routers and gates.
+constexpr GemmShape kShapes[] = {
+    {0, 8, 64},      {1, 1, 2048},    {1, 60, 1408}, {1, 129, 515}, {2, 64, 512},   {3, 24, 520},
+    {7, 60, 64},     {7, 16, 7},      {8, 8, 1024},  {8, 256, 96},  {17, 33, 65},   {64, 128, 257},
+    {130, 9, 40},    {1000, 16, 64},  {2, 17, 1416}, {9, 40, 3000}, {16, 48, 1032}, {17, 72, 264},
+    {64, 128, 1088}, {65, 136, 1032}, {200, 70, 72}};
 
 class GemmTest : public OpTest {
  protected:
@@ -89,19 +90,38 @@ TEST_P(GemmTest, MatchesDoublePrecision) {
 
 TEST_P(GemmTest, AddsBiasAndAccumulates) {
   std::mt19937 random(2);
-  const Tensor x = RandomTensor({9, 100}, random);
-  const Tensor w = RandomTensor({21, 100}, random);
-  const Tensor bias = RandomTensor({21}, random);
-  const Tensor before = RandomTensor({9, 21}, random);
-  Tensor start = HostTensor(DType::kF32, {9, 21});
-  Guarded out(DType::kF32, {9, 21});
-  for (int i = 0; i < 9 * 21; ++i) {
-    out.view().data<float>()[i] = before.data<float>()[i];
-    start.data<float>()[i] = before.data<float>()[i] + bias.data<float>()[i % 21];
+  constexpr GemmShape kForms[] = {{9, 21, 100}, {9, 21, 104}, {30, 21, 104}, {70, 34, 1024}};
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const auto& [rows, columns, depth] : kForms) {
+      SCOPED_TRACE(::testing::Message() << dtype << " " << rows << " " << columns << " " << depth);
+      const Tensor x = Widen(Convert(RandomTensor({rows, depth}, random), dtype));
+      const Tensor w = Convert(RandomTensor({columns, depth}, random), dtype);
+      const Tensor bias = RandomTensor({columns}, random);
+      const Tensor before = RandomTensor({rows, columns}, random);
+      const Tensor start = HostTensor(DType::kF32, {rows, columns});
+      Guarded out(DType::kF32, {rows, columns});
+      for (int64_t i = 0; i < rows * columns; ++i) {
+        out.view().data<float>()[i] = before.data<float>()[i];
+        start.data<float>()[i] = before.data<float>()[i] + bias.data<float>()[i % columns];
+      }
+      Gemm({.accumulate = true}, x, w, bias, out, context());
+      const Expected expected = Multiply(x, w, start);
+      ExpectClose(out, expected.values, expected.scale, Tolerance(dtype));
+    }
   }
-  Gemm({.accumulate = true}, x, w, bias, out, context());
-  const Expected expected = Multiply(x, w, start);
-  ExpectClose(out, expected.values, expected.scale, 3e-7);
+}
+
+TEST_P(GemmTest, RoundsNoFurtherThanTheWeights) {
+  std::mt19937 random(6);
+  for (const int64_t rows : {2, 20, 70}) {
+    const Tensor x = RandomTensor({rows, 256}, random);
+    const Tensor w = Convert(RandomTensor({40, 256}, random), DType::kBF16);
+    Guarded out(DType::kF32, {rows, 40});
+    Gemm({}, x, w, {}, out, context());
+    const Expected expected = Multiply(x, w, Zeros({rows, 40}));
+    // Half of a bf16's last bit, relative, in each term.
+    ExpectClose(out, expected.values, expected.scale, 1.0 / 512.0);
+  }
 }
 
 TEST_P(GemmTest, StridedRowsLeaveTheGapsAlone) {
