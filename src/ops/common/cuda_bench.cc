@@ -14,6 +14,8 @@ namespace {
 // Calls in one replay, at least: the two events around it cost about as much as a small kernel.
 constexpr int64_t kMinCalls = 20;
 constexpr int64_t kMaxCopies = 200;
+// Replays that are timed.
+constexpr int64_t kReplays = 30;
 // The second-level cache is passed over by so much before a copy's turn comes again.
 constexpr int64_t kCachesPerRound = 3;
 
@@ -133,7 +135,8 @@ bool RegisterCudaBench(const char* name,
                                })
       ->Apply(apply)
       ->UseManualTime()
-      ->Unit(benchmark::kMicrosecond);
+      ->Unit(benchmark::kMicrosecond)
+      ->Iterations(kReplays);
   return true;
 }
 
