@@ -65,9 +65,9 @@ std::optional<CachePolicy> ParseCachePolicy(std::string_view name) {
   return std::nullopt;
 }
 
-ExpertAccesses ReadAccesses(RouterTraceReader& reader, uint64_t max_accesses) {
-  const int experts = reader.header().num_experts;
-  ExpertAccesses accesses{.num_keys = reader.header().num_layers * experts};
+ExpertAccesses ReadAccesses(BatchSource& source, uint64_t max_accesses) {
+  const int experts = source.header().num_experts;
+  ExpertAccesses accesses{.num_keys = source.header().num_layers * experts};
   RouterBatch batch;
   std::vector<bool> chosen(static_cast<size_t>(experts));  // of the layer at hand
   std::optional<std::pair<uint64_t, int>> at;              // step and layer
@@ -80,7 +80,7 @@ ExpertAccesses ReadAccesses(RouterTraceReader& reader, uint64_t max_accesses) {
     chosen.assign(chosen.size(), false);
     ++accesses.layer_steps;
   };
-  while (reader.NextBatch(batch)) {
+  while (source.NextBatch(batch)) {
     const bool is_new_step = !at || at->first != batch.step;
     if (is_new_step || at->second != batch.layer) finish_layer();
     at = {batch.step, batch.layer};

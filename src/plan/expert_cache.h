@@ -34,7 +34,7 @@ struct ExpertAccesses {
 
 // Reads the accesses of a trace, whole steps until `max_accesses` is passed. A step's layers are
 // taken as recorded, a layer's experts in ascending order.
-ExpertAccesses ReadAccesses(RouterTraceReader& reader, uint64_t max_accesses);
+ExpertAccesses ReadAccesses(BatchSource& source, uint64_t max_accesses);
 
 struct CacheResult {
   uint64_t accesses = 0;

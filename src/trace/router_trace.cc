@@ -128,6 +128,29 @@ void RouterTraceWriter::Append(std::span<const RouterRecord> records) {
     Put(bytes, record.experts.data(), top_k);
     Put(bytes, record.weights.data(), top_k);
   }
+  Write(bytes);
+}
+
+void RouterTraceWriter::Append(const RouterBatch& batch) {
+  const size_t top_k = static_cast<size_t>(header_.top_k);
+  SLUICE_CHECK_EQ(batch.positions.size(), batch.size());
+  SLUICE_CHECK_EQ(batch.experts.size(), batch.size() * top_k);
+  SLUICE_CHECK_EQ(batch.weights.size(), batch.size() * top_k);
+  std::string bytes;
+  bytes.reserve(batch.size() * RecordBytes(header_.top_k));
+  const int32_t layer = batch.layer;
+  for (size_t t = 0; t < batch.size(); ++t) {
+    Put(bytes, &batch.step, 1);
+    Put(bytes, &batch.sequences[t], 1);
+    Put(bytes, &batch.positions[t], 1);
+    Put(bytes, &layer, 1);
+    Put(bytes, batch.experts.data() + t * top_k, top_k);
+    Put(bytes, batch.weights.data() + t * top_k, top_k);
+  }
+  Write(bytes);
+}
+
+void RouterTraceWriter::Write(const std::string& bytes) {
   const std::lock_guard lock(mutex_);
   SLUICE_CHECK(!closed_);
   file_.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));

@@ -70,6 +70,7 @@ class RouterTraceWriter {
 
   // Appends records in order, all in one piece. Each has top_k experts and weights.
   void Append(std::span<const RouterRecord> records);
+  void Append(const RouterBatch& batch);
 
   // Flushes and puts the file under its name. Throws Error(kResourceExhausted) when the disk is
   // full.
@@ -78,6 +79,8 @@ class RouterTraceWriter {
   const RouterTraceHeader& header() const { return header_; }
 
  private:
+  void Write(const std::string& bytes);
+
   std::filesystem::path path_;
   std::filesystem::path temporary_;
   RouterTraceHeader header_;
@@ -86,13 +89,23 @@ class RouterTraceWriter {
   bool closed_ = false;
 };
 
+// Where studies read routing from: batches one after another, from the first step to the last.
+class BatchSource {
+ public:
+  virtual ~BatchSource() = default;
+  virtual const RouterTraceHeader& header() const = 0;
+  // The next tokens that share step and layer; false at the end. A step and layer with very many
+  // tokens comes as several batches.
+  virtual bool NextBatch(RouterBatch& batch) = 0;
+};
+
 // Reads a trace from its beginning to its end in bounded memory. Throws Error: kNotFound, or
 // kDataLoss for a file that is foreign, truncated or holds ids out of range.
-class RouterTraceReader {
+class RouterTraceReader : public BatchSource {
  public:
   explicit RouterTraceReader(const std::filesystem::path& path);
 
-  const RouterTraceHeader& header() const { return header_; }
+  const RouterTraceHeader& header() const override { return header_; }
   uint64_t num_records() const { return num_records_; }
 
   // Reads the next record into `record`; false at the end.
@@ -100,7 +113,7 @@ class RouterTraceReader {
 
   // Reads the run of records from here on that share step and layer, at most kMaxBatchTokens of
   // them: a longer run comes as several batches. False at the end.
-  bool NextBatch(RouterBatch& batch);
+  bool NextBatch(RouterBatch& batch) override;
   static constexpr size_t kMaxBatchTokens = 65536;
 
  private:

@@ -80,10 +80,10 @@ class Summarizer {
 
 }  // namespace
 
-TraceSummary SummarizeTrace(RouterTraceReader& reader) {
-  Summarizer summarizer(reader.header());
+TraceSummary SummarizeTrace(BatchSource& source) {
+  Summarizer summarizer(source.header());
   RouterBatch batch;
-  while (reader.NextBatch(batch)) summarizer.Add(batch);
+  while (source.NextBatch(batch)) summarizer.Add(batch);
   return summarizer.Finish();
 }
 

@@ -23,7 +23,7 @@ struct TraceSummary {
   static constexpr uint64_t kMaxSequences = 1 << 20;
 };
 
-// Reads the rest of the trace, in bounded memory.
-TraceSummary SummarizeTrace(RouterTraceReader& reader);
+// Reads the rest of the source, in bounded memory.
+TraceSummary SummarizeTrace(BatchSource& source);
 
 }  // namespace sluice
