@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/machine.h"
 #include "cli/commands.h"
-#include "cli/model_flags.h"
+#include "cli/trace_flags.h"
 #include "trace/synthesize.h"
 #include "trace/trace_csv.h"
 #include "trace/trace_summary.h"
@@ -90,12 +90,11 @@ int RunConvert(const ConvertFlags& flags) {
 
 struct SynthFlags {
   std::string path;
-  std::string source;
-  SyntheticRun run{.num_layers = 48, .num_experts = 128, .top_k = 8, .sequences = 8, .steps = 256};
+  SyntheticFlags synthetic;
 };
 
 int RunSynth(const SynthFlags& flags) {
-  SynthesizeTrace(ParseSynthetic(flags.source), flags.run, flags.path);
+  SynthesizeTrace(ParseSynthetic(flags.synthetic.source), flags.synthetic.run, flags.path);
   return 0;
 }
 
@@ -124,20 +123,7 @@ Command AddTraceSynth(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "synth", "Write the trace of a run whose experts are drawn from a distribution");
   command->add_option("trace", flags->path, "The file to write")->required();
-  command
-      ->add_option("--source", flags->source,
-                   "uniform[:seed], zipf:S[:seed], skewed:F[:seed], markov:P[:seed] (each expert "
-                   "follows that of the layer before with probability P) or drifting:N[:seed] (the "
-                   "hot experts move on every N steps)")
-      ->required();
-  const auto count = Quiet(CLI::Range(1, 1 << 20));
-  command->add_option("--layers", flags->run.num_layers, "Layers, all with experts")->check(count);
-  command->add_option("--experts", flags->run.num_experts, "Experts of a layer")->check(count);
-  command->add_option("--top-k", flags->run.top_k, "Experts of a token")->check(count);
-  command
-      ->add_option("--sequences", flags->run.sequences, "Sequences side by side, one token a step")
-      ->check(count);
-  command->add_option("--steps", flags->run.steps, "Steps")->check(Quiet(CLI::Range(1, 1 << 30)));
+  AddSyntheticFlags(*command, flags->synthetic)->required();
   return [flags] { return RunSynth(*flags); };
 }
 

@@ -25,5 +25,6 @@ Command AddTraceConvert(CLI::App& app);
 Command AddTraceSynth(CLI::App& app);
 Command AddPlanTheory(CLI::App& app);
 Command AddPlanOffload(CLI::App& app);
+Command AddStudyLoadBalance(CLI::App& app);
 
 }  // namespace sluice

@@ -55,6 +55,8 @@ int Main(std::vector<std::string> arguments) {
   trace->require_subcommand(1);
   CLI::App* plan = app.add_subcommand("plan", "Work out what a machine can do, by arithmetic");
   plan->require_subcommand(1);
+  CLI::App* study = app.add_subcommand("study", "Study how a run's tokens were routed");
+  study->require_subcommand(1);
   const std::pair<CLI::App*, std::vector<std::pair<const char*, Command>>> groups[] = {
       {&app,
        {{"serve", AddServe(app)},
@@ -68,7 +70,8 @@ int Main(std::vector<std::string> arguments) {
        {{"info", AddTraceInfo(*trace)},
         {"convert", AddTraceConvert(*trace)},
         {"synth", AddTraceSynth(*trace)}}},
-      {plan, {{"theory", AddPlanTheory(*plan)}, {"offload", AddPlanOffload(*plan)}}}};
+      {plan, {{"theory", AddPlanTheory(*plan)}, {"offload", AddPlanOffload(*plan)}}},
+      {study, {{"load-balance", AddStudyLoadBalance(*study)}}}};
 
   try {
     arguments = ExpandConfigFile(std::move(arguments));

@@ -128,3 +128,44 @@ def test_offload_says_what_is_missing_or_does_not_fit(tmp_path):
     damaged = tmp_path / "damaged.json"
     damaged.write_text('{"name": "x", "origin": "published", "source": "", "gpu": {"memory": 1}}')
     assert "gpu.memory is not known" in offload(profile=damaged, code=2)
+
+
+def test_load_balance_of_a_trace_and_of_the_same_synthetic_run(trace):
+    shape = ["--layers", 6, "--experts", 32, "--top-k", 4, "--sequences", 3, "--steps", 50]
+    recorded = report("study", "load-balance", trace, "--ranks", 4)
+    drawn = report("study", "load-balance", "--source", "markov:0.8:3", *shape, "--ranks", 4)
+    assert recorded == drawn
+    assert [layer["layer"] for layer in recorded["layers"]] == list(range(6))
+    assert all(layer["experts"]["total"] == 600 for layer in recorded["layers"])
+    assert len(recorded["windows"]) == 50 and recorded["steps_per_window"] == 1
+    assert recorded["coactivation"]["followed_share"] == 1.0
+    assert recorded["coactivation"]["across"][0]["tokens"] > 0
+    table = sluice("study", "load-balance", trace, "--ranks", 4, "--window", 10)
+    assert "windows of 10 steps" in table and "replicate" in table
+
+
+def test_load_balance_in_time_of_a_machine():
+    arguments = ["study", "load-balance", "--source", "zipf:1.2", "--steps", 10, "--model",
+                 MODELS / "Qwen3-30B-A3B", "--hardware", PROFILES / "dgx-h100.json"]
+    timed = report(*arguments, "--rank-memory", "10GB")
+    assert timed["slots_per_rank"] == 22  # 48 layers of 9.44 MB
+    assert timed["expert_weights_s"] == pytest.approx(3 * 2048 * 768 * 2 / 3.35e12)
+    assert timed["placements"][0]["expert_s"] < 0.01
+    assert "ms/step" in sluice(*arguments)
+
+
+def test_load_balance_refuses_what_it_cannot_study(trace, tmp_path):
+    assert "either a trace, or a distribution" in sluice("study", "load-balance", code=2)
+    assert "either a trace" in sluice("study", "load-balance", trace, "--source", "uniform", code=2)
+    assert "needs --model" not in sluice("study", "load-balance", trace)
+    assert "need --model" in sluice(
+        "study", "load-balance", trace, "--hardware", PROFILES / "dgx-h100.json", code=2)
+    assert "a rank has slots for 1" in sluice(
+        "study", "load-balance", trace, "--slots-per-rank", 1, code=2)
+    assert "none are left to judge" in sluice(
+        "study", "load-balance", trace, "--learn-steps", 50, code=2)
+    counts = tmp_path / "counts.csv"
+    counts.write_text("1,2,3\n1,2\n")
+    assert "line 2 is not 3 counts" in sluice("study", "load-balance", "--counts", counts, code=1)
+    counts.write_text("")
+    assert "no load to study" in sluice("study", "load-balance", "--counts", counts, code=2)

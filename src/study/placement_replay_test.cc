@@ -1,0 +1,90 @@
+#include "study/placement_replay.h"
+
+#include <gtest/gtest.h>
+
+#include "study/testing.h"
+
+namespace sluice {
+namespace {
+
+ExpertMap Map(int experts, std::vector<std::vector<int>> ranks) {
+  return {.num_experts = experts, .ranks = std::move(ranks)};
+}
+
+TEST(PlacementReplay, WaitsForTheSlowestRank) {
+  PlacementReplay replay({{.name = "a", .layers = {Map(4, {{0, 1}, {2, 3}})}},
+                          {.name = "b", .layers = {Map(4, {{0, 2}, {1, 3}})}}},
+                         {.weights_s = 0.0, .token_s = 1.0});
+  replay.Add(MakeBatch(0, 0, {{0, 1}, {0, 1}, {0, 3}}));
+  replay.Add(MakeBatch(1, 0, {{2, 3}}));
+  const std::vector<PlacementCost> costs = replay.Costs();
+  EXPECT_DOUBLE_EQ(costs[0].expert_s, (5 + 2) / 2.0);
+  EXPECT_DOUBLE_EQ(costs[1].expert_s, (3 + 1) / 2.0);
+  for (const PlacementCost& cost : costs) EXPECT_DOUBLE_EQ(cost.even_s, (6 + 2) / 2.0 / 2);
+  EXPECT_DOUBLE_EQ(costs[0].max_over_mean, 7 / 4.0);
+  EXPECT_DOUBLE_EQ(costs[1].max_over_mean, 1.0);
+}
+
+TEST(PlacementReplay, TakesTheLongerOfWeightsAndTokens) {
+  PlacementReplay replay({{.name = "a", .layers = {Map(4, {{0, 1}, {2, 3}})}}},
+                         {.weights_s = 10.0, .token_s = 1.0});
+  replay.Add(MakeBatch(0, 0, {{0, 1}, {2, 0}}));
+  EXPECT_DOUBLE_EQ(replay.Costs()[0].expert_s, 20.0);  // two experts beside three tokens
+  EXPECT_DOUBLE_EQ(replay.Costs()[0].even_s, 15.0);
+  std::vector<std::vector<uint16_t>> many(30, {0, 2});
+  replay.Add(MakeBatch(1, 0, many));
+  EXPECT_DOUBLE_EQ(replay.Costs()[0].expert_s, (20.0 + 30.0) / 2);
+}
+
+TEST(PlacementReplay, SpreadsTokensOverReplicas) {
+  const std::vector<Placement> placements = {{.name = "one", .layers = {Map(2, {{0}, {1}})}},
+                                             {.name = "two", .layers = {Map(2, {{0}, {0, 1}})}}};
+  PlacementReplay many(placements, {});
+  many.Add(MakeBatch(0, 0, std::vector<std::vector<uint16_t>>(9, {0})));
+  EXPECT_DOUBLE_EQ(many.Costs()[0].expert_s, 9.0);
+  EXPECT_DOUBLE_EQ(many.Costs()[1].expert_s, 5.0);
+  // Single tokens take the replicas in turn: beside one of expert 1, every other step is even.
+  PlacementReplay single(placements, {});
+  for (uint64_t step = 0; step < 10; ++step) single.Add(MakeBatch(step, 0, {{0}, {1}}));
+  EXPECT_DOUBLE_EQ(single.Costs()[0].expert_s, 1.0);
+  EXPECT_DOUBLE_EQ(single.Costs()[1].expert_s, 1.5);
+}
+
+TEST(PlacementReplay, OfNothing) {
+  const LoadCounts counts = LoadCounts::Zero(2, 8);
+  PlacementReplay replay(MakePlacements(counts, 4, 3, 100), {});
+  for (const PlacementCost& cost : replay.Costs()) EXPECT_EQ(cost.expert_s, 0.0);
+  // Without load there is nothing to improve.
+  for (const Placement& placement : replay.placements()) EXPECT_EQ(placement.moved, 0);
+}
+
+TEST(CostOfCounts, IsThatOfOneStep) {
+  const Placement placement{.name = "a",
+                            .layers = {Map(3, {{0}, {1, 2}}), Map(3, {{0, 1}, {1, 2}})}};
+  LoadCounts counts = LoadCounts::Zero(2, 3);
+  counts.counts = {6, 1, 1, 2, 4, 0};
+  const PlacementCost tokens = CostOfCounts(placement, counts, {});
+  EXPECT_DOUBLE_EQ(tokens.expert_s, 6 + 4);  // the second layer's expert 1 is on both ranks
+  EXPECT_DOUBLE_EQ(tokens.even_s, 4 + 3);
+  EXPECT_DOUBLE_EQ(tokens.max_over_mean, (6 + 4) * 2 / 14.0);
+  EXPECT_DOUBLE_EQ(CostOfCounts(placement, counts, {.weights_s = 10, .token_s = 1}).expert_s,
+                   20 + 20);
+  EXPECT_EQ(CostOfCounts(placement, LoadCounts::Zero(2, 3), {}).max_over_mean, 1.0);
+}
+
+TEST(MakePlacements, KeepsToSlots) {
+  LoadCounts counts = LoadCounts::Zero(1, 8);
+  counts.counts = {100, 90, 5, 5, 5, 5, 5, 5};
+  const std::vector<Placement> placements = MakePlacements(counts, 4, 3, 100);
+  ASSERT_EQ(placements.size(), 4u);
+  EXPECT_EQ(placements[1].name, "migrate");
+  EXPECT_EQ(placements[1].layers[0].MostExperts(), 2);
+  EXPECT_EQ(placements[2].name, "remap");
+  EXPECT_EQ(placements[2].layers[0].MostExperts(), 2);
+  EXPECT_EQ(placements[3].name, "replicate");
+  EXPECT_EQ(placements[3].layers[0].MostExperts(), 3);
+  EXPECT_GT(placements[3].layers[0].Replicas()[0], 1);
+}
+
+}  // namespace
+}  // namespace sluice
