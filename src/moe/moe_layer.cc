@@ -51,7 +51,6 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
               MoeContext& moe, ops::OpContext& ctx) {
   const int64_t tokens = x.dim(0);
   const TensorView logits = ctx.arena.Allocate(DType::kF32, {tokens, spec.num_experts});
-  const TensorView counts = ctx.arena.Allocate(DType::kI32, {spec.num_experts});
   Routing routing{.weights = ctx.arena.Allocate(DType::kF32, {tokens, spec.top_k}),
                   .ids = ctx.arena.Allocate(DType::kI32, {tokens, spec.top_k})};
   const ops::RouterDesc desc{.num_experts = spec.num_experts,
@@ -63,7 +62,7 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
                              .topk_norm = spec.topk_norm,
                              .scale = spec.scale};
   ops::Gemm({}, x, weights.router, {}, logits, ctx);
-  ops::Router(desc, logits, weights.router_bias, routing.weights, routing.ids, counts, ctx);
+  ops::Router(desc, logits, weights.router_bias, routing.weights, routing.ids, {}, ctx);
   if (moe.routing.IsModel() && moe.observer == nullptr) return routing;
   if (ctx.OnCuda()) {
     ShowDeviceRouting(layer, routing, moe, *ctx.cuda);
@@ -134,8 +133,8 @@ void SharedExpert(const MoeSpec& spec, const MoeWeights& weights, ConstTensorVie
                   ops::OpContext& ctx) {
   const int64_t tokens = x.dim(0);
   const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * spec.shared_ffn});
-  const TensorView inner = ctx.arena.Allocate(ProductDType(weights.shared_down.dtype(), ctx),
-                                              {tokens, spec.shared_ffn});
+  const TensorView inner =
+      ctx.arena.Allocate(ProductDType(weights.shared_down.dtype(), ctx), {tokens, spec.shared_ffn});
   ops::Gemm({}, x, weights.shared_gate_up, {}, gate_up, ctx);
   ops::SiluMul(gate_up, inner, ctx);
   if (weights.shared_expert_gate.empty()) {

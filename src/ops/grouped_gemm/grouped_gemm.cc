@@ -80,6 +80,29 @@ Call CheckedCall(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView
   return call;
 }
 
+cuda::GroupedParams CudaParams(const Call& call) {
+  const bool added = !call.addend.empty();
+  return {.x = call.x.raw(),
+          .x_dtype = call.x.dtype(),
+          .x_stride = call.x.stride(0),
+          .gather = call.gather,
+          .offsets = call.offsets,
+          .slots = call.slots,
+          .groups = static_cast<int>(call.groups),
+          .rows = call.out.dim(0),
+          .slab = call.matrix.slab + call.matrix.offset,
+          .slot_stride = call.matrix.slot_stride,
+          .dtype = call.matrix.dtype,
+          .depth = call.matrix.cols,
+          .columns = call.columns,
+          .swiglu = call.swiglu,
+          .addend = added ? call.addend.data<float>() : nullptr,
+          .addend_stride = added ? call.addend.stride(0) : 0,
+          .out = call.out.raw(),
+          .out_dtype = call.out.dtype(),
+          .out_stride = call.out.stride(0)};
+}
+
 // All rows of one group against one block of columns: the block's weights come from memory for the
 // first rows and from cache for the others.
 void RunBlock(const Call& call, int32_t group, int64_t column,
@@ -120,8 +143,15 @@ void RunBlock(const Call& call, int32_t group, int64_t column,
 void GroupedGemm(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView gather,
                  ConstTensorView offsets, ConstTensorView slots, const ExpertMatrix& matrix,
                  ConstTensorView addend, TensorView out, OpContext& context) {
-  const Call call =
-      CheckedCall(desc, x, gather, offsets, slots, matrix, addend, out, context);
+  const Call call = CheckedCall(desc, x, gather, offsets, slots, matrix, addend, out, context);
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      SLUICE_CHECK(x.dtype() == DType::kF32 || x.dtype() == matrix.dtype);
+      SLUICE_CHECK(out.dtype() == DType::kF32 || out.dtype() == matrix.dtype);
+      cuda::GroupedGemm(CudaParams(call), *context.cuda);
+      return;
+    }
+  }
   CheckIndices(call);
   Arena::Scope scope(context.arena);
   int32_t* active = context.arena.Allocate(DType::kI32, {call.groups}).data<int32_t>();

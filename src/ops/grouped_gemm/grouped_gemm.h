@@ -32,8 +32,9 @@ struct GroupedGemmDesc {
 // Sums run as in Gemm. Each active group's weights are read from memory once a call; a group
 // without rows costs nothing.
 //
-// On CUDA x and out may also be bf16 or f16, the inputs of products; nothing is read on the host:
-// there gather, offsets and slots are trusted, and out of their ranges read wrong memory.
+// On CUDA x and out may also be bf16 or f16, the inputs of products, if the matrix has that dtype;
+// nothing is read on the host: there gather, offsets and slots are trusted, and out of their ranges
+// read wrong memory.
 void GroupedGemm(const GroupedGemmDesc& desc,
                  ConstTensorView x,        // [*, K] f32, row stride free
                  ConstTensorView gather,   // [R] i32 row of x, or empty(): row r itself

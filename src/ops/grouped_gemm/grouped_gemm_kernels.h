@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "device/cuda_stream.h"
 #include "device/dtype.h"
 #include "ops/common/cpu/tiers.h"
 
@@ -34,5 +35,34 @@ namespace reference {
 void GroupedBlock(const GroupedBlockParams& params);
 }
 SLUICE_DECLARE_IN_TIERS(void GroupedBlock(const GroupedBlockParams& params))
+
+namespace cuda {
+
+// A whole call of GroupedGemm.
+struct GroupedParams {
+  const void* x;
+  DType x_dtype;
+  int64_t x_stride;
+  const int32_t* gather;   // [rows], or null
+  const int32_t* offsets;  // [groups + 1]
+  const int32_t* slots;    // [groups]
+  int groups;
+  int64_t rows;
+  const std::byte* slab;  // of slot 0's matrix
+  int64_t slot_stride;    // bytes
+  DType dtype;
+  int64_t depth;    // K
+  int64_t columns;  // of out
+  bool swiglu;      // the up rows stand `columns` behind the gate rows
+  const float* addend;
+  int64_t addend_stride;
+  void* out;
+  DType out_dtype;
+  int64_t out_stride;
+};
+// x and out are f32 or of the weights' dtype.
+void GroupedGemm(const GroupedParams& params, CudaStream& stream);
+
+}  // namespace cuda
 
 }  // namespace sluice::ops

@@ -1,5 +1,5 @@
 #include "ops/common/cpu/vec.h"
-#include "ops/permute/combine_kernels.h"
+#include "ops/permute/dispatch_plan_kernels.h"
 
 namespace sluice::ops::SLUICE_TIER {
 

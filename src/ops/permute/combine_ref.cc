@@ -1,4 +1,4 @@
-#include "ops/permute/combine_kernels.h"
+#include "ops/permute/dispatch_plan_kernels.h"
 
 namespace sluice::ops::reference {
 

@@ -3,13 +3,14 @@
 #include <algorithm>
 
 #include "ops/common/checks.h"
-#include "ops/permute/combine_kernels.h"
+#include "ops/permute/dispatch_plan_kernels.h"
 
 namespace sluice::ops {
 namespace {
 
 // Elements a thread takes at a time, a few microseconds of work.
 constexpr int64_t kElementGrain = 16'384;
+constexpr int kMaxCudaPlanExperts = 4096;
 
 }  // namespace
 
@@ -24,6 +25,21 @@ DispatchPlan BuildDispatchPlan(ConstTensorView ids, int num_experts, OpContext& 
   DispatchPlan plan{.row_token = context.arena.Allocate(DType::kI32, {rows}),
                     .row_of = context.arena.Allocate(DType::kI32, {tokens, top_k}),
                     .offsets = context.arena.Allocate(DType::kI32, {num_experts + 1})};
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      SLUICE_CHECK_LE(num_experts, kMaxCudaPlanExperts);
+      cuda::BuildDispatchPlan({.ids = ids.data<int32_t>(),
+                               .rows = rows,
+                               .top_k = top_k,
+                               .num_experts = num_experts,
+                               .warps = 0,
+                               .row_token = plan.row_token.data<int32_t>(),
+                               .row_of = plan.row_of.data<int32_t>(),
+                               .offsets = plan.offsets.data<int32_t>()},
+                              *context.cuda);
+      return plan;
+    }
+  }
   const int32_t* id = ids.data<int32_t>();
   int32_t* row_token = plan.row_token.data<int32_t>();
   int32_t* row_of = plan.row_of.data<int32_t>();
@@ -59,6 +75,21 @@ void Combine(ConstTensorView y, ConstTensorView row_of, ConstTensorView weights,
   CheckTensor("combine out", out, DType::kF32, {tokens, width});
   SLUICE_CHECK(row_of.IsContiguous() && weights.IsContiguous());
   const int32_t* rows = row_of.data<int32_t>();
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::Combine({.y = y.data<float>(),
+                     .y_stride = y.stride(0),
+                     .row_of = rows,
+                     .weights = weights.data<float>(),
+                     .tokens = tokens,
+                     .top_k = top_k,
+                     .out = out.data<float>(),
+                     .out_stride = out.stride(0),
+                     .width = width},
+                    *context.cuda);
+      return;
+    }
+  }
   for (int64_t i = 0; i < tokens * top_k; ++i) {
     SLUICE_CHECK_GE(rows[i], 0);
     SLUICE_CHECK_LT(rows[i], y.dim(0));

@@ -14,11 +14,13 @@ struct DispatchPlan {
 };
 
 // The plan's tensors come from context.arena and live until the caller's Arena::Scope ends. An id
-// outside [0, num_experts) fails a check.
+// outside [0, num_experts) fails a check; on CUDA, where nobody can be told, it counts as the
+// nearest expert. At most 4096 experts there.
 DispatchPlan BuildDispatchPlan(ConstTensorView ids,  // [T, top_k] i32, contiguous
                                int num_experts, OpContext& context);
 
-// out[t] += sum over choices j, in order, of weights[t][j] * y[row_of[t][j]].
+// out[t] += sum over choices j, in order, of weights[t][j] * y[row_of[t][j]]. On CUDA row_of is
+// trusted: a row that y does not have reads wrong memory.
 void Combine(ConstTensorView y,        // [R, H] f32, row stride free
              ConstTensorView row_of,   // [T, top_k] i32, contiguous
              ConstTensorView weights,  // [T, top_k] f32, contiguous

@@ -154,13 +154,37 @@ void Router(const RouterDesc& desc, ConstTensorView logits, ConstTensorView bias
   CheckTensor("router logits", logits, DType::kF32, {tokens, desc.num_experts});
   CheckTensor("router weights", weights, DType::kF32, {tokens, desc.top_k});
   CheckTensor("router ids", ids, DType::kI32, {tokens, desc.top_k});
-  CheckTensor("router counts", counts, DType::kI32, {desc.num_experts});
+  if (!counts.empty()) CheckTensor("router counts", counts, DType::kI32, {desc.num_experts});
   if (!bias.empty()) {
     CheckTensor("router bias", bias, DType::kF32, {desc.num_experts});
     SLUICE_CHECK(desc.score == RouterScore::kSigmoid);
   }
   const float* biases = bias.empty() ? nullptr : bias.data<float>();
   const bool by_logit = bias.empty() && desc.num_groups == desc.top_groups;
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      cuda::Router({.logits = logits.data<float>(),
+                    .logits_stride = logits.stride(0),
+                    .bias = biases,
+                    .weights = weights.data<float>(),
+                    .weights_stride = weights.stride(0),
+                    .ids = ids.data<int32_t>(),
+                    .ids_stride = ids.stride(0),
+                    .counts = counts.empty() ? nullptr : counts.data<int32_t>(),
+                    .tokens = tokens,
+                    .num_experts = desc.num_experts,
+                    .top_k = desc.top_k,
+                    .softmax = desc.score == RouterScore::kSoftmax,
+                    .by_logit = by_logit,
+                    .num_groups = desc.num_groups,
+                    .top_groups = desc.top_groups,
+                    .renormalize_topk = desc.renormalize_topk,
+                    .topk_norm = desc.topk_norm,
+                    .scale = desc.scale},
+                   *context.cuda);
+      return;
+    }
+  }
   const auto kernel = context.reference ? &reference::RouterWeights
                                         : SLUICE_TIER_FUNCTION(context.tier, RouterWeights);
   context.pool.ParallelFor(tokens, kTokenGrain, [&](int64_t begin, int64_t end, int) {
@@ -183,6 +207,7 @@ void Router(const RouterDesc& desc, ConstTensorView logits, ConstTensorView bias
               .scale = desc.scale});
     }
   });
+  if (counts.empty()) return;
   int32_t* count = counts.data<int32_t>();
   std::fill(count, count + desc.num_experts, 0);
   for (int64_t t = 0; t < tokens; ++t) {

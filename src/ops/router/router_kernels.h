@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "device/cuda_stream.h"
 #include "ops/common/cpu/tiers.h"
 
 namespace sluice::ops {
@@ -30,5 +31,32 @@ namespace reference {
 void RouterWeights(const RouterRowParams& params);
 }
 SLUICE_DECLARE_IN_TIERS(void RouterWeights(const RouterRowParams& params))
+
+namespace cuda {
+
+// All tokens of a call.
+struct RouterParams {
+  const float* logits;  // [tokens, num_experts]
+  int64_t logits_stride;
+  const float* bias;  // [num_experts], or null
+  float* weights;     // [tokens, top_k]
+  int64_t weights_stride;
+  int32_t* ids;  // [tokens, top_k]
+  int64_t ids_stride;
+  int32_t* counts;  // [num_experts], or null
+  int64_t tokens;
+  int num_experts;
+  int top_k;
+  bool softmax;   // else sigmoid
+  bool by_logit;  // else by sigmoid and bias
+  int num_groups;
+  int top_groups;
+  bool renormalize_topk;
+  float topk_norm;
+  float scale;
+};
+void Router(const RouterParams& params, CudaStream& stream);
+
+}  // namespace cuda
 
 }  // namespace sluice::ops

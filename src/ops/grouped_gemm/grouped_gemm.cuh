@@ -1,0 +1,37 @@
+#pragma once
+
+#include "ops/common/cuda/math.cuh"
+#include "ops/grouped_gemm/grouped_gemm_kernels.h"
+
+// What the kernels of GroupedGemm share.
+namespace sluice::ops::cuda {
+
+template <class T>
+__device__ __forceinline__ const T* MatrixOf(const GroupedParams& p, int32_t slot) {
+  return reinterpret_cast<const T*>(p.slab + slot * p.slot_stride);
+}
+
+// The row of x that row `row` multiplies.
+template <class T>
+__device__ __forceinline__ const T* RowOfX(const GroupedParams& p, int64_t row) {
+  const int64_t source = p.gather == nullptr ? row : p.gather[row];
+  return static_cast<const T*>(p.x) + source * p.x_stride;
+}
+
+__device__ __forceinline__ float SwiGlu(float gate, float up) {
+  return gate / (1.0f + expf(-gate)) * up;
+}
+
+// What is added to a sum before the epilogue; `n` is a row of the matrix.
+__device__ __forceinline__ float AddendAt(const GroupedParams& p, int64_t row, int64_t n) {
+  return p.addend == nullptr ? 0.0f : p.addend[row * p.addend_stride + n];
+}
+
+// The kernels that take tensor cores and 16-byte reads: whether they can run a call.
+bool GroupedTensorCoresTake(const GroupedParams& params);
+// For few rows a group: each group's weights pass through registers once for eight or sixteen rows.
+void GroupedFew(const GroupedParams& params, CudaStream& stream);
+// For many: tiles of rows and columns in shared memory.
+void GroupedTiles(const GroupedParams& params, CudaStream& stream);
+
+}  // namespace sluice::ops::cuda
