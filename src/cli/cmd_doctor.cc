@@ -77,8 +77,8 @@ int ExpertSlotsThatFit(const ModelSpec& spec, RunnerOptions options, uint64_t av
 json::object DescribeNeeds(const ModelSpec& spec, const DoctorFlags& flags, DType dtype) {
   ModelFlags asked = flags.model;
   asked.dtype = FlagOf(dtype);
-  const uint64_t available = QueryMemory().available_bytes;
   const RunnerOptions options = ResolveRunnerOptions(spec, asked, flags.engine);
+  const uint64_t available = AvailableMemory(options);
   const MemoryNeeds needs = EstimateMemory(spec, options);
   const KvLayout kv = KvLayoutOf(spec, options);
   const int64_t pages = (options.max_model_len + options.page_size - 1) / options.page_size;

@@ -85,6 +85,7 @@ void WriteLogits(const std::string& path, const Tensor& logits) {
 }
 
 std::string Kernels(const RunnerOptions& options) {
+  if (options.cuda.has_value()) return fmt::format("cuda, {} weights", DTypeName(options.dtype));
   return fmt::format("cpu {}, {} weights",
                      options.reference_ops ? "reference" : CpuTierName(options.tier),
                      DTypeName(options.dtype));

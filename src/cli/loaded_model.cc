@@ -173,13 +173,20 @@ OpenedModel Open(const ModelFlags& flags, const Steps& steps) {
   return model;
 }
 
+// Memory that pages may take where no flag says how much: on a GPU all that the model leaves.
+int64_t DefaultKvBytes(const ModelSpec& spec, const RunnerOptions& options) {
+  const uint64_t available = AvailableMemory(options);
+  if (!options.cuda.has_value()) return static_cast<int64_t>(available / kDefaultKvShare);
+  const uint64_t model = EstimateMemory(spec, options).total();  // with no pages yet
+  return static_cast<int64_t>(available - std::min(available, model));
+}
+
 int DefaultPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOptions& options) {
-  const int64_t page_bytes = KvLayoutOf(spec, options).BytesPerPage();
+  const auto page_bytes = static_cast<int64_t>(KvLayoutOf(spec, options).BytesPerPage());
   const int64_t per_sequence = (options.max_model_len + options.page_size - 1) / options.page_size;
   int64_t pages = per_sequence * flags.max_num_seqs;
   if (flags.kv_cache_memory.empty()) {
-    const auto share = static_cast<int64_t>(QueryMemory().available_bytes / kDefaultKvShare);
-    pages = std::min(pages, std::max(per_sequence, share / page_bytes));
+    pages = std::min(pages, std::max(per_sequence, DefaultKvBytes(spec, options) / page_bytes));
   } else {
     pages = std::min<int64_t>(pages,
                               static_cast<int64_t>(ParseBytes(flags.kv_cache_memory)) / page_bytes);
@@ -234,6 +241,25 @@ DType ParseDType(const std::string& text, DType checkpoint_dtype) {
   return checkpoint_dtype;
 }
 
+namespace {
+
+// The CUDA device that --device names. Throws Error where there is none to be had.
+std::optional<int> ChooseCuda(const ModelFlags& flags) {
+  if (flags.device == "cpu") return std::nullopt;
+  if (flags.device == "auto") {
+    const bool usable = !flags.reference_ops && !CudaDevices().empty();
+    return usable ? std::optional(FindCudaDevice(0).ordinal) : std::nullopt;
+  }
+  if (flags.reference_ops) {
+    throw Error(ErrorCode::kInvalidArgument, "--reference-ops runs on the CPU: add --device cpu");
+  }
+  const size_t colon = flags.device.find(':');
+  const int ordinal = colon == std::string::npos ? 0 : std::stoi(flags.device.substr(colon + 1));
+  return FindCudaDevice(ordinal).ordinal;
+}
+
+}  // namespace
+
 RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
                                    const EngineFlags& engine) {
   RunnerOptions options;
@@ -241,6 +267,8 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
   if (flags.kv_cache_dtype != "auto") {
     options.kv_dtype = ParseDType(flags.kv_cache_dtype, DType::kF32);
   }
+  options.cuda = ChooseCuda(flags);
+  options.gpu_memory_utilization = flags.gpu_memory_utilization;
   options.num_threads = flags.threads > 0 ? flags.threads : AvailableCores();
   options.tier = DetectCpuTier();
   if (flags.cpu_tier != "auto") {

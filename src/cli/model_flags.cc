@@ -1,6 +1,8 @@
 #include "cli/model_flags.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 
 #include "base/error.h"
@@ -9,6 +11,14 @@ namespace sluice {
 namespace {
 
 constexpr char kModelGroup[] = "Model";
+
+// What is wrong with "cuda:N"; empty where nothing is.
+std::string IsCudaDevice(const std::string& text) {
+  const std::string digits = text.rfind("cuda:", 0) == 0 ? text.substr(5) : "";
+  const bool number = !digits.empty() && digits.size() <= 3 &&
+                      std::all_of(digits.begin(), digits.end(), ::isdigit);
+  return number ? "" : "expected auto, cpu, cuda or cuda:N";
+}
 
 }  // namespace
 
@@ -60,8 +70,13 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
       ->group(group);
 
   const char* machine = "Machine";
-  app.add_option("--device", flags.device, "auto or cpu")
-      ->check(Quiet(CLI::IsMember({"auto", "cpu"})))
+  app.add_option("--device", flags.device,
+                 "cpu, cuda, cuda:N, or auto: the first CUDA device where there is one")
+      ->check(Quiet(CLI::IsMember({"auto", "cpu", "cuda"}) | CLI::Validator(IsCudaDevice, "")))
+      ->group(machine);
+  app.add_option("--gpu-memory-utilization", flags.gpu_memory_utilization,
+                 "Share of the GPU's memory that this process may take")
+      ->check(Quiet(CLI::Range(0.01, 1.0)))
       ->group(machine);
   app.add_option("--threads", flags.threads, "Threads that compute; 0 = every core allowed")
       ->check(Quiet(CLI::Range(0, 1024)))

@@ -23,6 +23,7 @@ struct ModelFlags {
   std::string dtype = "auto";
   std::string kv_cache_dtype = "auto";
   std::string device = "auto";
+  double gpu_memory_utilization = 0.9;
   std::string routing = "model";
   std::string cpu_tier = "auto";
   std::optional<uint64_t>

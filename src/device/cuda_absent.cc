@@ -24,7 +24,7 @@ std::vector<CudaDeviceInfo> CudaDevices() {
 CudaDeviceInfo FindCudaDevice(int /*ordinal*/) {
   Refuse();
 }
-uint64_t CudaFreeBytes() {
+uint64_t CudaFreeBytes(int /*ordinal*/) {
   Refuse();
 }
 

@@ -90,7 +90,8 @@ CudaDeviceInfo FindCudaDevice(int ordinal) {
   return device;
 }
 
-uint64_t CudaFreeBytes() {
+uint64_t CudaFreeBytes(int ordinal) {
+  CheckCuda(cudaSetDevice(ordinal), "cudaSetDevice");
   size_t free_bytes = 0;
   size_t total_bytes = 0;
   CheckCuda(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");

@@ -32,8 +32,8 @@ std::vector<CudaDeviceInfo> CudaDevices();
 // capability 8.0, and says which.
 CudaDeviceInfo FindCudaDevice(int ordinal);
 
-// Bytes of the current device that nobody holds.
-uint64_t CudaFreeBytes();
+// Bytes of a device's memory that nobody holds. Makes it the thread's current one.
+uint64_t CudaFreeBytes(int ordinal);
 
 // An ordered queue of kernels and copies on one device. Making one makes its device the thread's
 // current one. Used by one thread.

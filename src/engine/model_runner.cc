@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "ops/attention/attention.h"
+#include "ops/common/upload.h"
 
 namespace sluice {
 namespace {
@@ -58,17 +59,23 @@ ops::AttentionMask MaskOf(const ModelSpec& spec, StepMask mask) {
   return mask == StepMask::kTree ? ops::AttentionMask::kTree : spec.attention.mask;
 }
 
-void CheckFits(const MemoryNeeds& needs) {
-  const uint64_t available = QueryMemory().available_bytes;
+void CheckFits(const MemoryNeeds& needs, const RunnerOptions& options) {
+  const uint64_t available = AvailableMemory(options);
   if (needs.total() <= available) return;
+  const bool cuda = options.cuda.has_value();
+  const std::string process =
+      cuda ? "" : ", the process itself " + FormatBytes(needs.process_bytes);
   throw Error(ErrorCode::kResourceExhausted,
-              "needs " + FormatBytes(needs.total()) + " of memory (weights " +
-                  FormatBytes(needs.weight_bytes) + ", KV cache " + FormatBytes(needs.kv_bytes) +
-                  ", a step's scratch " + FormatBytes(needs.scratch_bytes) +
-                  ", the process itself " + FormatBytes(needs.process_bytes) + "), " +
-                  FormatBytes(available) +
-                  " available: try a smaller --max-model-len or --max-num-seqs, --dtype bf16, or "
-                  "--expert-slots to keep fewer experts in memory");
+              "needs " + FormatBytes(needs.total()) + (cuda ? " of GPU memory" : " of memory") +
+                  " (weights " + FormatBytes(needs.weight_bytes) + ", KV cache " +
+                  FormatBytes(needs.kv_bytes) + ", a step's scratch " +
+                  FormatBytes(needs.scratch_bytes) + process + "), " + FormatBytes(available) +
+                  " available: try a smaller --max-model-len or --max-num-seqs, --dtype bf16, or " +
+                  (cuda ? "--device cpu" : "--expert-slots to keep fewer experts in memory"));
+}
+
+MemoryKind MemoryOf(const RunnerOptions& options) {
+  return options.cuda.has_value() ? MemoryKind::kCuda : MemoryKind::kHost;
 }
 
 // Adds up what loading threads read. Copies share the count.
@@ -123,26 +130,42 @@ MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) 
   }
   needs.kv_bytes = KvLayoutOf(spec, options).BytesPerPage() * options.num_pages;
   needs.scratch_bytes = ScratchBytes(spec, options.max_step_rows);
-  needs.process_bytes = kProcessBytes;
+  needs.process_bytes = options.cuda.has_value() ? 0 : kProcessBytes;
   return needs;
+}
+
+uint64_t AvailableMemory(const RunnerOptions& options) {
+  if (!options.cuda.has_value()) return QueryMemory().available_bytes;
+  const CudaDeviceInfo device = FindCudaDevice(*options.cuda);
+  const uint64_t free = CudaFreeBytes(device.ordinal);
+  const double reserved =
+      (1.0 - options.gpu_memory_utilization) * static_cast<double>(device.total_bytes);
+  return free - std::min(free, static_cast<uint64_t>(std::max(0.0, reserved)));
 }
 
 ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
                          const RunnerOptions& options, std::unique_ptr<RoutingSource> routing,
                          const LoadProgress& progress)
-    : spec_(spec), options_(options), pool_(options.num_threads), routing_(std::move(routing)) {
+    : spec_(spec),
+      options_(options),
+      pool_(options.num_threads),
+      stream_(options.cuda.has_value() ? std::make_unique<CudaStream>(*options.cuda) : nullptr),
+      arena_(MemoryOf(options)),
+      staging_(MemoryKind::kPinned),
+      routing_(std::move(routing)) {
   SLUICE_CHECK(routing_ != nullptr);
   SLUICE_CHECK_GE(options_.num_pages, 1);
   SLUICE_CHECK_LE(options_.max_model_len, spec_.max_positions);
   Validate(spec_);
   const MemoryNeeds needs = EstimateMemory(spec_, options_);
-  CheckFits(needs);
+  CheckFits(needs, options_);
 
   // Experts that are read when they are needed are not part of loading.
   const bool experts_wait = options_.expert_slots > 0;
   const uint64_t loaded = needs.weight_bytes - (experts_wait ? needs.expert_bytes : 0);
   const OnBytesRead on_read = CountBytes(static_cast<int64_t>(loaded), progress);
-  weights_ = std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read);
+  weights_ = std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read,
+                                            stream_.get());
   const std::vector<int> moe_layers = MoeLayers(spec_);
   if (!moe_layers.empty()) {
     const int local = ExpertsPerRank(spec_, options_);
@@ -155,12 +178,15 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
                              .num_experts = local,
                              .first_expert = group == nullptr ? 0 : group->rank() * local,
                              .num_slots = options_.expert_slots,
-                             .poison_freed = options_.poison_freed_slots},
+                             .poison_freed = options_.poison_freed_slots,
+                             .memory = MemoryOf(options_),
+                             .stream = stream_.get()},
         *expert_source_, pool_);
     dispatcher_ = group == nullptr ? MakeLocalDispatcher(spec_.moe.num_experts)
                                    : MakeAllToAllDispatcher(spec_.moe.num_experts, *group);
   }
-  pages_ = std::make_unique<PagePool>(KvLayoutOf(spec_, options_), options_.num_pages);
+  pages_ = std::make_unique<PagePool>(KvLayoutOf(spec_, options_), options_.num_pages,
+                                      MemoryOf(options_));
   decoder_ = std::make_unique<Decoder>(spec_, *weights_);
 }
 
@@ -175,9 +201,9 @@ WorkerInfo ModelRunner::Info() const {
 
 // The plan's rows laid behind each other, as the Decoder takes them.
 struct ModelRunner::Rows {
-  TensorView tokens;
-  TensorView positions;
-  TensorView kv_slots;
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> positions;
+  std::vector<int64_t> kv_slots;
   std::vector<ops::AttentionSequence> sequences;
   std::vector<RoutingKey> keys;  // [T]
 
@@ -191,27 +217,20 @@ struct ModelRunner::Rows {
 };
 
 ModelRunner::Rows ModelRunner::GatherRows(const StepPlan& plan) {
-  int64_t total = 0;
-  for (const SequenceSlice& slice : plan.slices) total += std::ssize(slice.tokens);
-  Rows rows{.tokens = arena_.Allocate(DType::kI32, {total}),
-            .positions = arena_.Allocate(DType::kI32, {total}),
-            .kv_slots = arena_.Allocate(DType::kI64, {total})};
-  rows.keys.reserve(total);
+  Rows rows;
   int begin = 0;
   for (size_t s = 0; s < plan.slices.size(); ++s) {
     const SequenceSlice& slice = plan.slices[s];
     const int count = static_cast<int>(slice.tokens.size());
     SLUICE_CHECK_EQ(slice.positions.size(), slice.tokens.size());
     SLUICE_CHECK_EQ(slice.kv_positions.size(), slice.tokens.size());
-    std::copy(slice.tokens.begin(), slice.tokens.end(), rows.tokens.data<int32_t>() + begin);
-    std::copy(slice.positions.begin(), slice.positions.end(),
-              rows.positions.data<int32_t>() + begin);
+    rows.tokens.insert(rows.tokens.end(), slice.tokens.begin(), slice.tokens.end());
+    rows.positions.insert(rows.positions.end(), slice.positions.begin(), slice.positions.end());
     for (int i = 0; i < count; ++i) {
       const int position = slice.kv_positions[i];
       SLUICE_CHECK_LT(position, slice.kv_length);
       const int64_t page = slice.pages.at(position / options_.page_size);
-      rows.kv_slots.data<int64_t>()[begin + i] =
-          page * options_.page_size + position % options_.page_size;
+      rows.kv_slots.push_back(page * options_.page_size + position % options_.page_size);
       rows.keys.push_back({.sequence = slice.sequence, .position = slice.positions[i]});
     }
     rows.sequences.push_back({.query_begin = begin,
@@ -236,13 +255,18 @@ ModelRunner::Rows ModelRunner::GatherRows(const StepPlan& plan) {
 }
 
 void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink) {
-  Arena::Scope scope(arena_);
-  ops::OpContext ctx{
-      .pool = pool_, .arena = arena_, .tier = options_.tier, .reference = options_.reference_ops};
+  const Arena::Scope scope(arena_);
+  const Arena::Scope staging_scope(staging_);
+  ops::OpContext ctx{.pool = pool_,
+                     .arena = arena_,
+                     .tier = options_.tier,
+                     .reference = options_.reference_ops,
+                     .cuda = stream_.get(),
+                     .staging = &staging_};
   const Rows rows = GatherRows(plan);
-  const DecoderInput input{.tokens = rows.tokens,
-                           .positions = rows.positions,
-                           .kv_slots = rows.kv_slots,
+  const DecoderInput input{.tokens = ops::Upload(std::span(rows.tokens), ctx),
+                           .positions = ops::Upload(std::span(rows.positions), ctx),
+                           .kv_slots = ops::Upload(std::span(rows.kv_slots), ctx),
                            .attention = ops::PlaceSequences(rows.sequences, ctx)};
   std::optional<MoeContext> moe;
   if (experts_ != nullptr) {
@@ -257,12 +281,13 @@ void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink) {
       decoder_->Forward(input, *pages_, moe.has_value() ? &*moe : nullptr, ctx);
 
   for (size_t begin = 0; begin < rows.wanted.size(); begin += kLogitRows) {
-    Arena::Scope chunk_scope(arena_);
+    const Arena::Scope chunk_scope(arena_);
+    const Arena::Scope staging_chunk_scope(staging_);
     const auto chunk =
         std::span(rows.wanted).subspan(begin, std::min(kLogitRows, rows.wanted.size() - begin));
     std::vector<int32_t> hidden_rows;
     for (const Rows::Wanted& wanted : chunk) hidden_rows.push_back(wanted.hidden_row);
-    const TensorView logits = decoder_->Logits(hidden, hidden_rows, ctx);
+    const ConstTensorView logits = OnHost(decoder_->Logits(hidden, hidden_rows, ctx));
     pool_.ParallelFor(std::ssize(chunk), 1, [&](int64_t first, int64_t last, int thread) {
       for (int64_t i = first; i < last; ++i) {
         sink({.slice = chunk[i].slice,
@@ -272,6 +297,16 @@ void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink) {
       }
     });
   }
+  // The next step writes the staging memory and the arena anew.
+  if (stream_ != nullptr) stream_->Synchronize();
+}
+
+ConstTensorView ModelRunner::OnHost(ConstTensorView logits) {
+  if (stream_ == nullptr) return logits;
+  const TensorView host = staging_.Allocate(logits.dtype(), logits.shape());
+  stream_->Copy(host.raw(), logits.raw(), logits.NumBytes());
+  stream_->Synchronize();
+  return host;
 }
 
 }  // namespace sluice

@@ -13,6 +13,7 @@
 #include "base/thread_pool.h"
 #include "checkpoint/weight_source.h"
 #include "device/buffer.h"
+#include "device/cuda_stream.h"
 #include "dist/process_group.h"
 #include "engine/worker.h"
 #include "kv/page_pool.h"
@@ -27,6 +28,8 @@
 namespace sluice {
 
 struct RunnerOptions {
+  std::optional<int> cuda;      // the CUDA device that computes and holds the model; none = the CPU
+  double gpu_memory_utilization = 0.9;  // share of the device's memory that this process may take
   DType dtype = DType::kF32;      // of the weights: f32, bf16 or f16
   std::optional<DType> kv_dtype;  // of keys and values: f32 or bf16; none = as the weights
   int num_threads = 1;            // counts the caller
@@ -42,16 +45,20 @@ struct RunnerOptions {
   RouterObserver* observer = nullptr;       // may be null
 };
 
-// What a model needs in host memory before it can run.
+// What a model needs in the memory of the device that runs it.
 struct MemoryNeeds {
   uint64_t weight_bytes = 0;
   uint64_t expert_bytes = 0;  // of weight_bytes: the slots of routed experts
   uint64_t kv_bytes = 0;
   uint64_t scratch_bytes = 0;  // of a step of max_step_rows
-  uint64_t process_bytes = 0;  // code, tokenizer, threads, queues
+  uint64_t process_bytes = 0;  // code, tokenizer, threads, queues; none on a CUDA device
   uint64_t total() const { return weight_bytes + kv_bytes + scratch_bytes + process_bytes; }
 };
 MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options);
+
+// Bytes that are free for a model: of the host, or within the share of a CUDA device's memory that the
+// options allow. Throws Error(kUnsupported) when there is no such device.
+uint64_t AvailableMemory(const RunnerOptions& options);
 
 // The types that weights can be held in, whatever the checkpoint stores.
 std::span<const DType> WeightDTypes();
@@ -62,8 +69,8 @@ KvLayout KvLayoutOf(const ModelSpec& spec, const RunnerOptions& options);
 // Told how far loading is, from loading threads, one at a time. Not called once loading is over.
 using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
 
-// A model on this process's CPU: weights, pages, threads and scratch, and the way from a StepPlan
-// to logits. One caller thread.
+// A model on this process's CPU or on a CUDA device: weights, pages, threads and scratch, and the way
+// from a StepPlan to logits. One caller thread.
 class ModelRunner {
  public:
   // Loads the weights. Throws Error(kResourceExhausted), before anything is allocated, when the
@@ -99,11 +106,15 @@ class ModelRunner {
  private:
   struct Rows;
   Rows GatherRows(const StepPlan& plan);
+  // `logits` where the host can read them; waits for the stream.
+  ConstTensorView OnHost(ConstTensorView logits);
 
   ModelSpec spec_;
   RunnerOptions options_;
   ThreadPool pool_;
+  std::unique_ptr<CudaStream> stream_;  // null = the CPU
   Arena arena_;
+  Arena staging_;  // pinned; used on CUDA alone
   std::unique_ptr<ModelWeights> weights_;
   std::unique_ptr<CheckpointExperts> expert_source_;
   std::unique_ptr<ExpertStore> experts_;

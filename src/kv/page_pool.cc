@@ -46,14 +46,15 @@ int64_t KvLayout::BytesPerPage() const {
   return bytes;
 }
 
-PagePool::PagePool(const KvLayout& layout, int num_pages) : layout_(layout), num_pages_(num_pages) {
+PagePool::PagePool(const KvLayout& layout, int num_pages, MemoryKind memory)
+    : layout_(layout), num_pages_(num_pages) {
   SLUICE_CHECK_GT(layout.page_size, 0);
   SLUICE_CHECK_GT(num_pages, 0);
   int64_t total = 0;
   for (const KvGroup& group : layout.groups) {
     total += TensorCount(group) * group.num_layers * RoundUp(TensorBytes(layout, group, num_pages));
   }
-  memory_ = Buffer(static_cast<size_t>(total));
+  memory_ = Buffer(static_cast<size_t>(total), memory);
   std::byte* next = memory_.data();
   for (const KvGroup& group : layout.groups) {
     const Shape shape = TensorShape(layout, group, num_pages);

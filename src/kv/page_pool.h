@@ -35,7 +35,7 @@ struct KvLayout {
 // [pages, kv_heads, page_size, head_dim], or latent rows as [pages, page_size, head_dim].
 class PagePool {
  public:
-  PagePool(const KvLayout& layout, int num_pages);
+  PagePool(const KvLayout& layout, int num_pages, MemoryKind memory = MemoryKind::kHost);
 
   const KvLayout& layout() const { return layout_; }
   int num_pages() const { return num_pages_; }

@@ -75,9 +75,10 @@ void Decoder::Attend(int layer, const DecoderInput& input, ConstTensorView cos_s
   const ops::RmsNormDesc qk_norm{.eps = spec_.norm_eps};
   const ops::KvPages kv{.k = pages.Keys(layer), .v = pages.Values(layer)};
 
-  const TensorView h = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
+  const DType product = ctx.ProductDType(w.qkv.dtype());
+  const TensorView h = ctx.arena.Allocate(product, {tokens, spec_.hidden_size});
   const TensorView qkv = ctx.arena.Allocate(DType::kF32, {tokens, q_width + 2 * kv_width});
-  const TensorView attended = ctx.arena.Allocate(DType::kF32, {tokens, a.num_heads, a.head_dim});
+  const TensorView attended = ctx.arena.Allocate(product, {tokens, a.num_heads, a.head_dim});
   const TensorView q = Heads(qkv, 0, a.num_heads, a.head_dim);
   const TensorView k = Heads(qkv, q_width, a.num_kv_heads, a.head_dim);
   const TensorView v = Heads(qkv, q_width + kv_width, a.num_kv_heads, a.head_dim);
@@ -119,7 +120,8 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
   const ops::RmsNormDesc latent_norm{.eps = l.norm_eps};
   const auto allocate = [&](const Shape& shape) { return ctx.arena.Allocate(DType::kF32, shape); };
 
-  const TensorView h = allocate({tokens, spec_.hidden_size});
+  const DType product = ctx.ProductDType(w.kv_a.dtype());
+  const TensorView h = ctx.arena.Allocate(product, {tokens, spec_.hidden_size});
   const TensorView q = allocate({tokens, int64_t{a.num_heads} * a.head_dim});
   const TensorView kv = allocate({tokens, l.kv_rank + l.rope_dim});
   const TensorView q_latent = allocate({tokens, a.num_heads, l.kv_rank});
@@ -158,7 +160,8 @@ void Decoder::FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpConte
   Arena::Scope scope(ctx.arena);
   const LayerWeights& w = weights_.layer(layer);
   const int64_t tokens = x.dim(0);
-  const TensorView h = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
+  const DType product = ctx.ProductDType(weights_.embedding().dtype());
+  const TensorView h = ctx.arena.Allocate(product, {tokens, spec_.hidden_size});
   Norm(x, w.post_attention_norm, h, ctx);
   if (spec_.ffn[layer] == FfnKind::kMoe) {
     SLUICE_CHECK(moe != nullptr);
@@ -167,7 +170,7 @@ void Decoder::FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpConte
   }
   const int64_t width = w.down.dim(1);
   const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * width});
-  const TensorView inner = ctx.arena.Allocate(DType::kF32, {tokens, width});
+  const TensorView inner = ctx.arena.Allocate(product, {tokens, width});
   ops::Gemm({}, h, w.gate_up, w.gate_up_bias, gate_up, ctx);
   ops::SiluMul(gate_up, inner, ctx);
   ops::Gemm({.accumulate = true}, inner, w.down, w.down_bias, x, ctx);

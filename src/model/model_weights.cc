@@ -45,8 +45,8 @@ void Transpose(ConstTensorView from, int64_t first, TensorView to) {
 // Allocates the tensors, notes which file tensor goes where, then reads them all in parallel.
 class ModelWeights::Builder {
  public:
-  Builder(ModelWeights& weights, const ModelSpec& spec, DType dtype)
-      : weights_(weights), spec_(spec), dtype_(dtype) {}
+  Builder(ModelWeights& weights, const ModelSpec& spec, DType dtype, CudaStream* stream)
+      : weights_(weights), spec_(spec), dtype_(dtype), stream_(stream) {}
 
   void Plan() {
     weights_.embedding_ = Whole(TensorRole::kEmbedding, 0, dtype_);
@@ -57,12 +57,17 @@ class ModelWeights::Builder {
   }
 
   void Read(const WeightSource& source, ThreadPool& pool, const OnBytesRead& on_read) {
-    pool.ParallelFor(static_cast<int64_t>(jobs_.size()), 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        ReadJob(source, jobs_[i]);
-        if (on_read) on_read(jobs_[i].target.NumBytes());
-      }
-    });
+    const auto each = [&](int64_t count, const auto& read) {
+      pool.ParallelFor(count, 1, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) read(i);
+      });
+    };
+    if (stream_ == nullptr) {
+      each(std::ssize(jobs_), [&](int64_t i) { ReadJob(source, jobs_[i], on_read); });
+      return;
+    }
+    each(std::ssize(weights_.storage_), [&](int64_t i) { ReadToDevice(source, i, on_read); });
+    stream_->Synchronize();
   }
 
  private:
@@ -71,15 +76,41 @@ class ModelWeights::Builder {
     std::string name;
     Shape shape;
     TensorView target;
+    size_t storage = 0;  // index of the tensor that `target` is part of
     int64_t first_row = 0;
     bool transpose = false;  // `target` is [columns, rows]
   };
 
-  static void ReadJob(const WeightSource& source, const Job& job) {
-    if (!job.transpose) return source.ReadRows(job.name, job.shape, job.first_row, job.target);
-    const Tensor rows(job.target.dtype(), {job.target.dim(1), job.target.dim(0)});
-    source.ReadRows(job.name, job.shape, job.first_row, rows.view());
-    Transpose(rows.view(), 0, job.target);
+  static void ReadJob(const WeightSource& source, const Job& job, const OnBytesRead& on_read) {
+    if (job.transpose) {
+      const Tensor rows(job.target.dtype(), {job.target.dim(1), job.target.dim(0)});
+      source.ReadRows(job.name, job.shape, job.first_row, rows.view());
+      Transpose(rows.view(), 0, job.target);
+    } else {
+      source.ReadRows(job.name, job.shape, job.first_row, job.target);
+    }
+    if (on_read) on_read(job.target.NumBytes());
+  }
+
+  // One tensor's jobs, by way of host memory of its size.
+  void ReadToDevice(const WeightSource& source, size_t storage, const OnBytesRead& on_read) {
+    const TensorView device = weights_.storage_[storage].view();
+    const Tensor host(device.dtype(), device.shape());
+    for (const Job& job : jobs_) {
+      if (job.storage != storage) continue;
+      Job here = job;
+      const auto offset = static_cast<std::byte*>(job.target.raw()) -
+                          static_cast<std::byte*>(device.raw());
+      here.target = TensorView(static_cast<std::byte*>(host.view().raw()) + offset,
+                               job.target.dtype(), job.target.shape());
+      ReadJob(source, here, on_read);
+    }
+    stream_->Copy(device.raw(), host.view().raw(), device.NumBytes());
+  }
+
+  TensorView Store(DType dtype, const Shape& shape) {
+    const MemoryKind memory = stream_ == nullptr ? MemoryKind::kHost : MemoryKind::kCuda;
+    return weights_.storage_.emplace_back(dtype, shape, memory).view();
   }
 
   LayerWeights PlanLayer(int layer) {
@@ -125,17 +156,14 @@ class ModelWeights::Builder {
     const LatentSpec& latent = spec_.attention.latent;
     const int64_t heads = spec_.attention.num_heads;
     const TensorRule& kv_b = RequireRule(spec_, kKvB);
-    const TensorView k_up =
-        weights_.storage_.emplace_back(dtype_, Shape{heads, latent.kv_rank, latent.nope_dim})
-            .view();
-    const TensorView v_up =
-        weights_.storage_.emplace_back(dtype_, Shape{heads, latent.value_dim, latent.kv_rank})
-            .view();
+    const TensorView k_up = Store(dtype_, {heads, latent.kv_rank, latent.nope_dim});
+    const size_t k_storage = weights_.storage_.size() - 1;
+    const TensorView v_up = Store(dtype_, {heads, latent.value_dim, latent.kv_rank});
     for (int64_t h = 0; h < heads; ++h) {
       const int64_t row = h * (latent.nope_dim + latent.value_dim);
       const std::string name = TensorName(kv_b, layer, 0);
-      jobs_.push_back({name, kv_b.shape, k_up[h], row, /*transpose=*/true});
-      jobs_.push_back({name, kv_b.shape, v_up[h], row + latent.nope_dim});
+      jobs_.push_back({name, kv_b.shape, k_up[h], k_storage, row, /*transpose=*/true});
+      jobs_.push_back({name, kv_b.shape, v_up[h], k_storage + 1, row + latent.nope_dim});
     }
     w.k_up = k_up;
     w.v_up = v_up;
@@ -163,11 +191,12 @@ class ModelWeights::Builder {
     }
     if (rules.empty()) return {};
     SLUICE_CHECK_EQ(rules.size(), roles.size());
-    const TensorView whole = weights_.storage_.emplace_back(dtype, shape).view();
+    const TensorView whole = Store(dtype, shape);
+    const size_t storage = weights_.storage_.size() - 1;
     int64_t row = 0;
     for (const TensorRule* rule : rules) {
       const TensorView part = whole.Slice(row, row + rule->shape[0]);
-      jobs_.push_back({TensorName(*rule, layer, 0), rule->shape, part});
+      jobs_.push_back({TensorName(*rule, layer, 0), rule->shape, part, storage});
       row += rule->shape[0];
     }
     return whole;
@@ -176,12 +205,13 @@ class ModelWeights::Builder {
   ModelWeights& weights_;
   const ModelSpec& spec_;
   DType dtype_;
+  CudaStream* stream_;  // null = the host
   std::vector<Job> jobs_;
 };
 
 ModelWeights::ModelWeights(const ModelSpec& spec, const WeightSource& source, DType dtype,
-                           ThreadPool& pool, const OnBytesRead& on_read) {
-  Builder builder(*this, spec, dtype);
+                           ThreadPool& pool, const OnBytesRead& on_read, CudaStream* stream) {
+  Builder builder(*this, spec, dtype, stream);
   builder.Plan();
   builder.Read(source, pool, on_read);
 }

@@ -9,6 +9,7 @@
 #include "base/thread_pool.h"
 #include "checkpoint/weight_source.h"
 #include "device/buffer.h"
+#include "device/cuda_stream.h"
 #include "moe/moe_layer.h"
 #include "offload/expert_store.h"
 
@@ -52,13 +53,13 @@ struct LayerWeights {
 // Told of bytes that were read, piece by piece, from loading threads, several at once.
 using OnBytesRead = std::function<void(int64_t bytes)>;
 
-// Every weight of a model but its routed experts, in host memory.
+// Every weight of a model but its routed experts, in host memory or on a device.
 class ModelWeights {
  public:
-  // Reads what spec.tensors lists, converting to `dtype`. Throws Error(kDataLoss) for a tensor that
-  // is missing or has another shape, naming it.
+  // Reads what spec.tensors lists, converting to `dtype`; onto `stream`'s device where there is one.
+  // Throws Error(kDataLoss) for a tensor that is missing or has another shape, naming it.
   ModelWeights(const ModelSpec& spec, const WeightSource& source, DType dtype, ThreadPool& pool,
-               const OnBytesRead& on_read = {});
+               const OnBytesRead& on_read = {}, CudaStream* stream = nullptr);
 
   const ConstTensorView& embedding() const { return embedding_; }    // [vocab, hidden]
   const ConstTensorView& final_norm() const { return final_norm_; }  // [hidden]

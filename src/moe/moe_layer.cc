@@ -18,11 +18,6 @@ struct Routing {
   TensorView ids;      // [T, top_k] i32
 };
 
-// What the input of a product with `weights` is held in.
-DType ProductDType(DType weights, const ops::OpContext& ctx) {
-  return ctx.OnCuda() ? weights : DType::kF32;
-}
-
 // Lets the source and the observer work on a routing that the host can read.
 void ShowRouting(int layer, const Routing& routing, MoeContext& moe) {
   moe.routing.Apply(layer, moe.tokens, routing.weights, routing.ids);
@@ -32,11 +27,12 @@ void ShowRouting(int layer, const Routing& routing, MoeContext& moe) {
 }
 
 // The same for one on the device: the host works on a copy that then goes back.
-void ShowDeviceRouting(int layer, const Routing& routing, MoeContext& moe, CudaStream& stream) {
-  SLUICE_CHECK(moe.pinned != nullptr);
-  Arena::Scope scope(*moe.pinned);
-  const Routing copy{.weights = moe.pinned->Allocate(DType::kF32, routing.weights.shape()),
-                     .ids = moe.pinned->Allocate(DType::kI32, routing.ids.shape())};
+void ShowDeviceRouting(int layer, const Routing& routing, MoeContext& moe, ops::OpContext& ctx) {
+  SLUICE_CHECK(ctx.staging != nullptr);
+  CudaStream& stream = *ctx.cuda;
+  Arena::Scope scope(*ctx.staging);
+  const Routing copy{.weights = ctx.staging->Allocate(DType::kF32, routing.weights.shape()),
+                     .ids = ctx.staging->Allocate(DType::kI32, routing.ids.shape())};
   stream.Copy(copy.weights.raw(), routing.weights.raw(), copy.weights.NumBytes());
   stream.Copy(copy.ids.raw(), routing.ids.raw(), copy.ids.NumBytes());
   stream.Synchronize();
@@ -65,7 +61,7 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
   ops::Router(desc, logits, weights.router_bias, routing.weights, routing.ids, {}, ctx);
   if (moe.routing.IsModel() && moe.observer == nullptr) return routing;
   if (ctx.OnCuda()) {
-    ShowDeviceRouting(layer, routing, moe, *ctx.cuda);
+    ShowDeviceRouting(layer, routing, moe, ctx);
   } else {
     ShowRouting(layer, routing, moe);
   }
@@ -111,7 +107,7 @@ void RunWave(int layer, const ExpertRows& rows, std::span<const int32_t> wave, T
 void RunExperts(int layer, const ExpertRows& rows, MoeContext& moe, ops::OpContext& ctx) {
   const ExpertLayout& layout = moe.experts.layout();
   const TensorView inner =
-      ctx.arena.Allocate(ProductDType(layout.dtype, ctx), {rows.y.dim(0), layout.ffn});
+      ctx.arena.Allocate(ctx.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn});
   if (moe.experts.AllResident()) {
     RunSlots(rows, moe.experts.SlotTable(layer), inner, moe, ctx);
     return;
@@ -133,8 +129,8 @@ void SharedExpert(const MoeSpec& spec, const MoeWeights& weights, ConstTensorVie
                   ops::OpContext& ctx) {
   const int64_t tokens = x.dim(0);
   const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * spec.shared_ffn});
-  const TensorView inner =
-      ctx.arena.Allocate(ProductDType(weights.shared_down.dtype(), ctx), {tokens, spec.shared_ffn});
+  const TensorView inner = ctx.arena.Allocate(ctx.ProductDType(weights.shared_down.dtype()),
+                                              {tokens, spec.shared_ffn});
   ops::Gemm({}, x, weights.shared_gate_up, {}, gate_up, ctx);
   ops::SiluMul(gate_up, inner, ctx);
   if (weights.shared_expert_gate.empty()) {

@@ -33,7 +33,6 @@ struct MoeContext {
   RouterObserver* observer = nullptr;  // sees what was routed in the end; may be null
   uint64_t step = 0;
   std::span<const RoutingKey> tokens = {};  // [T] who the rows are
-  Arena* pinned = nullptr;  // on CUDA, of pinned memory: where the host sees the routing
 };
 
 // out += experts(x) + shared expert(x). x [T, hidden] f32 (on CUDA also of the weights' dtype), out

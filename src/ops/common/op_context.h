@@ -30,6 +30,9 @@ struct OpContext {
   Arena* staging = nullptr;
 
   bool OnCuda() const { return kCudaBuilt && cuda != nullptr; }
+
+  // What the input of a product with `weights` is best held in.
+  DType ProductDType(DType weights) const { return OnCuda() ? weights : DType::kF32; }
 };
 
 }  // namespace sluice::ops
