@@ -54,7 +54,7 @@ boost::json::object Describe(const Loaded& loaded, const BenchFlags& flags) {
           {"random_weights", loaded.model.random_weights},
           {"routing", flags.model.routing},
           {"dtype", DTypeName(options.dtype)},
-          {"device", "cpu"},
+          {"device", options.cuda.has_value() ? FindCudaDevice(*options.cuda).name : "cpu"},
           {"cpu", CpuModelName()},
           {"cpu_tier", CpuTierName(options.tier)},
           {"threads", options.num_threads}};

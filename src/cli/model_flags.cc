@@ -15,8 +15,8 @@ constexpr char kModelGroup[] = "Model";
 // What is wrong with "cuda:N"; empty where nothing is.
 std::string IsCudaDevice(const std::string& text) {
   const std::string digits = text.rfind("cuda:", 0) == 0 ? text.substr(5) : "";
-  const bool number = !digits.empty() && digits.size() <= 3 &&
-                      std::all_of(digits.begin(), digits.end(), ::isdigit);
+  const bool number =
+      !digits.empty() && digits.size() <= 3 && std::all_of(digits.begin(), digits.end(), ::isdigit);
   return number ? "" : "expected auto, cpu, cuda or cuda:N";
 }
 

@@ -164,8 +164,8 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
   const bool experts_wait = options_.expert_slots > 0;
   const uint64_t loaded = needs.weight_bytes - (experts_wait ? needs.expert_bytes : 0);
   const OnBytesRead on_read = CountBytes(static_cast<int64_t>(loaded), progress);
-  weights_ = std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read,
-                                            stream_.get());
+  weights_ =
+      std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read, stream_.get());
   const std::vector<int> moe_layers = MoeLayers(spec_);
   if (!moe_layers.empty()) {
     const int local = ExpertsPerRank(spec_, options_);

@@ -28,11 +28,11 @@
 namespace sluice {
 
 struct RunnerOptions {
-  std::optional<int> cuda;      // the CUDA device that computes and holds the model; none = the CPU
+  std::optional<int> cuda;  // the CUDA device that computes and holds the model; none = the CPU
   double gpu_memory_utilization = 0.9;  // share of the device's memory that this process may take
-  DType dtype = DType::kF32;      // of the weights: f32, bf16 or f16
-  std::optional<DType> kv_dtype;  // of keys and values: f32 or bf16; none = as the weights
-  int num_threads = 1;            // counts the caller
+  DType dtype = DType::kF32;            // of the weights: f32, bf16 or f16
+  std::optional<DType> kv_dtype;        // of keys and values: f32 or bf16; none = as the weights
+  int num_threads = 1;                  // counts the caller
   CpuTier tier = CpuTier::kPortable;
   bool reference_ops = false;  // every op by its plain maths, slowly
   int page_size = 16;          // positions a KV page
@@ -56,8 +56,8 @@ struct MemoryNeeds {
 };
 MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options);
 
-// Bytes that are free for a model: of the host, or within the share of a CUDA device's memory that the
-// options allow. Throws Error(kUnsupported) when there is no such device.
+// Bytes that are free for a model: of the host, or within the share of a CUDA device's memory that
+// the options allow. Throws Error(kUnsupported) when there is no such device.
 uint64_t AvailableMemory(const RunnerOptions& options);
 
 // The types that weights can be held in, whatever the checkpoint stores.
@@ -69,8 +69,8 @@ KvLayout KvLayoutOf(const ModelSpec& spec, const RunnerOptions& options);
 // Told how far loading is, from loading threads, one at a time. Not called once loading is over.
 using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
 
-// A model on this process's CPU or on a CUDA device: weights, pages, threads and scratch, and the way
-// from a StepPlan to logits. One caller thread.
+// A model on this process's CPU or on a CUDA device: weights, pages, threads and scratch, and the
+// way from a StepPlan to logits. One caller thread.
 class ModelRunner {
  public:
   // Loads the weights. Throws Error(kResourceExhausted), before anything is allocated, when the

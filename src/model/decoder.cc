@@ -6,6 +6,7 @@
 #include "ops/activation/clip.h"
 #include "ops/activation/silu_mul.h"
 #include "ops/attention/latent_attention.h"
+#include "ops/common/upload.h"
 #include "ops/embedding/embedding.h"
 #include "ops/embedding/take_rows.h"
 #include "ops/gemm/gemm.h"
@@ -182,7 +183,7 @@ TensorView Decoder::Logits(ConstTensorView hidden, std::span<const int32_t> rows
   const TensorView logits = ctx.arena.Allocate(DType::kF32, {count, spec_.vocab_size});
   Arena::Scope scope(ctx.arena);
   const TensorView picked = ctx.arena.Allocate(DType::kF32, {count, spec_.hidden_size});
-  ops::TakeRows(hidden, ConstTensorView(rows.data(), DType::kI32, {count}), picked, ctx);
+  ops::TakeRows(hidden, ops::Upload(rows, ctx), picked, ctx);
   ops::Gemm({}, picked, weights_.lm_head(), {}, logits, ctx);
   return logits;
 }

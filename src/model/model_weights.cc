@@ -99,8 +99,8 @@ class ModelWeights::Builder {
     for (const Job& job : jobs_) {
       if (job.storage != storage) continue;
       Job here = job;
-      const auto offset = static_cast<std::byte*>(job.target.raw()) -
-                          static_cast<std::byte*>(device.raw());
+      const auto offset =
+          static_cast<std::byte*>(job.target.raw()) - static_cast<std::byte*>(device.raw());
       here.target = TensorView(static_cast<std::byte*>(host.view().raw()) + offset,
                                job.target.dtype(), job.target.shape());
       ReadJob(source, here, on_read);

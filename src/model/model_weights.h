@@ -56,8 +56,8 @@ using OnBytesRead = std::function<void(int64_t bytes)>;
 // Every weight of a model but its routed experts, in host memory or on a device.
 class ModelWeights {
  public:
-  // Reads what spec.tensors lists, converting to `dtype`; onto `stream`'s device where there is one.
-  // Throws Error(kDataLoss) for a tensor that is missing or has another shape, naming it.
+  // Reads what spec.tensors lists, converting to `dtype`; onto `stream`'s device where there is
+  // one. Throws Error(kDataLoss) for a tensor that is missing or has another shape, naming it.
   ModelWeights(const ModelSpec& spec, const WeightSource& source, DType dtype, ThreadPool& pool,
                const OnBytesRead& on_read = {}, CudaStream* stream = nullptr);
 

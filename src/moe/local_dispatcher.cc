@@ -11,10 +11,7 @@ class LocalDispatcher : public TokenDispatcher {
   ExpertRows Dispatch(ConstTensorView x, ConstTensorView ids, ops::OpContext& ctx) override {
     plan_ = ops::BuildDispatchPlan(ids, num_experts_, ctx);
     y_ = ctx.arena.Allocate(DType::kF32, {plan_.row_token.dim(0), x.dim(1)});
-    return {.x = x,
-            .gather = plan_.row_token,
-            .offsets = plan_.offsets,
-            .y = y_};
+    return {.x = x, .gather = plan_.row_token, .offsets = plan_.offsets, .y = y_};
   }
 
   void Combine(ConstTensorView weights, TensorView out, ops::OpContext& ctx) override {

@@ -129,8 +129,8 @@ void SharedExpert(const MoeSpec& spec, const MoeWeights& weights, ConstTensorVie
                   ops::OpContext& ctx) {
   const int64_t tokens = x.dim(0);
   const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * spec.shared_ffn});
-  const TensorView inner = ctx.arena.Allocate(ctx.ProductDType(weights.shared_down.dtype()),
-                                              {tokens, spec.shared_ffn});
+  const TensorView inner =
+      ctx.arena.Allocate(ctx.ProductDType(weights.shared_down.dtype()), {tokens, spec.shared_ffn});
   ops::Gemm({}, x, weights.shared_gate_up, {}, gate_up, ctx);
   ops::SiluMul(gate_up, inner, ctx);
   if (weights.shared_expert_gate.empty()) {

@@ -16,6 +16,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/config.h"
 #include "decode/decode_strategy.h"
+#include "device/cuda_stream.h"
 #include "dist/process_group.h"
 #include "engine/model_runner.h"
 #include "engine/verify.h"
@@ -72,6 +73,20 @@ class GoldenTest : public ::testing::TestWithParam<const char*> {
   // All logits as one step of all sequences computes them.
   std::vector<float> Baseline() const {
     return Values(ForwardSequences(*model_.MakeRunner(), model_.rows()));
+  }
+
+  // The experts that the model chooses in f32 on the CPU.
+  std::unique_ptr<RoutingSource> RecordedRouting() const {
+    if (!model_.IsMoe()) return std::make_unique<ModelRouting>();
+    auto trace = std::make_shared<InMemoryTrace>(
+        RouterTraceHeader{.model = GetParam(),
+                          .num_layers = model_.spec.num_layers,
+                          .num_experts = model_.spec.moe.num_experts,
+                          .top_k = model_.spec.moe.top_k,
+                          .source = "model"});
+    MemoryRecorder recorder(*trace);
+    ForwardSequences(*model_.MakeRunner({.observer = &recorder}), model_.rows());
+    return std::make_unique<ReplayRouting>(trace);
   }
 
   Model model_;
@@ -145,23 +160,39 @@ TEST_P(GoldenTest, ExpertParallelRanksGiveTheSameBits) {
 }
 
 TEST_P(GoldenTest, Bf16WithReplayedRoutingIsClose) {
-  std::unique_ptr<RoutingSource> routing = std::make_unique<ModelRouting>();
-  if (model_.IsMoe()) {
-    auto trace = std::make_shared<InMemoryTrace>(
-        RouterTraceHeader{.model = GetParam(),
-                          .num_layers = model_.spec.num_layers,
-                          .num_experts = model_.spec.moe.num_experts,
-                          .top_k = model_.spec.moe.top_k,
-                          .source = "model"});
-    MemoryRecorder recorder(*trace);
-    ForwardSequences(*model_.MakeRunner({.observer = &recorder}), model_.rows());
-    routing = std::make_unique<ReplayRouting>(trace);
-  }
   const auto runner = model_.MakeRunner({.dtype = DType::kBF16});
-  runner->SetRouting(std::move(routing));
+  runner->SetRouting(RecordedRouting());
   const std::vector<float> logits = Values(ForwardSequences(*runner, model_.rows()));
   EXPECT_LE(Distance(logits).relative_l2, 3e-2);
   EXPECT_NE(logits, Baseline());
+}
+
+class CudaGoldenTest : public GoldenTest {
+ protected:
+  void SetUp() override {
+    if (CudaDevices().empty()) GTEST_SKIP() << "there is no CUDA device";
+  }
+};
+
+TEST_P(CudaGoldenTest, LogitsAndGreedyTextEqualTransformers) {
+  const auto runner = model_.MakeRunner({.cuda = 0});
+  EXPECT_LE(Distance(Values(ForwardSequences(*runner, model_.rows()))).relative_l2, 1e-5);
+  EXPECT_LE(Distance(Values(ForwardSequences(*runner, model_.rows(), {.chunk = 7}))).relative_l2,
+            1e-5);
+  const Golden& golden = model_.golden;
+  EXPECT_EQ(GreedyContinuation(*runner, golden.row(0), static_cast<int>(golden.greedy_ids.size())),
+            golden.greedy_ids);
+}
+
+TEST_P(CudaGoldenTest, NarrowWeightsWithReplayedRoutingAreClose) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    const auto runner = model_.MakeRunner({.cuda = 0, .dtype = dtype});
+    runner->SetRouting(RecordedRouting());
+    const std::vector<float> logits = Values(ForwardSequences(*runner, model_.rows()));
+    EXPECT_LE(Distance(logits).relative_l2, 3e-2) << dtype;
+    EXPECT_NE(logits, Baseline());
+    EXPECT_EQ(Values(ForwardSequences(*runner, model_.rows())), logits) << "a run does not repeat";
+  }
 }
 
 // What a request got: its tokens, and with each the logprobs of the likeliest ones, whose bits show
@@ -260,18 +291,41 @@ TEST_P(GoldenTest, NgramDraftsGiveTheSameTextInFewerSteps) {
   EXPECT_LT(drafted.Stats().steps, plain.Stats().steps);
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, GoldenTest,
-                         ::testing::Values("dbrx", "dbrx_no_norm", "dbrx_pnorm", "deepseek_v3",
-                                           "deepseek_v3_native_heads", "deepseek_v3_no_shared",
-                                           "deepseek_v3_plain_q", "deepseek_v3_yarn",
-                                           "deepseek_v3_yarn_halves", "llama_dense", "llama_linear",
-                                           "llama_llama3", "llama_partial", "mixtral",
-                                           "mixtral_window_yarn", "olmoe", "olmoe_clip", "qwen2",
-                                           "qwen2_moe", "qwen2_moe_sharded_bf16_v4",
-                                           "qwen2_moe_window", "qwen2_window_tied", "qwen3",
-                                           "qwen3_moe", "qwen3_moe_fp8", "qwen3_moe_fp8_odd",
-                                           "qwen3_moe_window", "qwen3_yarn_window"),
-                         [](const auto& param) { return std::string(param.param); });
+constexpr const char* kGoldens[] = {"dbrx",
+                                    "dbrx_no_norm",
+                                    "dbrx_pnorm",
+                                    "deepseek_v3",
+                                    "deepseek_v3_native_heads",
+                                    "deepseek_v3_no_shared",
+                                    "deepseek_v3_plain_q",
+                                    "deepseek_v3_yarn",
+                                    "deepseek_v3_yarn_halves",
+                                    "llama_dense",
+                                    "llama_linear",
+                                    "llama_llama3",
+                                    "llama_partial",
+                                    "mixtral",
+                                    "mixtral_window_yarn",
+                                    "olmoe",
+                                    "olmoe_clip",
+                                    "qwen2",
+                                    "qwen2_moe",
+                                    "qwen2_moe_sharded_bf16_v4",
+                                    "qwen2_moe_window",
+                                    "qwen2_window_tied",
+                                    "qwen3",
+                                    "qwen3_moe",
+                                    "qwen3_moe_fp8",
+                                    "qwen3_moe_fp8_odd",
+                                    "qwen3_moe_window",
+                                    "qwen3_yarn_window"};
+
+std::string Name(const ::testing::TestParamInfo<const char*>& golden) {
+  return golden.param;
+}
+
+INSTANTIATE_TEST_SUITE_P(Goldens, GoldenTest, ::testing::ValuesIn(kGoldens), Name);
+INSTANTIATE_TEST_SUITE_P(Goldens, CudaGoldenTest, ::testing::ValuesIn(kGoldens), Name);
 
 }  // namespace
 }  // namespace sluice

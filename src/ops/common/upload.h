@@ -14,13 +14,15 @@ namespace sluice::ops {
 template <class T>
 TensorView Upload(std::span<T> values, OpContext& context) {
   const Shape shape{static_cast<int64_t>(values.size())};
-  const TensorView placed = context.arena.Allocate(DTypeTraits<std::remove_const_t<T>>::kDType, shape);
+  const TensorView placed =
+      context.arena.Allocate(DTypeTraits<std::remove_const_t<T>>::kDType, shape);
   if (!context.OnCuda()) {
     std::memcpy(placed.raw(), values.data(), values.size_bytes());
     return placed;
   }
   SLUICE_CHECK(context.staging != nullptr);
-  const TensorView staged = context.staging->Allocate(DTypeTraits<std::remove_const_t<T>>::kDType, shape);
+  const TensorView staged =
+      context.staging->Allocate(DTypeTraits<std::remove_const_t<T>>::kDType, shape);
   std::memcpy(staged.raw(), values.data(), values.size_bytes());
   context.cuda->Copy(placed.raw(), staged.raw(), values.size_bytes());
   return placed;
