@@ -10,6 +10,10 @@
 namespace sluice::ops {
 namespace {
 
+// On CUDA, with so many rows of a KV head (queries times heads that share it) at most, a sequence
+// is bound by reading its KV once, and is cut into splits.
+constexpr int kDecodeRows = 64;
+
 // A piece of work: query rows [begin, end) of a sequence against one KV head.
 struct Block {
   const AttentionSequence* sequence;
@@ -129,7 +133,23 @@ void AttendOnCuda(const AttentionDesc& desc, ConstTensorView q, const AttentionB
                                      .value_dim = desc.head_dim,
                                      .window = desc.window,
                                      .scale = desc.scale};
-  cuda::PlainAttention(params, *context.cuda);
+  const int group = desc.num_heads / desc.num_kv_heads;
+  if (!cuda::HasFastAttention(params)) {
+    cuda::PlainAttention(params, *context.cuda);
+    return;
+  }
+  if (batch.placed.min_query_count * group <= kDecodeRows) {
+    Arena::Scope scope(context.arena);
+    const cuda::DecodePlan plan =
+        cuda::PlanDecode(params, kDecodeRows, context.cuda->device().multiprocessors);
+    const TensorView partials = context.arena.Allocate(DType::kF32, {plan.partial_floats});
+    const TensorView states = context.arena.Allocate(DType::kF32, {plan.state_floats});
+    cuda::DecodeAttention(params, plan, partials.data<float>(), states.data<float>(),
+                          *context.cuda);
+  }
+  if (batch.placed.max_query_count * group > kDecodeRows) {
+    cuda::PrefillAttention(params, kDecodeRows, *context.cuda);
+  }
 }
 
 }  // namespace

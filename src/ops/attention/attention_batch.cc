@@ -20,13 +20,13 @@ class Block {
 
   // The next part: its memory on the host, zeroed, and in `placed` its view on the device. While
   // the block is measured there is no memory and the part is null.
-  template <class T>
-  T* Take(const Shape& shape, ConstTensorView& placed) {
+  template <class T, class View>
+  T* Take(const Shape& shape, View& placed) {
     const auto bytes = shape.NumElements() * static_cast<int64_t>(sizeof(T));
     std::byte* part = host_ == nullptr ? nullptr : host_ + used_;
     if (part != nullptr) {
       std::memset(part, 0, bytes);
-      placed = ConstTensorView(device_ + used_, DTypeTraits<T>::kDType, shape);
+      placed = View(device_ + used_, DTypeTraits<T>::kDType, shape);
     }
     used_ += (bytes + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
     return reinterpret_cast<T*>(part);
@@ -82,6 +82,7 @@ Parts TakeParts(const Sizes& sizes, Block& block, PlacedSequences& placed) {
   parts.masks = block.Take<int32_t>({s}, placed.masks);
   parts.ancestors = block.Take<int64_t>({t}, placed.ancestors);
   parts.slots_of_queries = block.Take<int32_t>({t}, placed.slots_of_queries);
+  block.Take<int32_t>({s, cuda::kAttentionCounters}, placed.counters);
   parts.page_table = block.Take<int32_t>({s, sizes.max_pages}, placed.page_table);
   return parts;
 }
@@ -123,6 +124,10 @@ AttentionBatch PlaceSequences(std::span<const AttentionSequence> sequences, OpCo
   Fill(sequences, sizes, TakeParts(sizes, block, placed));
   for (const AttentionSequence& sequence : sequences) {
     placed.max_query_count = std::max(placed.max_query_count, sequence.query_count);
+    if (sequence.query_count > 0 &&
+        (placed.min_query_count == 0 || sequence.query_count < placed.min_query_count)) {
+      placed.min_query_count = sequence.query_count;
+    }
     placed.max_kv_length = std::max(placed.max_kv_length, sequence.kv_length);
     placed.any_tree = placed.any_tree || sequence.mask == AttentionMask::kTree;
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "ops/attention/attention_kernels.h"
 #include "ops/common/cuda/math.cuh"
@@ -42,6 +43,27 @@ __device__ __forceinline__ int64_t RowOfPosition(const AttentionParams& p, int s
   const int64_t page =
       p.tables.page_table[static_cast<int64_t>(s) * p.tables.max_pages + position / p.page_size];
   return (page * p.num_kv_heads + kv_head) * p.page_size + position % p.page_size;
+}
+
+// Calls `function` with the width as a constant, where there are kernels of it.
+template <class Function>
+bool WithFastDim(int dim, Function function) {
+  switch (dim) {
+    case 64:
+      return function(std::integral_constant<int, 64>()), true;
+    case 80:
+      return function(std::integral_constant<int, 80>()), true;
+    case 96:
+      return function(std::integral_constant<int, 96>()), true;
+    case 128:
+      return function(std::integral_constant<int, 128>()), true;
+    case 192:
+      return function(std::integral_constant<int, 192>()), true;
+    case 256:
+      return function(std::integral_constant<int, 256>()), true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace sluice::ops::cuda

@@ -58,6 +58,9 @@ SLUICE_DECLARE_IN_TIERS(void AttentionBlock(const AttentionBlockParams& params))
 
 namespace cuda {
 
+// Counters of a sequence in SequenceTables: each is used by one KV head and tile of rows.
+inline constexpr int kAttentionCounters = 64;
+
 // PlacedSequences as kernels take it.
 struct SequenceTables {
   const int32_t* query_begin;
@@ -68,6 +71,7 @@ struct SequenceTables {
   const int32_t* masks;
   const int64_t* ancestors;
   const int32_t* slots_of_queries;
+  int32_t* counters;
   int32_t sequences;
   int32_t rows;
   int32_t max_pages;
@@ -117,6 +121,28 @@ struct AttentionParams {
 };
 // Any shape, by plain maths in f32.
 void PlainAttention(const AttentionParams& params, CudaStream& stream);
+
+// Whether the kernels below take the call: bf16 pages, and a head_dim of 64, 80, 96, 128, 192, 256.
+// They round queries and weights to bf16. What a row does not see below kv_length must be finite:
+// it is multiplied by zero.
+bool HasFastAttention(const AttentionParams& params);
+
+// How few rows are worked on: KV is cut into splits, whose sums are kept in between.
+struct DecodePlan {
+  int32_t max_rows;
+  int32_t splits;
+  int32_t row_blocks;
+  int64_t partial_floats;
+  int64_t state_floats;
+};
+DecodePlan PlanDecode(const AttentionParams& params, int max_rows, int multiprocessors);
+
+// The sequences of at most plan.max_rows rows of a KV head, bound by reading KV once.
+void DecodeAttention(const AttentionParams& params, const DecodePlan& plan, float* partials,
+                     float* states, CudaStream& stream);
+
+// The sequences of more than `max_rows` rows of a KV head, bound by tensor cores.
+void PrefillAttention(const AttentionParams& params, int max_rows, CudaStream& stream);
 
 }  // namespace cuda
 

@@ -45,6 +45,7 @@ cuda::SequenceTables TablesOf(const PlacedSequences& placed) {
           .masks = placed.masks.data<int32_t>(),
           .ancestors = placed.ancestors.data<int64_t>(),
           .slots_of_queries = placed.slots_of_queries.data<int32_t>(),
+          .counters = placed.counters.data<int32_t>(),
           .sequences = static_cast<int32_t>(placed.kv_lengths.NumElements()),
           .rows = static_cast<int32_t>(placed.positions.NumElements()),
           .max_pages = static_cast<int32_t>(placed.page_table.dim(1)),

@@ -52,6 +52,7 @@ class CudaBench {
   CudaStream stream_;
   ThreadPool pool_{1};
   Arena arena_{MemoryKind::kCuda};
+  Arena staging_{MemoryKind::kPinned};
   OpContext context_;
   CudaLimits limits_;
 };

@@ -64,6 +64,13 @@ __device__ __forceinline__ Pack<T, N> LoadStreaming(const T* from) {
   return pack;
 }
 
+// 2 to the power of x, within 2 units of the last place; what would be denormal is 0.
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // The sum over the warp's lanes, in every lane; the order does not depend on the values.
 __device__ __forceinline__ float WarpSum(float x) {
 #pragma unroll
