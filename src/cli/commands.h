@@ -26,5 +26,6 @@ Command AddTraceSynth(CLI::App& app);
 Command AddPlanTheory(CLI::App& app);
 Command AddPlanOffload(CLI::App& app);
 Command AddStudyLoadBalance(CLI::App& app);
+Command AddStudyPrefetch(CLI::App& app);
 
 }  // namespace sluice

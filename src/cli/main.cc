@@ -71,7 +71,8 @@ int Main(std::vector<std::string> arguments) {
         {"convert", AddTraceConvert(*trace)},
         {"synth", AddTraceSynth(*trace)}}},
       {plan, {{"theory", AddPlanTheory(*plan)}, {"offload", AddPlanOffload(*plan)}}},
-      {study, {{"load-balance", AddStudyLoadBalance(*study)}}}};
+      {study,
+       {{"load-balance", AddStudyLoadBalance(*study)}, {"prefetch", AddStudyPrefetch(*study)}}}};
 
   try {
     arguments = ExpandConfigFile(std::move(arguments));

@@ -169,3 +169,21 @@ def test_load_balance_refuses_what_it_cannot_study(trace, tmp_path):
     assert "line 2 is not 3 counts" in sluice("study", "load-balance", "--counts", counts, code=1)
     counts.write_text("")
     assert "no load to study" in sluice("study", "load-balance", "--counts", counts, code=2)
+
+
+def test_prefetch_by_table_size_and_look_ahead(trace):
+    arguments = ["study", "prefetch", "--source", "markov:0.8:3", "--layers", 6, "--experts", 32,
+                 "--top-k", 4, "--sequences", 3, "--steps", 400, "--slots", 8, 16, "--look-ahead", 1, 3,
+                 "--row-entries", 0, 4]
+    tables = report(*arguments)["tables"]
+    assert [(t["look_ahead"], t["row_entries"]) for t in tables] == [(1, 0), (1, 4), (3, 0), (3, 4)]
+    for table in tables:
+        assert table["predicted_layers"] == 400 * (6 - table["look_ahead"])
+        for hits, slots in zip(table["hits"], (8, 16), strict=True):
+            assert hits["slots"] == slots
+            assert hits["frequency"] - 0.01 < hits["table"] <= hits["best"] <= 1
+    assert tables[0]["hits"][0]["table"] > tables[0]["hits"][0]["frequency"] + 0.05
+    assert tables[1]["table_bytes"] < tables[0]["table_bytes"]
+    table = sluice("study", "prefetch", trace, "--slots", 8)
+    assert "look ahead" in table and "markov:0.8:3" in table
+    assert "either a trace, or a distribution" in sluice("study", "prefetch", code=2)
