@@ -27,11 +27,23 @@ __device__ __forceinline__ float AddendAt(const GroupedParams& p, int64_t row, i
   return p.addend == nullptr ? 0.0f : p.addend[row * p.addend_stride + n];
 }
 
-// The kernels that take tensor cores and 16-byte reads: whether they can run a call.
-bool GroupedTensorCoresTake(const GroupedParams& params);
-// For few rows a group: each group's weights pass through registers once for eight or sixteen rows.
-void GroupedFew(const GroupedParams& params, CudaStream& stream);
+// out[row][column] = value; `out` is f32 or T.
+template <class T>
+__device__ __forceinline__ void StoreOut(const GroupedParams& p, int64_t row, int64_t column,
+                                         float value) {
+  const int64_t at = row * p.out_stride + column;
+  if (p.out_dtype == DType::kF32) {
+    static_cast<float*>(p.out)[at] = value;
+  } else {
+    static_cast<T*>(p.out)[at] = FromFloat<T>(value);
+  }
+}
+
+// Kernels on tensor cores, for calls that GroupedTensorCoresTake.
+//
+// For few rows a group: each group's weights pass through registers once for up to sixteen rows.
+void GroupedFewRows(const GroupedParams& params, CudaStream& stream);
 // For many: tiles of rows and columns in shared memory.
-void GroupedTiles(const GroupedParams& params, CudaStream& stream);
+void GroupedManyRows(const GroupedParams& params, CudaStream& stream);
 
 }  // namespace sluice::ops::cuda

@@ -69,10 +69,30 @@ void Plain(const GroupedParams& p, CudaStream& stream) {
   LaunchPlain<W, W, W>(p, stream);
 }
 
+// Whether the kernels on tensor cores can read the call's tensors, 16 bytes at a time.
+bool TensorCoresTake(const GroupedParams& p) {
+  constexpr int64_t kBytes = 16;
+  constexpr int64_t kElements = kPackSize<__half>;
+  const auto aligned = [](const void* pointer) {
+    return reinterpret_cast<uintptr_t>(pointer) % kBytes == 0;
+  };
+  return p.dtype != DType::kF32 && p.x_dtype == p.dtype && p.depth % kElements == 0 &&
+         p.x_stride % kElements == 0 && p.slot_stride % kBytes == 0 && aligned(p.x) &&
+         aligned(p.slab);
+}
+
+// Up to so many rows a group on average, weights pass through registers once for all of them.
+constexpr int64_t kFewRows = 12;
+
 }  // namespace
 
 void GroupedGemm(const GroupedParams& params, CudaStream& stream) {
   if (params.rows == 0) return;
+  if (TensorCoresTake(params)) {
+    params.rows <= kFewRows * params.groups ? GroupedFewRows(params, stream)
+                                            : GroupedManyRows(params, stream);
+    return;
+  }
   WithFloatType(params.dtype,
                 [&](auto* type) { Plain<std::remove_pointer_t<decltype(type)>>(params, stream); });
 }
