@@ -230,7 +230,7 @@ __device__ __forceinline__ void RunPass(const GroupedParams& p, const T* matrix,
 
 // A block takes kTiles * 16 rows of the matrix of one group. Blocks of one group follow each other.
 template <class T, int kTiles, bool kSwiGlu>
-__global__ void __launch_bounds__(kMaxWarps* kWarp) FewRowsKernel(const GroupedParams p) {
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 2) FewRowsKernel(const GroupedParams p) {
   extern __shared__ float shared[];
   constexpr int kColumns = MatrixRows<kTiles, kSwiGlu>::kColumns;
   const auto slices = static_cast<unsigned>(CeilDiv(p.columns, int64_t{kColumns}));
