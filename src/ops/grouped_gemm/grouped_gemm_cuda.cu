@@ -82,15 +82,15 @@ bool TensorCoresTake(const GroupedParams& p) {
 }
 
 // Up to so many rows a group on average, weights pass through registers once for all of them.
-constexpr int64_t kFewRows = 12;
+constexpr int64_t kFewRows = 7;
 
 }  // namespace
 
 void GroupedGemm(const GroupedParams& params, CudaStream& stream) {
   if (params.rows == 0) return;
   if (TensorCoresTake(params)) {
-    params.rows <= kFewRows * params.groups ? GroupedFewRows(params, stream)
-                                            : GroupedManyRows(params, stream);
+    params.rows <= kFewRows* params.groups ? GroupedFewRows(params, stream)
+                                           : GroupedManyRows(params, stream);
     return;
   }
   WithFloatType(params.dtype,

@@ -108,12 +108,12 @@ void BM_ExpertsCuda(benchmark::State& state, CudaBench& bench, const Experts& sh
   };
   const double distinct = DistinctExperts(shape, host_logits, tokens);
   state.counters["experts"] = distinct;
-  bench.Measure(state,
-                {.bytes = distinct * 3.0 * static_cast<double>(matrix) +
-                          static_cast<double>(x.view().NumBytes() + 2 * out.view().NumBytes()),
-                 .operations = 6.0 * static_cast<double>(tokens * shape.top_k * shape.width *
-                                                         shape.hidden)},
-                kRound, call);
+  bench.Measure(
+      state,
+      {.bytes = distinct * 3.0 * static_cast<double>(matrix) +
+                static_cast<double>(x.view().NumBytes() + 2 * out.view().NumBytes()),
+       .operations = 6.0 * static_cast<double>(tokens * shape.top_k * shape.width * shape.hidden)},
+      kRound, call);
 }
 
 bool Register(const char* name, const Experts& shape, Load load,

@@ -10,14 +10,19 @@ namespace sluice::ops::cuda {
 namespace {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kPieces = 2;             // 16-byte reads of a row that a lane makes for a chunk
-constexpr int kChunk = kPieces * 32;   // k that a warp takes at a time
-constexpr int kMaxWarps = 8;           // of a block; they share out k
+constexpr int kPieces = 2;            // 16-byte reads of a row that a lane makes for a chunk
+constexpr int kChunk = kPieces * 32;  // k that a warp takes at a time
+constexpr int kMaxWarps = 8;          // of a block; they share out k
 constexpr int kMinChunksPerWarp = 3;
-constexpr int kDepth = 2;              // chunks in flight
-constexpr int kTileRows = 16;          // rows of a matrix in one product
-constexpr int kRowsOfX = 8;            // rows of x in one product
-constexpr int kMaxRowTiles = 2;        // products that share a read of the weights
+constexpr int kDepth = 2;      // chunks in flight
+constexpr int kTileRows = 16;  // rows of a matrix in one product
+constexpr int kRowsOfX = 8;    // rows of x in one product
+// Products that share a read of the weights.
+__host__ __device__ constexpr int MaxRowTiles(int tiles) {
+  return tiles == 1 ? 1 : 2;
+}
+// Below so many blocks a multiprocessor, blocks are made smaller.
+constexpr int64_t kEnoughBlocks = 6;
 
 // The group that a block works for.
 struct Work {
@@ -155,8 +160,7 @@ __device__ void SumChunks(const GroupedParams& p, const T* matrix, int64_t first
     for (int i = 0; i < kRowTiles * kPieces; ++i) {
       const int64_t k = int64_t{index} * kChunk + i % kPieces * 32;
       const T* row = x_rows[i / kPieces];
-      chunk.rows[i / kPieces][i % kPieces] =
-          ReadX(row + k, row != nullptr && k + lane_k < p.depth);
+      chunk.rows[i / kPieces][i % kPieces] = ReadX(row + k, row != nullptr && k + lane_k < p.depth);
     }
   };
 #pragma unroll
@@ -230,48 +234,61 @@ __device__ __forceinline__ void RunPass(const GroupedParams& p, const T* matrix,
 
 // A block takes kTiles * 16 rows of the matrix of one group. Blocks of one group follow each other.
 template <class T, int kTiles, bool kSwiGlu>
-__global__ void __launch_bounds__(kMaxWarps* kWarp, 2) FewRowsKernel(const GroupedParams p) {
+__global__ void __launch_bounds__(kMaxWarps* kWarp, kTiles == 1 ? 3 : 2)
+    FewRowsKernel(const GroupedParams p) {
   extern __shared__ float shared[];
   constexpr int kColumns = MatrixRows<kTiles, kSwiGlu>::kColumns;
+  constexpr int kRowTiles = MaxRowTiles(kTiles);
   const auto slices = static_cast<unsigned>(CeilDiv(p.columns, int64_t{kColumns}));
   const Work work = FindWork(p, static_cast<int>(blockIdx.x / slices));
   const int64_t first_column = int64_t{blockIdx.x % slices} * kColumns;
   const T* matrix = MatrixOf<T>(p, work.slot);
   int32_t begin = work.begin;
-  for (; work.end - begin > kRowsOfX; begin += kMaxRowTiles * kRowsOfX) {
-    const int count = min(kMaxRowTiles * kRowsOfX, work.end - begin);
-    RunPass<T, kTiles, kMaxRowTiles, kSwiGlu>(p, matrix, first_column, begin, count, shared);
+  for (; work.end - begin > kRowsOfX; begin += kRowTiles * kRowsOfX) {
+    const int count = min(kRowTiles * kRowsOfX, work.end - begin);
+    RunPass<T, kTiles, kRowTiles, kSwiGlu>(p, matrix, first_column, begin, count, shared);
   }
   if (begin < work.end) {
     RunPass<T, kTiles, 1, kSwiGlu>(p, matrix, first_column, begin, work.end - begin, shared);
   }
 }
 
+// Blocks where every row has a group of its own, as far as there are groups.
+template <int kTiles, bool kSwiGlu>
+int64_t MostBlocks(const GroupedParams& p) {
+  return (p.rows < p.groups ? p.rows : p.groups) *
+         CeilDiv(p.columns, int64_t{MatrixRows<kTiles, kSwiGlu>::kColumns});
+}
+
 template <class T, int kTiles, bool kSwiGlu>
 void LaunchFewRows(const GroupedParams& p, CudaStream& stream) {
-  const int64_t slices =
-      CeilDiv(p.columns, int64_t{MatrixRows<kTiles, kSwiGlu>::kColumns});
   const int64_t chunks = CeilDiv(p.depth, int64_t{kChunk});
   int warps = kMaxWarps;
   while (warps > 1 && chunks < warps * kMinChunksPerWarp) warps /= 2;
-  const int64_t groups = p.rows < p.groups ? p.rows : p.groups;
-  const size_t sums = static_cast<size_t>(warps) * kMaxRowTiles * kTiles * kTileRows * kRowsOfX;
-  const LaunchShape shape{.grid = static_cast<unsigned>(groups * slices),
+  const int sums = warps * MaxRowTiles(kTiles) * kTiles * kTileRows * kRowsOfX;
+  const LaunchShape shape{.grid = static_cast<unsigned>(MostBlocks<kTiles, kSwiGlu>(p)),
                           .block = static_cast<unsigned>(warps * kWarp),
                           .shared_bytes = sums * sizeof(float)};
   Launch("grouped_gemm_few_rows", &FewRowsKernel<T, kTiles, kSwiGlu>, shape, stream, p);
 }
 
-template <class T>
+template <class T, bool kSwiGlu>
 void FewRows(const GroupedParams& p, CudaStream& stream) {
-  p.swiglu ? LaunchFewRows<T, 2, true>(p, stream) : LaunchFewRows<T, 2, false>(p, stream);
+  MostBlocks<2, kSwiGlu>(p) < kEnoughBlocks* stream.device().multiprocessors
+      ? LaunchFewRows<T, 1, kSwiGlu>(p, stream)
+      : LaunchFewRows<T, 2, kSwiGlu>(p, stream);
+}
+
+template <class T>
+void FewRowsOf(const GroupedParams& p, CudaStream& stream) {
+  p.swiglu ? FewRows<T, true>(p, stream) : FewRows<T, false>(p, stream);
 }
 
 }  // namespace
 
 void GroupedFewRows(const GroupedParams& params, CudaStream& stream) {
-  params.dtype == DType::kBF16 ? FewRows<__nv_bfloat16>(params, stream)
-                               : FewRows<__half>(params, stream);
+  params.dtype == DType::kBF16 ? FewRowsOf<__nv_bfloat16>(params, stream)
+                               : FewRowsOf<__half>(params, stream);
 }
 
 }  // namespace sluice::ops::cuda

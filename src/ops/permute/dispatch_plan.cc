@@ -28,10 +28,15 @@ DispatchPlan BuildDispatchPlan(ConstTensorView ids, int num_experts, OpContext& 
   if constexpr (kCudaBuilt) {
     if (context.OnCuda()) {
       SLUICE_CHECK_LE(num_experts, kMaxCudaPlanExperts);
+      const int blocks = cuda::DispatchPlanBlocks(rows);
+      Arena::Scope scratch(context.arena);
+      const TensorView counts = context.arena.Allocate(DType::kI32, {blocks, num_experts});
       cuda::BuildDispatchPlan({.ids = ids.data<int32_t>(),
                                .rows = rows,
                                .top_k = top_k,
                                .num_experts = num_experts,
+                               .blocks = blocks,
+                               .block_counts = counts.data<int32_t>(),
                                .warps = 0,
                                .row_token = plan.row_token.data<int32_t>(),
                                .row_of = plan.row_of.data<int32_t>(),

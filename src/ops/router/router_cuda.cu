@@ -6,15 +6,11 @@ namespace sluice::ops::cuda {
 namespace {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-// Of a block: more candidates a lane take more registers.
-constexpr int MaxWarps(int per_lane) {
-  return per_lane <= 8 ? 32 : 8;
-}
 // Of more tokens than one block routes.
-constexpr int kWarpsOfMany = 8;
-constexpr int kBlocksPerMultiprocessor = 4;
+constexpr int kWarpsOfMany = 4;
+constexpr int kBlocksPerMultiprocessor = 8;
 // One block for so many tokens: it counts without help, so that no launch need set counts to zero.
-constexpr int64_t kOneBlockTokens = 64;
+constexpr int64_t kOneBlockTokens = 8;
 constexpr int kDefaultSharedBytes = 48 * 1024;
 
 // The order of values as an unsigned number: a NaN is the smallest value, both zeros are equal. 0
@@ -59,25 +55,48 @@ __device__ float SigmoidOf(float x) {
   return static_cast<float>(__ddiv_rn(x < 0.0f ? e : 1.0, __dadd_rn(1.0, e)));
 }
 
-// What one warp chooses among: lane l holds experts l, l + 32, ...
+// What one warp chooses among: lane l has experts l, l + 32, ...
 template <int kPerLane>
 struct Candidates {
   float logits[kPerLane];
+  // In the order in which TakeBest wants them.
   uint32_t order[kPerLane];
+  int experts[kPerLane];
 };
 
-// The sum of the two largest of a group's values. `first` lets lanes start at different banks.
-__device__ float GroupScore(const float* values, int size, int first) {
+struct BestTwo {
   float best = -INFINITY;
   float second = -INFINITY;
-  for (int i = 0; i < size; ++i) {
-    const float raw = values[(i + first) % size];
-    const float value = isnan(raw) ? -INFINITY : raw;
+
+  __device__ void Offer(float value) {
     second = fmaxf(second, fminf(best, value));
     best = fmaxf(best, value);
   }
-  const float sum = best + second;
-  return isnan(sum) ? -INFINITY : sum;
+};
+
+// The groups' scores, each the sum of its two largest values: as many lanes as there are share out
+// a group.
+__device__ void ScoreGroups(const RouterParams& p, const float* values, float* scores) {
+  const int lane = threadIdx.x % kWarp;
+  const int size = p.num_experts / p.num_groups;
+  int sharing = 1;
+  while (sharing * 2 * p.num_groups <= kWarp) sharing *= 2;
+  for (int first = 0; first < p.num_groups; first += kWarp / sharing) {
+    const int group = first + lane / sharing;
+    BestTwo two;
+    for (int i = lane % sharing; i < size && group < p.num_groups; i += sharing) {
+      const float value = values[group * size + i];
+      two.Offer(isnan(value) ? -INFINITY : value);
+    }
+    for (int offset = 1; offset < sharing; offset *= 2) {
+      const float best = __shfl_xor_sync(kAllLanes, two.best, offset);
+      const float second = __shfl_xor_sync(kAllLanes, two.second, offset);
+      two.Offer(best);
+      two.Offer(second);
+    }
+    const float sum = two.best + two.second;
+    if (lane % sharing == 0 && group < p.num_groups) scores[group] = isnan(sum) ? -INFINITY : sum;
+  }
 }
 
 // Leaves only the experts of the best groups. `shared` holds num_experts + num_groups floats.
@@ -92,22 +111,45 @@ __device__ void KeepBestGroups(const RouterParams& p, const float (&values)[kPer
     if (lane + i * kWarp < p.num_experts) shared[lane + i * kWarp] = values[i];
   }
   __syncwarp();
-  for (int g = lane; g < p.num_groups; g += kWarp) {
-    scores[g] = GroupScore(shared + g * size, size, lane);
-  }
+  ScoreGroups(p, shared, scores);
   __syncwarp();
-#pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    const int group = (lane + i * kWarp) / size;
-    if (group >= p.num_groups) continue;
+  uint32_t kept = 0;  // bit i: whether group lane + 32 i is
+  for (int group = lane; group < p.num_groups; group += kWarp) {
     const float score = scores[group];
     int better = 0;
     for (int g = 0; g < p.num_groups; ++g) {
       better += scores[g] > score || (scores[g] == score && g < group) ? 1 : 0;
     }
-    if (better >= p.top_groups) candidates.order[i] = 0;
+    if (better < p.top_groups) kept |= 1u << group / kWarp;
+  }
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const int group = (lane + i * kWarp) / size;
+    const uint32_t of_group = __shfl_sync(kAllLanes, kept, group % kWarp);
+    if (group >= p.num_groups || (of_group >> group / kWarp & 1) == 0) candidates.order[i] = 0;
   }
   __syncwarp();
+}
+
+// Up to so many candidates of a lane are sorted once; more are looked through for each choice.
+constexpr int kMostSorted = 8;
+
+// Sorts a lane's candidates, the best first; equal ones stay in the order of their ids.
+template <int kPerLane>
+__device__ void SortCandidates(Candidates<kPerLane>& candidates) {
+#pragma unroll
+  for (int end = kPerLane - 1; end > 0; --end) {
+#pragma unroll
+    for (int i = 0; i < end; ++i) {
+      const uint32_t order = candidates.order[i];
+      const int expert = candidates.experts[i];
+      const bool swap = candidates.order[i + 1] > order;
+      candidates.order[i] = swap ? candidates.order[i + 1] : order;
+      candidates.experts[i] = swap ? candidates.experts[i + 1] : expert;
+      candidates.order[i + 1] = swap ? order : candidates.order[i + 1];
+      candidates.experts[i + 1] = swap ? expert : candidates.experts[i + 1];
+    }
+  }
 }
 
 template <int kPerLane>
@@ -130,32 +172,47 @@ __device__ Candidates<kPerLane> LoadCandidates(const RouterParams& p, int64_t to
       values[i] = SigmoidOf(values[i]) + (p.bias == nullptr ? 0.0f : p.bias[expert]);
     }
     candidates.order[i] = expert < p.num_experts ? OrderOf(values[i]) : 0;
+    candidates.experts[i] = expert;
   }
   if (p.num_groups != p.top_groups) KeepBestGroups(p, values, candidates, shared);
+  if constexpr (kPerLane <= kMostSorted) SortCandidates(candidates);
   return candidates;
 }
 
 // The best candidate, the lowest of equal ones; it is a candidate no more. The same in every lane.
 template <int kPerLane>
 __device__ int TakeBest(Candidates<kPerLane>& candidates) {
-  const int lane = threadIdx.x % kWarp;
   uint32_t best = candidates.order[0];
-  int place = 0;
+  int expert = candidates.experts[0];
+  if constexpr (kPerLane > kMostSorted) {
 #pragma unroll
-  for (int i = 1; i < kPerLane; ++i) {
-    if (candidates.order[i] > best) {
-      best = candidates.order[i];
-      place = i;
+    for (int i = 1; i < kPerLane; ++i) {
+      if (candidates.order[i] > best) {
+        best = candidates.order[i];
+        expert = candidates.experts[i];
+      }
     }
   }
   const uint32_t best_of_all = __reduce_max_sync(kAllLanes, best);
-  const unsigned id = best == best_of_all ? place * kWarp + lane : UINT32_MAX;
-  const unsigned winner = __reduce_min_sync(kAllLanes, id);
+  const unsigned id = best == best_of_all ? static_cast<unsigned>(expert) : UINT32_MAX;
+  const auto winner = static_cast<int>(__reduce_min_sync(kAllLanes, id));
+  if constexpr (kPerLane > kMostSorted) {
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    if (i * kWarp + lane == static_cast<int>(winner)) candidates.order[i] = 0;
+    for (int i = 0; i < kPerLane; ++i) {
+      if (candidates.experts[i] == winner) candidates.order[i] = 0;
+    }
+  } else {
+    const bool taken = expert == winner;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      const bool last = i + 1 == kPerLane;
+      const uint32_t next = last ? 0 : candidates.order[last ? i : i + 1];
+      candidates.order[i] = taken ? next : candidates.order[i];
+      candidates.experts[i] =
+          taken && !last ? candidates.experts[last ? i : i + 1] : candidates.experts[i];
+    }
   }
-  return static_cast<int>(winner);
+  return winner;
 }
 
 // The scores of this lane's choices, 0 where it has none: choice `lane` and choice lane + 32.
@@ -220,7 +277,7 @@ __device__ Chosen RouteToken(const RouterParams& p, int64_t token, float* shared
 // A warp a token. Shared memory: num_experts counters, then each warp's values of experts and
 // groups where groups are limited.
 template <int kPerLane>
-__global__ void __launch_bounds__(MaxWarps(kPerLane) * kWarp) RouterKernel(const RouterParams p) {
+__global__ void __launch_bounds__(kOneBlockTokens* kWarp) RouterKernel(const RouterParams p) {
   extern __shared__ int32_t counters[];
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
@@ -254,8 +311,7 @@ void LaunchRouter(const RouterParams& p, CudaStream& stream) {
       limited ? (p.num_experts + p.num_groups) * static_cast<int>(sizeof(float)) : 1;
   const int most_warps = (kDefaultSharedBytes - counters) / scratch;
   const bool one_block = p.tokens <= kOneBlockTokens;
-  const int64_t wanted =
-      one_block ? (p.tokens < MaxWarps(kPerLane) ? p.tokens : MaxWarps(kPerLane)) : kWarpsOfMany;
+  const int64_t wanted = one_block ? (p.tokens < 1 ? 1 : p.tokens) : kWarpsOfMany;
   const int warps = static_cast<int>(wanted < most_warps ? wanted : most_warps);
   const int64_t most_blocks = kBlocksPerMultiprocessor * stream.device().multiprocessors;
   const int64_t blocks = CeilDiv(p.tokens, int64_t{warps});
@@ -269,10 +325,9 @@ void LaunchRouter(const RouterParams& p, CudaStream& stream) {
 }  // namespace
 
 void Router(const RouterParams& params, CudaStream& stream) {
-  if (params.counts != nullptr && (params.tokens == 0 || params.tokens > kOneBlockTokens)) {
+  if (params.counts != nullptr && params.tokens > kOneBlockTokens) {
     stream.Fill(params.counts, 0, params.num_experts * sizeof(int32_t));
   }
-  if (params.tokens == 0) return;
   if (params.num_experts <= 2 * kWarp) return LaunchRouter<2>(params, stream);
   if (params.num_experts <= 4 * kWarp) return LaunchRouter<4>(params, stream);
   if (params.num_experts <= 8 * kWarp) return LaunchRouter<8>(params, stream);
