@@ -128,6 +128,7 @@ void AttendOnCuda(const AttentionDesc& desc, ConstTensorView q, const AttentionB
                                      .num_heads = desc.num_heads,
                                      .num_kv_heads = desc.num_kv_heads,
                                      .page_size = static_cast<int32_t>(pages.k.dim(2)),
+                                     .page_shift = PageShift(pages.k.dim(2)),
                                      .key_dim = desc.head_dim,
                                      .rope_dim = 0,
                                      .value_dim = desc.head_dim,
@@ -140,7 +141,7 @@ void AttendOnCuda(const AttentionDesc& desc, ConstTensorView q, const AttentionB
   }
   if (batch.placed.min_query_count * group <= kDecodeRows) {
     Arena::Scope scope(context.arena);
-    const cuda::DecodePlan plan =
+    const cuda::SplitPlan plan =
         cuda::PlanDecode(params, kDecodeRows, context.cuda->device().multiprocessors);
     const TensorView partials = context.arena.Allocate(DType::kF32, {plan.partial_floats});
     const TensorView states = context.arena.Allocate(DType::kF32, {plan.state_floats});

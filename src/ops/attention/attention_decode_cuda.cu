@@ -1,7 +1,5 @@
-#include <algorithm>
-#include <bit>
 
-#include "ops/attention/attention_device.cuh"
+#include "ops/attention/attention_splits.cuh"
 #include "ops/common/cuda/launch.cuh"
 #include "ops/common/cuda/mma.cuh"
 
@@ -14,7 +12,6 @@
 namespace sluice::ops::cuda {
 namespace {
 
-constexpr int kRows = 16;
 constexpr int kBlock = 16;  // positions
 // A warp's sums grow with the head's width: so many warps' stand together in shared memory.
 template <int kDim>
@@ -106,10 +103,8 @@ __device__ __forceinline__ uint32_t Pair(uint32_t first, uint32_t second, int j)
 // The tile's queries as a fragments, in shared memory: [k step][lane] of four words, rounded to
 // bf16, in the order of dims in which Keys lie.
 template <int kDim>
-__device__ void StoreQueries(const AttentionParams& p, int token, int kv_head, int first_row,
-                             int rows, uint4* shared) {
+__device__ void StoreQueries(const AttentionParams& p, const SplitTile& tile, uint4* shared) {
   constexpr int kSteps = kDim / 16;
-  const int group_heads = p.num_heads / p.num_kv_heads;
   for (int i = threadIdx.x; i < kSteps * kWarp; i += kThreads<kDim>) {
     const int step = i / kWarp;
     const int lane = i % kWarp;
@@ -120,10 +115,10 @@ __device__ void StoreQueries(const AttentionParams& p, int token, int kv_head, i
     uint32_t words[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = first_row + lane / 4 + 8 * half;
-      if (row >= rows) continue;
-      const float* q = p.q + (token + row / group_heads) * p.q_token_stride +
-                       (kv_head * group_heads + row % group_heads) * p.q_head_stride + dim;
+      const int row = lane / 4 + 8 * half;
+      if (row >= tile.RowCount()) continue;
+      const float* q =
+          p.q + tile.TokenOf(row) * p.q_token_stride + tile.HeadOf(row) * p.q_head_stride + dim;
       words[half] = PackPair<__nv_bfloat16>(q[0], q[1]);
       words[half + 2] = PackPair<__nv_bfloat16>(q[2], q[3]);
     }
@@ -210,57 +205,11 @@ __device__ __forceinline__ void AddValues(const uint32_t (&a)[4], const Values<k
   }
 }
 
-// What the tile's rows see: of a lane's two rows each, and of all.
-struct TileRanges {
-  VisibleRange own[2];
-  int begin;        // of the union
-  int end;          // of the union
-  int common_from;  // from here on and
-  int common_to;    // up to here every row sees every position
-};
-
-__device__ TileRanges RangesOfTile(const AttentionParams& p, int s, int token, int first_row,
-                                   int rows, int lane) {
-  const int group_heads = p.num_heads / p.num_kv_heads;
-  TileRanges tile{{}, kNoTree, 0, 0, kNoTree};
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = first_row + lane / 4 + 8 * half;
-    tile.own[half] = {0, 0, kNoTree, 0};
-    if (row >= rows) continue;
-    const VisibleRange range = RangeOfRow(p.tables, s, token + row / group_heads, p.window);
-    tile.own[half] = range;
-    tile.begin = min(tile.begin, range.begin);
-    tile.end = max(tile.end, range.end);
-    tile.common_from = max(tile.common_from, range.begin);
-    tile.common_to = min(tile.common_to, min(range.end, range.tree_begin));
-  }
-#pragma unroll
-  for (int offset = 4; offset < kWarp; offset *= 2) {
-    tile.begin = min(tile.begin, __shfl_xor_sync(kAllLanes, tile.begin, offset));
-    tile.end = max(tile.end, __shfl_xor_sync(kAllLanes, tile.end, offset));
-    tile.common_from = max(tile.common_from, __shfl_xor_sync(kAllLanes, tile.common_from, offset));
-    tile.common_to = min(tile.common_to, __shfl_xor_sync(kAllLanes, tile.common_to, offset));
-  }
-  return tile;
-}
-
-// Where the key of position `first + lane % 16` lies, in rows; -1 outside [begin, end).
-__device__ __forceinline__ int RowOfLane(const AttentionParams& p, const int32_t* pages,
-                                         int page_shift, int kv_head, int first, int begin, int end,
-                                         int lane) {
-  const int position = first + lane % kBlock;
-  if (position < begin || position >= end) return -1;
-  const int index = page_shift >= 0 ? position >> page_shift : position / p.page_size;
-  return (pages[index] * p.num_kv_heads + kv_head) * p.page_size + position - index * p.page_size;
-}
-
 struct DecodeParams {
   AttentionParams attention;
   int32_t splits;      // blocks for a tile's splits
   int32_t row_blocks;  // tiles for a sequence's rows of a KV head
   int32_t max_rows;    // sequences with more are not worked on
-  int32_t page_shift;  // page_size is 1 << page_shift, or -1
   float* partials;     // [sequences, num_kv_heads, row_blocks, splits, kRows, kDim]
   float2* states;      // [sequences, num_kv_heads, row_blocks, splits, kRows] largest and total
   int32_t* counters;   // [sequences, kCounters], zeros before and after
@@ -274,20 +223,24 @@ struct Shared {
   float out[kWarps<kDim>][kRows][kStride];
 };
 
-// One warp's blocks of positions in [begin, end).
+// One warp's blocks of the split's positions. All warps call it.
 template <int kDim>
-__device__ __forceinline__ void RunWarp(const DecodeParams& params, const TileRanges& tile, int s,
-                                        int kv_head, int begin, int end, const uint4* queries,
-                                        Sums<kDim>& sums) {
+__device__ __forceinline__ void RunWarp(const DecodeParams& params, const SplitTile& tile,
+                                        const TileRanges& ranges, const Split& split,
+                                        uint4* queries, Sums<kDim>& sums) {
   constexpr bool kAhead = kDim <= 128;  // registers for two blocks
   const AttentionParams& p = params.attention;
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
   const auto* k = static_cast<const __nv_bfloat16*>(p.k);
   const auto* v = static_cast<const __nv_bfloat16*>(p.v);
-  const int32_t* pages = p.tables.page_table + static_cast<int64_t>(s) * p.tables.max_pages;
+  const int begin = split.begin;
+  const int end = split.end;
   const auto row_at = [&](int first) {
-    return RowOfLane(p, pages, params.page_shift, kv_head, first, begin, end, lane);
+    const int position = first + lane % kBlock;
+    return position < begin || position >= end
+               ? -1
+               : RowOfPosition(p, tile.sequence, tile.kv_head, position);
   };
   const float scale = p.scale * kLog2e;
   // Blocks go to warps by their absolute number.
@@ -301,6 +254,9 @@ __device__ __forceinline__ void RunWarp(const DecodeParams& params, const TileRa
     LoadKeys<kDim>(k, row, lane, keys);
     LoadValues<kDim>(v, row, lane, values);
   }
+  // While the first block is on its way.
+  StoreQueries<kDim>(p, tile, queries);
+  __syncthreads();
   for (; first < end; first += kSplitUnit<kDim>) {
     if constexpr (!kAhead) LoadKeys<kDim>(k, row, lane, keys);
     float scores[2][4] = {};
@@ -313,12 +269,12 @@ __device__ __forceinline__ void RunWarp(const DecodeParams& params, const TileRa
     } else {
       LoadValues<kDim>(v, value_row, lane, values);
     }
-    const bool whole = first >= tile.common_from && first + kBlock <= tile.common_to;
+    const bool whole = first >= ranges.common_from && first + kBlock <= ranges.common_to;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       float& score = scores[i / 4][i % 4];
       const int position = first + 8 * (i / 4) + 2 * (lane % 4) + i % 2;
-      score = whole || Sees(tile.own[i % 4 / 2], position) ? score * scale : -INFINITY;
+      score = whole || Sees(ranges.own[i % 4 / 2], position) ? score * scale : -INFINITY;
     }
     uint32_t weights[4];
     Weigh<kDim>(scores, sums, weights);
@@ -351,103 +307,36 @@ __device__ __forceinline__ void StoreSums(const Sums<kDim>& sums, Shared<kDim>& 
   }
 }
 
-__device__ __forceinline__ void StoreOut(const AttentionParams& p, int64_t at, float4 value) {
-  const float values[] = {value.x, value.y, value.z, value.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (p.out_dtype == DType::kF32) static_cast<float*>(p.out)[at + i] = values[i];
-    if (p.out_dtype == DType::kBF16) {
-      static_cast<__nv_bfloat16*>(p.out)[at + i] = FromFloat<__nv_bfloat16>(values[i]);
-    }
-    if (p.out_dtype == DType::kF16) {
-      static_cast<__half*>(p.out)[at + i] = FromFloat<__half>(values[i]);
-    }
-  }
-}
-
-__device__ __forceinline__ float4 AddScaled(float4 sum, float weight, float4 value) {
-  return {sum.x + weight * value.x, sum.y + weight * value.y, sum.z + weight * value.z,
-          sum.w + weight * value.w};
-}
-
-__device__ __forceinline__ float4 Scaled(float4 value, float factor) {
-  return {value.x * factor, value.y * factor, value.z * factor, value.w * factor};
-}
-
-// Turns (largest, total) of `count` parts of a row, `stride` apart, into the parts' weights, and
-// gives largest and total of all. One warp works on it together.
-__device__ float2 WeighParts(float2* parts, int count, int stride) {
-  const int lane = threadIdx.x % kWarp;
-  float largest = -INFINITY;
-  for (int i = lane; i < count; i += kWarp) largest = fmaxf(largest, parts[i * stride].x);
-  largest = WarpMax(largest);
-  float total = 0.0f;
-  for (int i = lane; i < count; i += kWarp) {
-    float2& part = parts[i * stride];
-    const float weight = part.x == -INFINITY ? 0.0f : Exp2(part.x - largest);
-    total += weight * part.y;
-    part.x = weight;
-  }
-  return {largest, WarpSum(total)};
-}
-
-__device__ __forceinline__ float Inverse(float total) {
-  return total > 0.0f ? 1.0f / total : 0.0f;
-}
-
-// One block a split of a tile: grid (splits, num_kv_heads * row_blocks, sequences).
+// One block a split of a tile: grid (num_kv_heads * row_blocks, splits, sequences).
 template <int kDim>
 __global__ void __launch_bounds__(kThreads<kDim>, 1) DecodeKernel(const DecodeParams params) {
   extern __shared__ __align__(16) char memory[];
   Shared<kDim>& shared = *reinterpret_cast<Shared<kDim>*>(memory);
   __shared__ float factors[kRows];
-  __shared__ bool is_last;
   const AttentionParams& p = params.attention;
-  const int s = blockIdx.z;
-  const int kv_head = blockIdx.y / params.row_blocks;
-  const int first_row = blockIdx.y % params.row_blocks * kRows;
-  const int group_heads = p.num_heads / p.num_kv_heads;
-  const int token = p.tables.query_begin[s];
-  const int rows = (p.tables.query_begin[s + 1] - token) * group_heads;
-  if (rows > params.max_rows || first_row >= rows) return;
-  const int tile_rows = min(kRows, rows - first_row);
+  const SplitTile tile = PlaceTile(p, params.row_blocks);
+  if (tile.rows > params.max_rows || tile.first_row >= tile.rows) return;
   const int lane = threadIdx.x % kWarp;
-  const TileRanges tile = RangesOfTile(p, s, token, first_row, rows, lane);
+  const TileRanges ranges = RangesOfTile(p, tile, lane);
+  const Split split = CutTile(ranges, params.splits, kSplitUnit<kDim>);
+  if (split.index >= split.active) return;
 
-  // Splits are alike, multiples of kSplitUnit<kDim>, and start at multiples of their length's unit.
-  const int begin_unit = tile.begin < tile.end ? tile.begin / kSplitUnit<kDim> : 0;
-  const int units = tile.begin < tile.end ? CeilDiv(tile.end, kSplitUnit<kDim>) - begin_unit : 0;
-  const int split_units = max(1, CeilDiv(units, params.splits));
-  const int active = max(1, CeilDiv(units, split_units));
-  const int split = blockIdx.x;
-  if (split >= active) return;
-  const int begin = max(tile.begin, (begin_unit + split * split_units) * kSplitUnit<kDim>);
-  const int end = min(tile.end, (begin_unit + (split + 1) * split_units) * kSplitUnit<kDim>);
-
-  StoreQueries<kDim>(p, token, kv_head, first_row, rows, shared.queries);
-  __syncthreads();
   Sums<kDim> sums;
-  if (begin < end) RunWarp<kDim>(params, tile, s, kv_head, begin, end, shared.queries, sums);
+  if (split.begin < split.end) RunWarp<kDim>(params, tile, ranges, split, shared.queries, sums);
   StoreSums<kDim>(sums, shared);
   __syncthreads();
 
   // The warps' sums become the split's.
-  const int64_t unit = static_cast<int64_t>(s) * gridDim.y + blockIdx.y;
-  const int64_t part = unit * params.splits + split;
+  const int64_t part = PartOf(params.splits, split.index);
   for (int row = threadIdx.x / kWarp; row < kRows; row += kWarps<kDim>) {
     const float2 whole = WeighParts(&shared.states[0][row], kWarps<kDim>, kRows);
     if (lane != 0) continue;
     factors[row] = Inverse(whole.y);
-    if (active > 1) params.states[part * kRows + row] = whole;
+    if (split.active > 1) params.states[part * kRows + row] = whole;
   }
   __syncthreads();
   constexpr int kQuads = kDim / 4;
-  const auto out_at = [&](int row, int quad) {
-    const int64_t query = token + (first_row + row) / group_heads;
-    const int64_t head = kv_head * group_heads + (first_row + row) % group_heads;
-    return query * p.out_token_stride + head * p.out_head_stride + quad * 4;
-  };
-  for (int i = threadIdx.x; i < tile_rows * kQuads; i += kThreads<kDim>) {
+  for (int i = threadIdx.x; i < tile.RowCount() * kQuads; i += kThreads<kDim>) {
     const int row = i / kQuads;
     const int quad = i % kQuads;
     float4 sum{};
@@ -456,79 +345,27 @@ __global__ void __launch_bounds__(kThreads<kDim>, 1) DecodeKernel(const DecodePa
       sum = AddScaled(sum, shared.states[w][row].x,
                       *reinterpret_cast<const float4*>(&shared.out[w][row][quad * 4]));
     }
-    if (active == 1) {
-      StoreOut(p, out_at(row, quad), Scaled(sum, factors[row]));
+    if (split.active == 1) {
+      StoreOut(p, tile.OutOf(p, row) + quad * 4, Scaled(sum, factors[row]));
     } else {
       reinterpret_cast<float4*>(params.partials)[(part * kRows + row) * kQuads + quad] = sum;
     }
   }
-  if (active == 1) return;
-
-  // The last block of the tile adds up the splits.
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int32_t* counter = params.counters + static_cast<int64_t>(s) * kAttentionCounters + blockIdx.y;
-    is_last = atomicAdd(counter, 1) == active - 1;
-    if (is_last) *counter = 0;
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  auto* states = reinterpret_cast<float2*>(&shared.out[0][0][0]);  // [active][kRows]
-  const int64_t first_part = unit * params.splits;
-  for (int i = threadIdx.x; i < active * kRows; i += kThreads<kDim>) {
-    states[i] = __ldcg(params.states + first_part * kRows + i);
-  }
-  __syncthreads();
-  for (int row = threadIdx.x / kWarp; row < kRows; row += kWarps<kDim>) {
-    const float2 whole = WeighParts(states + row, active, kRows);
-    if (lane == 0) factors[row] = Inverse(whole.y);
-  }
-  __syncthreads();
-  const auto* partials = reinterpret_cast<const float4*>(params.partials);
-  for (int i = threadIdx.x; i < tile_rows * kQuads; i += kThreads<kDim>) {
-    const int row = i / kQuads;
-    const int quad = i % kQuads;
-    float4 sum{};
-#pragma unroll 8
-    for (int other = 0; other < active; ++other) {
-      const float4 value = __ldcg(partials + ((first_part + other) * kRows + row) * kQuads + quad);
-      sum = AddScaled(sum, states[other * kRows + row].x, value);
-    }
-    StoreOut(p, out_at(row, quad), Scaled(sum, factors[row]));
-  }
+  if (split.active == 1 || !IsLastOfTile(params.counters, split.active)) return;
+  auto* states = reinterpret_cast<float2*>(&shared.out[0][0][0]);
+  AddUpSplits<kDim>(p, tile, split.active, params.partials, params.states, PartOf(params.splits, 0),
+                    states, factors);
 }
 
 template <int kDim>
 void LaunchDecode(const DecodeParams& params, CudaStream& stream) {
   const AttentionParams& p = params.attention;
   const LaunchShape shape{
-      .grid = dim3(params.splits, p.num_kv_heads * params.row_blocks, p.tables.sequences),
+      .grid = dim3(p.num_kv_heads * params.row_blocks, params.splits, p.tables.sequences),
       .block = kThreads<kDim>,
       .shared_bytes = sizeof(Shared<kDim>)};
   AllowShared("attention_decode", &DecodeKernel<kDim>, shape.shared_bytes);
   Launch("attention_decode", &DecodeKernel<kDim>, shape, stream, params);
-}
-
-// Into how many splits a tile is cut: those that leave the multiprocessors idle least, where each
-// runs one block at a time.
-int ChooseSplits(int tiles, int units, int multiprocessors) {
-  // What a block costs beside its positions, and what a split adds to the last block's work, in
-  // units of positions.
-  constexpr double kBlockCost = 2.0;
-  constexpr double kSplitCost = 0.05;
-  constexpr int kMaxSplits = 64;
-  int best = 1;
-  double best_cost = 0.0;
-  for (int splits = 1; splits <= std::min(units, kMaxSplits); ++splits) {
-    const double waves = CeilDiv(tiles * splits, multiprocessors);
-    const double cost = waves * (CeilDiv(units, splits) + kBlockCost) + splits * kSplitCost;
-    if (splits > 1 && cost >= best_cost) continue;
-    best = splits;
-    best_cost = cost;
-  }
-  return best;
 }
 
 }  // namespace
@@ -538,40 +375,20 @@ bool HasFastAttention(const AttentionParams& params) {
          WithFastDim(params.key_dim, [](auto) {});
 }
 
-DecodePlan PlanDecode(const AttentionParams& params, int max_rows, int multiprocessors) {
-  const int group_heads = params.num_heads / params.num_kv_heads;
-  const int rows = std::min(max_rows, params.tables.max_query_count * group_heads);
-  const int row_blocks = CeilDiv(rows, kRows);
-  const int heads = params.num_kv_heads * row_blocks;
-  const int tiles = params.tables.sequences * heads;
-  int length = params.tables.max_kv_length;
-  if (params.window > 0) {
-    length = std::min(length, params.window + params.tables.max_query_count + kBlock);
-  }
+SplitPlan PlanDecode(const AttentionParams& params, int max_rows, int multiprocessors) {
   const int unit = params.key_dim <= 128 ? kSplitUnit<128> : kSplitUnit<256>;
-  const int splits = heads > kAttentionCounters
-                         ? 1
-                         : ChooseSplits(tiles, std::max(1, CeilDiv(length, unit)), multiprocessors);
-  const int64_t parts = splits == 1 ? 0 : int64_t{tiles} * splits * kRows;
-  return {.max_rows = max_rows,
-          .splits = splits,
-          .row_blocks = row_blocks,
-          .partial_floats = parts * params.key_dim,
-          .state_floats = parts * 2};
+  return PlanSplits(params, max_rows, unit, multiprocessors);
 }
 
-void DecodeAttention(const AttentionParams& params, const DecodePlan& plan, float* partials,
+void DecodeAttention(const AttentionParams& params, const SplitPlan& plan, float* partials,
                      float* states, CudaStream& stream) {
-  const auto page_size = static_cast<unsigned>(params.page_size);
-  const DecodeParams decode{
-      .attention = params,
-      .splits = plan.splits,
-      .row_blocks = plan.row_blocks,
-      .max_rows = plan.max_rows,
-      .page_shift = std::has_single_bit(page_size) ? std::countr_zero(page_size) : -1,
-      .partials = partials,
-      .states = reinterpret_cast<float2*>(states),
-      .counters = params.tables.counters};
+  const DecodeParams decode{.attention = params,
+                            .splits = plan.splits,
+                            .row_blocks = plan.row_blocks,
+                            .max_rows = plan.max_rows,
+                            .partials = partials,
+                            .states = reinterpret_cast<float2*>(states),
+                            .counters = params.tables.counters};
   WithFastDim(params.key_dim, [&](auto dim) { LaunchDecode<dim.value>(decode, stream); });
 }
 

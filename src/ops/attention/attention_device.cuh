@@ -36,13 +36,12 @@ __device__ __forceinline__ bool Sees(const VisibleRange& range, int32_t position
   return bit < 64 && ((range.tree_bits >> bit) & 1u) != 0;
 }
 
-// Among a layer's rows of one position and KV head, the one of `position`: of
-// [pages, heads, page_size] rows.
-__device__ __forceinline__ int64_t RowOfPosition(const AttentionParams& p, int s, int kv_head,
+// Where the row of `position` stands among those of pages [pages, heads, page_size] rows.
+__device__ __forceinline__ int32_t RowOfPosition(const AttentionParams& p, int s, int kv_head,
                                                  int32_t position) {
-  const int64_t page =
-      p.tables.page_table[static_cast<int64_t>(s) * p.tables.max_pages + position / p.page_size];
-  return (page * p.num_kv_heads + kv_head) * p.page_size + position % p.page_size;
+  const int32_t index = p.page_shift >= 0 ? position >> p.page_shift : position / p.page_size;
+  const int32_t page = p.tables.page_table[static_cast<int64_t>(s) * p.tables.max_pages + index];
+  return (page * p.num_kv_heads + kv_head) * p.page_size + position - index * p.page_size;
 }
 
 // Calls `function` with the width as a constant, where there are kernels of it.

@@ -113,6 +113,7 @@ struct AttentionParams {
   int32_t num_heads;
   int32_t num_kv_heads;
   int32_t page_size;
+  int32_t page_shift;  // page_size is 1 << page_shift, or -1
   int32_t key_dim;
   int32_t rope_dim;
   int32_t value_dim;
@@ -127,19 +128,30 @@ void PlainAttention(const AttentionParams& params, CudaStream& stream);
 // it is multiplied by zero.
 bool HasFastAttention(const AttentionParams& params);
 
-// How few rows are worked on: KV is cut into splits, whose sums are kept in between.
-struct DecodePlan {
-  int32_t max_rows;
-  int32_t splits;
-  int32_t row_blocks;
+// How few rows are worked on: their tiles' positions are cut into splits, whose sums are kept in
+// between.
+struct SplitPlan {
+  int32_t max_rows;    // sequences of more rows of a KV head are left out
+  int32_t splits;      // of a tile, at most
+  int32_t row_blocks;  // tiles of a sequence's rows of a KV head
   int64_t partial_floats;
   int64_t state_floats;
 };
-DecodePlan PlanDecode(const AttentionParams& params, int max_rows, int multiprocessors);
+
+// For tiles of 16 rows, splits of multiples of `unit` positions, and one block a multiprocessor at
+// a time.
+SplitPlan PlanSplits(const AttentionParams& params, int max_rows, int unit, int multiprocessors);
+SplitPlan PlanDecode(const AttentionParams& params, int max_rows, int multiprocessors);
 
 // The sequences of at most plan.max_rows rows of a KV head, bound by reading KV once.
-void DecodeAttention(const AttentionParams& params, const DecodePlan& plan, float* partials,
+void DecodeAttention(const AttentionParams& params, const SplitPlan& plan, float* partials,
                      float* states, CudaStream& stream);
+
+// Latent attention of 512 + 64 numbers over bf16 pages, as exact as the kernels above.
+bool HasFastLatentAttention(const AttentionParams& params);
+SplitPlan PlanLatent(const AttentionParams& params, int multiprocessors);
+void FastLatentAttention(const AttentionParams& params, const SplitPlan& plan, float* partials,
+                         float* states, CudaStream& stream);
 
 // The sequences of more than `max_rows` rows of a KV head, bound by tensor cores.
 void PrefillAttention(const AttentionParams& params, int max_rows, CudaStream& stream);

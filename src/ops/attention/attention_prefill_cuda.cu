@@ -7,8 +7,8 @@
 
 // Attention of many rows over bf16 pages, bound by tensor cores. The query rows and heads that
 // share a KV head stand together; a block has a tile of such rows in shared memory, each warp sums
-// up its own of them, and tiles of positions pass by: while one's keys are multiplied its values
-// are on their way, and while its values are, the next one's keys.
+// up its own of them, and tiles of positions pass by: copies of keys and values are started a whole
+// product before they are waited for.
 namespace sluice::ops::cuda {
 namespace {
 
@@ -23,7 +23,7 @@ template <int kDim>
 struct Form {
   static constexpr int kTiles = kDim <= 128 ? 2 : 1;  // of 16 rows, a warp
   static constexpr int kRows = kWarps * kTiles * 16;  // a block
-  static constexpr int kPositions = kDim <= 192 ? 64 : 32;
+  static constexpr int kPositions = kDim <= 128 ? 64 : 32;
   // Elements of a row in shared memory. An odd number of 16-byte pieces: eight rows' pieces lie in
   // different banks.
   static constexpr int kStride = kDim + 8;
@@ -40,8 +40,8 @@ struct PrefillParams {
 template <int kDim>
 struct Shared {
   __nv_bfloat16 q[Form<kDim>::kRows * Form<kDim>::kStride];
-  __nv_bfloat16 k[Form<kDim>::kPositions * Form<kDim>::kStride];
-  __nv_bfloat16 v[Form<kDim>::kPositions * Form<kDim>::kStride];
+  // Keys and values of tiles in turn: two are being used or arriving, one is on its way.
+  __nv_bfloat16 kv[3][Form<kDim>::kPositions * Form<kDim>::kStride];
   VisibleRange ranges[Form<kDim>::kRows];
   int32_t kv_rows[2][Form<kDim>::kPositions];  // of this tile of positions and the next
   int32_t bounds[kWarps][4];
@@ -120,16 +120,21 @@ __device__ void LoadQueries(const PrefillParams& params, const Place& place, Sha
   }
 }
 
-// Where the tile's positions lie in the pages, in rows; -1 for what no row of the block sees.
+// Where this thread's position of the tile lies in the pages, in rows; -1 for what no row of the
+// block sees.
 template <int kDim>
-__device__ __forceinline__ void FindKvRows(const AttentionParams& p, const Place& place,
-                                           const Bounds& bounds, int first, int32_t* kv_rows) {
+__device__ __forceinline__ int32_t FindKvRow(const AttentionParams& p, const Place& place,
+                                             const Bounds& bounds, int first) {
   const int position = first + static_cast<int>(threadIdx.x);
-  if (threadIdx.x >= Form<kDim>::kPositions) return;
-  kv_rows[threadIdx.x] =
-      position < bounds.begin || position >= bounds.end
-          ? -1
-          : static_cast<int32_t>(RowOfPosition(p, place.sequence, place.kv_head, position));
+  if (threadIdx.x >= Form<kDim>::kPositions || position < bounds.begin || position >= bounds.end) {
+    return -1;
+  }
+  return RowOfPosition(p, place.sequence, place.kv_head, position);
+}
+
+template <int kDim>
+__device__ __forceinline__ void KeepKvRow(int32_t row, int32_t* kv_rows) {
+  if (threadIdx.x < Form<kDim>::kPositions) kv_rows[threadIdx.x] = row;
 }
 
 // Starts copying the tile's keys or values. What no row sees becomes zeros.
@@ -147,7 +152,6 @@ __device__ __forceinline__ void CopyTile(const void* pages, const int32_t* kv_ro
     CopyAsync16(to + row * Form<kDim>::kStride + piece * 8,
                 from + static_cast<int64_t>(max(kv_row, 0)) * kDim + piece * 8, kv_row >= 0);
   }
-  CopyAsyncCommit();
 }
 
 // What a warp has added up: of rows group and group + 8 of each of its tiles.
@@ -163,14 +167,15 @@ template <int kDim>
 using Scores = float[Form<kDim>::kTiles][Form<kDim>::kPositions / 8][4];
 
 template <int kDim>
-__device__ __forceinline__ void Score(const Shared<kDim>& shared, Scores<kDim>& scores) {
+__device__ __forceinline__ void Score(const Shared<kDim>& shared, const __nv_bfloat16* keys,
+                                      Scores<kDim>& scores) {
   using F = Form<kDim>;
   const int lane = threadIdx.x % kWarp;
   const int matrix = lane / 8;
   const int warp_row = threadIdx.x / kWarp * F::kTiles * 16;
   const __nv_bfloat16* q =
       shared.q + (warp_row + matrix % 2 * 8 + lane % 8) * F::kStride + matrix / 2 * 8;
-  const __nv_bfloat16* k = shared.k + (matrix / 2 * 8 + lane % 8) * F::kStride + matrix % 2 * 8;
+  const __nv_bfloat16* k = keys + (matrix / 2 * 8 + lane % 8) * F::kStride + matrix % 2 * 8;
 #pragma unroll
   for (int t = 0; t < F::kTiles; ++t) {
 #pragma unroll
@@ -262,12 +267,12 @@ __device__ __forceinline__ void Weigh(float scale, Scores<kDim>& scores, Sums<kD
 }
 
 template <int kDim>
-__device__ __forceinline__ void AddValues(const Shared<kDim>& shared, const Scores<kDim>& weights,
+__device__ __forceinline__ void AddValues(const __nv_bfloat16* values, const Scores<kDim>& weights,
                                           Sums<kDim>& sums) {
   using F = Form<kDim>;
   const int lane = threadIdx.x % kWarp;
   const int matrix = lane / 8;
-  const __nv_bfloat16* v = shared.v + (matrix % 2 * 8 + lane % 8) * F::kStride + matrix / 2 * 8;
+  const __nv_bfloat16* v = values + (matrix % 2 * 8 + lane % 8) * F::kStride + matrix / 2 * 8;
 #pragma unroll
   for (int n = 0; n < F::kPositions / 16; ++n) {
     uint32_t a[F::kTiles][4];
@@ -386,10 +391,17 @@ __global__ void __launch_bounds__(kThreads, 2) PrefillKernel(const PrefillParams
   const Bounds bounds = FindRanges<kDim>(p, place, shared);
   const int begin = bounds.begin < bounds.end ? bounds.begin / F::kPositions * F::kPositions : 0;
   const int end = bounds.begin < bounds.end ? bounds.end : 0;
-  FindKvRows<kDim>(p, place, bounds, begin, shared.kv_rows[0]);
+  KeepKvRow<kDim>(FindKvRow<kDim>(p, place, bounds, begin), shared.kv_rows[0]);
+  KeepKvRow<kDim>(FindKvRow<kDim>(p, place, bounds, begin + F::kPositions), shared.kv_rows[1]);
   LoadQueries<kDim>(params, place, shared);
   __syncthreads();
-  if (begin < end) CopyTile<kDim>(p.k, shared.kv_rows[0], shared.k);
+  int keys = 0;  // which of shared.kv
+  int values = 1;
+  int next = 2;
+  CopyTile<kDim>(p.k, shared.kv_rows[0], shared.kv[keys]);
+  CopyAsyncCommit();
+  CopyTile<kDim>(p.v, shared.kv_rows[0], shared.kv[values]);
+  CopyAsyncCommit();
 
   Sums<kDim> sums;
 #pragma unroll
@@ -403,22 +415,30 @@ __global__ void __launch_bounds__(kThreads, 2) PrefillKernel(const PrefillParams
     }
   }
   const float scale = p.scale * kLog2e;
-  int now = 0;  // which of kv_rows is this tile's
+  int now = 0;  // which of shared.kv_rows
   for (int first = begin; first < end; first += F::kPositions, now ^= 1) {
-    CopyAsyncWait<0>();
-    __syncthreads();  // keys are there, values were read
-    CopyTile<kDim>(p.v, shared.kv_rows[now], shared.v);
-    FindKvRows<kDim>(p, place, bounds, first + F::kPositions, shared.kv_rows[now ^ 1]);
+    const bool more = first + F::kPositions < end;
+    CopyAsyncWait<1>();
+    __syncthreads();  // keys are there, the last values were read
+    if (more) CopyTile<kDim>(p.k, shared.kv_rows[now ^ 1], shared.kv[next]);
+    CopyAsyncCommit();
+    const int32_t kv_row = FindKvRow<kDim>(p, place, bounds, first + 2 * F::kPositions);
     Scores<kDim> scores;
-    Score<kDim>(shared, scores);
-    CopyAsyncWait<0>();
-    __syncthreads();  // values are there, keys were read
-    if (first + F::kPositions < end) CopyTile<kDim>(p.k, shared.kv_rows[now ^ 1], shared.k);
+    Score<kDim>(shared, shared.kv[keys], scores);
     if (first < bounds.common_from || first + F::kPositions > bounds.common_to) {
       Hide<kDim>(shared, first, scores);
     }
     Weigh<kDim>(scale, scores, sums);
-    AddValues<kDim>(shared, scores, sums);
+    CopyAsyncWait<1>();
+    __syncthreads();  // values are there, keys were read
+    if (more) CopyTile<kDim>(p.v, shared.kv_rows[now ^ 1], shared.kv[keys]);
+    CopyAsyncCommit();
+    KeepKvRow<kDim>(kv_row, shared.kv_rows[now]);
+    AddValues<kDim>(shared.kv[values], scores, sums);
+    const int free = values;
+    values = keys;
+    keys = next;
+    next = free;
   }
   Normalise<kDim>(sums);
   if (p.out_dtype == DType::kF32) {

@@ -1,6 +1,7 @@
 #include "ops/attention/attention_sequences.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "ops/common/checks.h"
@@ -94,6 +95,11 @@ void CheckVisiblePages(const AttentionSequence& sequence, const VisibleRange& ra
     SLUICE_CHECK_GE(sequence.pages[i], 0);
     SLUICE_CHECK_LT(sequence.pages[i], num_pages);
   }
+}
+
+int32_t PageShift(int64_t page_size) {
+  const auto size = static_cast<uint64_t>(page_size);
+  return std::has_single_bit(size) ? std::countr_zero(size) : -1;
 }
 
 void CheckSlots(ConstTensorView slots, int64_t num_slots) {

@@ -31,6 +31,9 @@ void CheckBatch(const AttentionBatch& batch, int window, int64_t tokens, int64_t
 // The batch as kernels take it.
 cuda::SequenceTables TablesOf(const PlacedSequences& placed);
 
+// The logarithm of a page size that is a power of two, or -1.
+int32_t PageShift(int64_t page_size);
+
 // Slots are those of `num_slots` positions, or negative.
 void CheckSlots(ConstTensorView slots, int64_t num_slots);  // [T] i64
 

@@ -121,12 +121,22 @@ void AttendOnCuda(const LatentAttentionDesc& desc, ConstTensorView q_latent, Con
                                      .num_heads = desc.num_heads,
                                      .num_kv_heads = 1,
                                      .page_size = static_cast<int32_t>(pages.dim(1)),
+                                     .page_shift = PageShift(pages.dim(1)),
                                      .key_dim = desc.latent_dim + desc.rope_dim,
                                      .rope_dim = desc.rope_dim,
                                      .value_dim = desc.latent_dim,
                                      .window = desc.window,
                                      .scale = desc.scale};
-  cuda::PlainAttention(params, *context.cuda);
+  if (!cuda::HasFastLatentAttention(params)) {
+    cuda::PlainAttention(params, *context.cuda);
+    return;
+  }
+  Arena::Scope scope(context.arena);
+  const cuda::SplitPlan plan = cuda::PlanLatent(params, context.cuda->device().multiprocessors);
+  const TensorView partials = context.arena.Allocate(DType::kF32, {plan.partial_floats});
+  const TensorView states = context.arena.Allocate(DType::kF32, {plan.state_floats});
+  cuda::FastLatentAttention(params, plan, partials.data<float>(), states.data<float>(),
+                            *context.cuda);
 }
 
 }  // namespace

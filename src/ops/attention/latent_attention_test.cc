@@ -134,10 +134,10 @@ struct Form {
 };
 
 // One head and more heads than a block takes; widths beside and past one chunk of a dot product.
-constexpr Form kForms[] = {{1, 8, 8, 4, 1, 1},      {4, 24, 16, 16, 37, 1},
-                           {16, 64, 32, 5, 23, 23}, {128, 512, 64, 16, 40, 2},
-                           {3, 520, 8, 8, 30, 3},   {70, 32, 8, 16, 20, 2},
-                           {20, 40, 24, 1, 9, 4}};
+constexpr Form kForms[] = {
+    {1, 8, 8, 4, 1, 1},        {4, 24, 16, 16, 37, 1},     {16, 64, 32, 5, 23, 23},
+    {128, 512, 64, 16, 40, 2}, {128, 512, 64, 16, 300, 1}, {20, 512, 64, 8, 70, 3},
+    {3, 520, 8, 8, 30, 3},     {70, 32, 8, 16, 20, 2},     {20, 40, 24, 1, 9, 4}};
 
 TEST_P(LatentAttentionTest, MatchesDoublePrecisionUnderEachMask) {
   std::mt19937 random(1);
@@ -171,7 +171,9 @@ TEST_P(LatentAttentionTest, MatchesDoublePrecisionUnderEachMask) {
               want);
         }
         const std::vector<double> scale(want.size(), 2.0);
-        ExpectClose(out, want, scale, 5e-6);
+        // Kernels on tensor cores round queries and weights to bf16.
+        const bool narrow = context().OnCuda() && dtype == DType::kBF16 && form.latent_dim == 512;
+        ExpectClose(out, want, scale, narrow ? 4e-3 : 5e-6);
       }
     }
   }
