@@ -6,13 +6,27 @@
 namespace sluice::ops::cuda {
 namespace {
 
-constexpr int kColumns = 16;   // rows of w, the M of an mma, that a block has
-constexpr int kTokens = 8;     // rows of x, the N of an mma
+constexpr int kRowTile = 16;   // rows of w in an mma, its M
+constexpr int kTokenTile = 8;  // rows of x in an mma, its N
 constexpr int kLoad = 8;       // elements in 16 bytes
 constexpr int kChunk = 32;     // elements of K that a warp's load covers: 4 lanes a row
-constexpr int kUnroll = 4;     // chunks whose loads are in flight together
-constexpr int kMaxWarps = 16;  // a block's, among which K is shared
 constexpr int kFragment = 4;   // sums of an mma that a lane holds
+constexpr int kFlight = 4;     // pairs of 16-byte loads of weights that a lane has under way
+
+// What a block multiplies at a time: kRowTiles tiles of w with kTokenTiles tiles of x. Wide tiles
+// of w read x less often, narrow ones give more blocks.
+template <class XOf, class TOf, int kRowTilesOf, int kTokenTilesOf>
+struct FewRowsConfig {
+  using X = XOf;
+  using T = TOf;
+  static constexpr int kRowTiles = kRowTilesOf;
+  static constexpr int kTokenTiles = kTokenTilesOf;
+  static constexpr int kColumns = kRowTiles * kRowTile;  // a block's columns of out
+  static constexpr int kChunks = kFlight / kRowTiles;    // of K, that are under way
+  static constexpr int64_t kStep = int64_t{kChunks} * kChunk;
+  static constexpr int kTiles = kRowTiles * kTokenTiles;
+  static constexpr int kMaxWarps = kTiles > 2 ? 8 : 16;  // which share K
+};
 
 // Eight elements of x as an mma takes them.
 template <class T>
@@ -33,111 +47,160 @@ __device__ __forceinline__ void LoadInput(uint32_t (&to)[4], const float* from) 
   to[3] = PackPair<T>(high.z, high.w);
 }
 
-// One warp's share of K: sums[t] += w x^T for 16 rows of w and tokens 8 t ..+7.
+// Two rows of w, 8 apart, as a lane loads them: 8 elements of each.
+struct WeightPair {
+  uint4 low;
+  uint4 high;
+};
+
+// One warp's share of K: sums[r][t] += w x^T for rows 16 r ..+15 of w and tokens 8 t ..+7.
 //
 // A lane loads 8 consecutive elements of two rows of w, and of a row of x, and hands the first
 // four to one mma and the last four to the next. Within each chunk of 32 that visits K in another
 // order than the instruction's own, the same for w and x, which is all that a sum of products asks.
-template <class X, class T, int kTiles>
-__device__ __forceinline__ void SumShare(const GemmParams& p, int64_t first_column,
-                                         float (&sums)[kTiles][kFragment]) {
+template <class Config>
+__device__ __forceinline__ void SumShare(
+    const GemmParams& p, int64_t first_column,
+    float (&sums)[Config::kRowTiles][Config::kTokenTiles][kFragment]) {
+  using T = typename Config::T;
+  using X = typename Config::X;
+  constexpr int kRowTiles = Config::kRowTiles;
+  constexpr int kTokenTiles = Config::kTokenTiles;
+  constexpr int kChunks = Config::kChunks;
   const int group = threadIdx.x / 4;
   const int64_t lane_k = threadIdx.x % 4 * kLoad;
   const int64_t head = blockIdx.y;
-  // Rows that are not there read the last one; nobody keeps what comes of it.
-  const int64_t last = p.columns - 1;
-  const T* w = static_cast<const T*>(p.w) + head * p.columns * p.depth;
-  const T* w_low = w + min(first_column + group, last) * p.depth;
-  const T* w_high = w + min(first_column + group + 8, last) * p.depth;
   const X* x = static_cast<const X*>(p.x) + head * p.x_head_stride + group * p.x_stride;
+  // Rows that are not there read the last one; nobody keeps what comes of it.
+  const T* w[kRowTiles][2];
+#pragma unroll
+  for (int i = 0; i < 2 * kRowTiles; ++i) {
+    const int64_t column = min(first_column + group + i * 8, p.columns - 1);
+    w[i / 2][i % 2] = static_cast<const T*>(p.w) + (head * p.columns + column) * p.depth;
+  }
 
-  constexpr int64_t kStep = kUnroll * kChunk;
-  for (int64_t start = threadIdx.y * kStep; start < p.depth; start += blockDim.y * kStep) {
-    uint4 low[kUnroll];
-    uint4 high[kUnroll];
+  WeightPair weights[kChunks][kRowTiles];
+  const auto load = [&](int chunk, int64_t start) {
+    const int64_t k = start + chunk * kChunk + lane_k;
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t k = start + u * kChunk + lane_k;
-      low[u] = high[u] = make_uint4(0, 0, 0, 0);
+    for (int r = 0; r < kRowTiles; ++r) {
+      weights[chunk][r] = {};
       if (k >= p.depth) continue;
-      low[u] = __ldcs(reinterpret_cast<const uint4*>(w_low + k));
-      high[u] = __ldcs(reinterpret_cast<const uint4*>(w_high + k));
+      weights[chunk][r].low = __ldcs(reinterpret_cast<const uint4*>(w[r][0] + k));
+      weights[chunk][r].high = __ldcs(reinterpret_cast<const uint4*>(w[r][1] + k));
     }
+  };
+  int64_t start = threadIdx.y * Config::kStep;
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t k = start + u * kChunk + lane_k;
+  for (int c = 0; c < kChunks; ++c) load(c, start);
+  WaitForEarlier();
+  while (start < p.depth) {
+    const int64_t next = start + blockDim.y * Config::kStep;
+    uint32_t inputs[kChunks][kTokenTiles][4] = {};
 #pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        uint32_t input[4] = {0, 0, 0, 0};
-        if (k < p.depth && t * kTokens + group < p.rows) {
-          LoadInput<T>(input, x + t * kTokens * p.x_stride + k);
+    for (int c = 0; c < kChunks; ++c) {
+      const int64_t k = start + c * kChunk + lane_k;
+#pragma unroll
+      for (int t = 0; t < kTokenTiles; ++t) {
+        if (k < p.depth && t * kTokenTile + group < p.rows) {
+          LoadInput<T>(inputs[c][t], x + t * kTokenTile * p.x_stride + k);
         }
-        Mma<T>(sums[t], {low[u].x, high[u].x, low[u].y, high[u].y}, input[0], input[1]);
-        Mma<T>(sums[t], {low[u].z, high[u].z, low[u].w, high[u].w}, input[2], input[3]);
       }
     }
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+      for (int r = 0; r < kRowTiles; ++r) {
+        const auto& [low, high] = weights[c][r];
+#pragma unroll
+        for (int t = 0; t < kTokenTiles; ++t) {
+          const uint32_t(&input)[4] = inputs[c][t];
+          Mma<T>(sums[r][t], {low.x, high.x, low.y, high.y}, input[0], input[1]);
+          Mma<T>(sums[r][t], {low.z, high.z, low.w, high.w}, input[2], input[3]);
+        }
+      }
+      load(c, next);
+    }
+    start = next;
   }
 }
 
-// A block has 16 rows of w and one head; its warps share K and add up in their order.
-template <class X, class T, int kTiles>
-__global__ void __launch_bounds__(kMaxWarps* kWarp) FewRowsKernel(const GemmParams p) {
-  __shared__ float shares[kMaxWarps][kTiles][kWarp * kFragment];
-  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kColumns;
-  float sums[kTiles][kFragment] = {};
-  SumShare<X, T>(p, first_column, sums);
+// A block has kColumns rows of w of one head; its warps share K and add up in their order.
+template <class Config>
+__global__ void __launch_bounds__(Config::kMaxWarps* kWarp) FewRowsKernel(const GemmParams p) {
+  __shared__ float shares[Config::kMaxWarps][Config::kTiles][kWarp * kFragment];
+  LetNextStart();
+  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * Config::kColumns;
+  float sums[Config::kRowTiles][Config::kTokenTiles][kFragment] = {};
+  SumShare<Config>(p, first_column, sums);
 #pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-    for (int i = 0; i < kFragment; ++i) {
-      shares[threadIdx.y][t][threadIdx.x * kFragment + i] = sums[t][i];
-    }
+  for (int tile = 0; tile < Config::kTiles; ++tile) {
+    const float(&from)[kFragment] = sums[tile / Config::kTokenTiles][tile % Config::kTokenTiles];
+    *reinterpret_cast<float4*>(&shares[threadIdx.y][tile][threadIdx.x * kFragment]) =
+        make_float4(from[0], from[1], from[2], from[3]);
   }
   __syncthreads();
   const int threads = blockDim.y * kWarp;
-  for (int e = threadIdx.y * kWarp + threadIdx.x; e < kTiles * kTokens * kColumns; e += threads) {
-    const int n = e % kColumns;
-    const int token = e / kColumns;
+  const int tokens = static_cast<int>(p.rows);
+  for (int e = threadIdx.y * kWarp + threadIdx.x; e < tokens * Config::kColumns; e += threads) {
+    const int n = e % Config::kColumns;
+    const int token = e / Config::kColumns;
     const int64_t column = first_column + n;
-    if (token >= p.rows || column >= p.columns) continue;
-    // Where the mma left row n, column token % 8 of tile token / 8.
-    const int lane = n % 8 * 4 + token % kTokens / 2;
-    const int at = lane * kFragment + n / 8 * 2 + token % 2;
+    if (column >= p.columns) continue;
+    // Where the mma left row n % 16 and column token % 8 of its tile.
+    const int tile = n / kRowTile * Config::kTokenTiles + token / kTokenTile;
+    const int lane = n % 8 * 4 + token % kTokenTile / 2;
+    const int at = lane * kFragment + n % kRowTile / 8 * 2 + token % 2;
     float& out = p.out[blockIdx.y * p.out_head_stride + token * p.out_stride + column];
     float sum = p.accumulate ? out : 0.0f;
     if (p.bias != nullptr) sum += p.bias[column];
-    for (int warp = 0; warp < blockDim.y; ++warp) sum += shares[warp][token / kTokens][at];
+    for (int warp = 0; warp < blockDim.y; ++warp) sum += shares[warp][tile][at];
     out = sum;
   }
 }
 
-template <class X, class T>
+template <class Config>
 void LaunchFewRows(const GemmParams& params, CudaStream& stream) {
-  const int64_t blocks = CeilDiv(params.columns, kColumns);
-  // A warp should have two rounds of loads; where there are few blocks, more warps of one round
-  // each keep as much in flight.
-  const int64_t rounds = CeilDiv(params.depth, kUnroll * kChunk);
+  const int64_t blocks = CeilDiv(params.columns, Config::kColumns);
+  // A warp should have two rounds of loads or more; where there are few blocks, more warps of one
+  // round each keep as much in flight.
+  const int64_t rounds = CeilDiv(params.depth, Config::kStep);
   const bool few_blocks = blocks * params.heads < 2 * stream.device().multiprocessors;
   const int64_t warps = few_blocks ? rounds : CeilDiv(rounds, 2);
-  const int64_t most = few_blocks ? kMaxWarps : kMaxWarps / 2;
+  const int64_t most = few_blocks ? Config::kMaxWarps : 8;
   const LaunchShape shape{
       .grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(params.heads)),
       .block = dim3(kWarp, static_cast<unsigned>(warps < 1      ? 1
                                                  : warps < most ? warps
                                                                 : most))};
-  if (params.rows <= kTokens) {
-    Launch("gemm_few_rows", &FewRowsKernel<X, T, 1>, shape, stream, params);
+  LaunchEarly<&FewRowsKernel<Config>>("gemm_few_rows", shape, stream, params);
+}
+
+template <class X, class T>
+void ForRows(const GemmParams& params, CudaStream& stream) {
+  // Where narrow tiles would give many blocks for each multiprocessor, wide ones do.
+  constexpr int64_t kManyBlocks = 16;
+  const bool wide = CeilDiv(params.columns, kRowTile) * params.heads >=
+                    kManyBlocks * stream.device().multiprocessors;
+  if (params.rows > 2 * kTokenTile) {
+    LaunchFewRows<FewRowsConfig<X, T, 2, 4>>(params, stream);
+  } else if (params.rows > kTokenTile && wide) {
+    LaunchFewRows<FewRowsConfig<X, T, 2, 2>>(params, stream);
+  } else if (params.rows > kTokenTile) {
+    LaunchFewRows<FewRowsConfig<X, T, 1, 2>>(params, stream);
+  } else if (wide) {
+    LaunchFewRows<FewRowsConfig<X, T, 2, 1>>(params, stream);
   } else {
-    Launch("gemm_few_rows", &FewRowsKernel<X, T, 2>, shape, stream, params);
+    LaunchFewRows<FewRowsConfig<X, T, 1, 1>>(params, stream);
   }
 }
 
 template <class T>
 void ForInput(const GemmParams& params, CudaStream& stream) {
   if (params.x_dtype == DType::kF32) {
-    LaunchFewRows<float, T>(params, stream);
+    ForRows<float, T>(params, stream);
   } else {
-    LaunchFewRows<T, T>(params, stream);
+    ForRows<T, T>(params, stream);
   }
 }
 

@@ -13,13 +13,15 @@ constexpr int kPiece = 8;                 // elements in 16 bytes
 constexpr int kPieces = kDepth / kPiece;  // a row's
 
 // A block's tile of out, how its warps share it, and how many stages of K are under way.
-template <int kRowsOf, int kColumnsOf, int kWarpRowsOf, int kWarpColumnsOf, int kStagesOf>
+template <int kRowsOf, int kColumnsOf, int kWarpRowsOf, int kWarpColumnsOf, int kStagesOf,
+          int kBlocksTogetherOf>
 struct TileConfig {
   static constexpr int kRows = kRowsOf;
   static constexpr int kColumns = kColumnsOf;
   static constexpr int kWarpRows = kWarpRowsOf;
   static constexpr int kWarpColumns = kWarpColumnsOf;
   static constexpr int kStages = kStagesOf;
+  static constexpr int kBlocksTogether = kBlocksTogetherOf;  // on a multiprocessor
   static constexpr int kThreads = kRows / kWarpRows * (kColumns / kWarpColumns) * kWarp;
   static constexpr int kRowTiles = kWarpRows / 16;        // mma tiles of a warp
   static constexpr int kColumnPairs = kWarpColumns / 16;  // two mma tiles each
@@ -27,8 +29,8 @@ struct TileConfig {
   static constexpr size_t kSharedBytes = size_t{2} * kStages * kStageElements;
 };
 // 96 KB and 64 KB: every architecture from sm_80 on lets a block have 99.
-using LargeTile = TileConfig<128, 128, 64, 32, 3>;
-using SmallTile = TileConfig<64, 64, 32, 32, 4>;
+using LargeTile = TileConfig<128, 128, 64, 32, 3, 1>;
+using SmallTile = TileConfig<64, 64, 32, 32, 4, 3>;
 
 struct TileParams {
   GemmParams gemm;
@@ -111,16 +113,17 @@ __global__ void __launch_bounds__(Tile::kThreads) TilesKernel(const TileParams p
   const int64_t first_k = split * p.split_stages * kDepth;
   const int64_t stages = min(p.split_stages, CeilDiv(g.depth - first_k, int64_t{kDepth}));
 
-  const auto copy_stage = [&](int64_t stage) {
-    if (stage < stages) {
-      T* to = shared + stage % Tile::kStages * Tile::kStageElements;
-      const int64_t k = first_k + stage * kDepth;
-      CopyRowsAsync<T, Tile::kRows, Tile::kThreads>(to, x, g.x_stride, g.rows - first_row, k,
-                                                    g.depth);
-      CopyRowsAsync<T, Tile::kColumns, Tile::kThreads>(to + Tile::kRows * kDepth, w, g.depth,
-                                                       g.columns - first_column, k, g.depth);
-    }
-    CopyAsyncCommit();  // an empty group too, so that the count of groups is that of stages
+  const auto copy_x = [&](int64_t stage) {
+    if (stage >= stages) return;
+    CopyRowsAsync<T, Tile::kRows, Tile::kThreads>(
+        shared + stage % Tile::kStages * Tile::kStageElements, x, g.x_stride, g.rows - first_row,
+        first_k + stage * kDepth, g.depth);
+  };
+  const auto copy_w = [&](int64_t stage) {
+    if (stage >= stages) return;
+    CopyRowsAsync<T, Tile::kColumns, Tile::kThreads>(
+        shared + stage % Tile::kStages * Tile::kStageElements + Tile::kRows * kDepth, w, g.depth,
+        g.columns - first_column, first_k + stage * kDepth, g.depth);
   };
 
   const int lane = threadIdx.x % kWarp;
@@ -130,14 +133,23 @@ __global__ void __launch_bounds__(Tile::kThreads) TilesKernel(const TileParams p
   const int warp_column = warp % kWarpsAcross * Tile::kWarpColumns;
   float sums[Tile::kRowTiles][2 * Tile::kColumnPairs][4] = {};
 
+  LetNextStart();
 #pragma unroll
-  for (int stage = 0; stage < Tile::kStages - 1; ++stage) copy_stage(stage);
+  for (int stage = 0; stage < Tile::kStages - 1; ++stage) copy_w(stage);
+  WaitForEarlier();
+#pragma unroll
+  for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
+    copy_x(stage);
+    CopyAsyncCommit();
+  }
   for (int64_t stage = 0; stage < stages; ++stage) {
     CopyAsyncWait<Tile::kStages - 2>();
     // The stage has arrived for every thread, and every thread is done with the one before it,
     // whose place the next copy takes.
     __syncthreads();
-    copy_stage(stage + Tile::kStages - 1);
+    copy_x(stage + Tile::kStages - 1);
+    copy_w(stage + Tile::kStages - 1);
+    CopyAsyncCommit();  // an empty group too, so that the count of groups is that of stages
     const T* at = shared + stage % Tile::kStages * Tile::kStageElements;
     MultiplyStage<T, Tile>(at + warp_row * kDepth, at + (Tile::kRows + warp_column) * kDepth, lane,
                            sums);
@@ -161,10 +173,12 @@ constexpr int kSumThreads = 256;
 
 // Adds up the parts of K in their order; one thread an element of out.
 __global__ void SumSplitsKernel(const TileParams p) {
+  LetNextStart();
   const GemmParams& g = p.gemm;
   const int64_t size = g.heads * g.rows * g.columns;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
   if (index >= size) return;
+  WaitForEarlier();
   const int64_t column = index % g.columns;
   const int64_t row = index / g.columns % g.rows;
   const int64_t head = index / g.columns / g.rows;
@@ -175,12 +189,12 @@ __global__ void SumSplitsKernel(const TileParams p) {
   out = sum;
 }
 
-// How many parts to cut K into, so that every multiprocessor has a block: more parts mean more
-// partial sums to write and read.
-int64_t Splits(int64_t blocks, int64_t stages, int multiprocessors) {
+// How many parts to cut K into, so that `places` blocks run at once: more parts mean more partial
+// sums to write and read.
+int64_t Splits(int64_t blocks, int64_t stages, int64_t places) {
   constexpr int64_t kMinStages = 4;
   constexpr int64_t kMaxSplits = 8;
-  const int64_t wanted = multiprocessors / std::max<int64_t>(1, blocks);
+  const int64_t wanted = places / std::max<int64_t>(1, blocks);
   return std::clamp<int64_t>(std::min(wanted, stages / kMinStages), 1, kMaxSplits);
 }
 
@@ -190,7 +204,8 @@ void LaunchTiles(const GemmParams& gemm, Arena& arena, CudaStream& stream) {
   const int64_t column_blocks = CeilDiv(gemm.columns, int64_t{Tile::kColumns});
   const int64_t stages = CeilDiv(gemm.depth, int64_t{kDepth});
   const int64_t blocks = row_blocks * column_blocks * gemm.heads;
-  const int64_t wanted = Splits(blocks, stages, stream.device().multiprocessors);
+  const int64_t wanted =
+      Splits(blocks, stages, int64_t{Tile::kBlocksTogether} * stream.device().multiprocessors);
   TileParams params{
       .gemm = gemm, .splits = wanted, .split_stages = CeilDiv(stages, wanted), .partial = nullptr};
   params.splits = CeilDiv(stages, params.split_stages);  // none is empty
@@ -206,12 +221,13 @@ void LaunchTiles(const GemmParams& gemm, Arena& arena, CudaStream& stream) {
                    static_cast<unsigned>(gemm.heads * params.splits)),
       .block = Tile::kThreads,
       .shared_bytes = Tile::kSharedBytes};
-  Launch("gemm_tiles", &TilesKernel<T, Tile>, shape, stream, params);
+  LaunchEarly<&TilesKernel<T, Tile>>("gemm_tiles", shape, stream, params);
   if (params.splits == 1) return;
   const int64_t size = gemm.heads * gemm.rows * gemm.columns;
-  Launch("gemm_sum_splits", &SumSplitsKernel,
-         {.grid = static_cast<unsigned>(CeilDiv(size, int64_t{kSumThreads})), .block = kSumThreads},
-         stream, params);
+  LaunchEarly<&SumSplitsKernel>(
+      "gemm_sum_splits",
+      {.grid = static_cast<unsigned>(CeilDiv(size, int64_t{kSumThreads})), .block = kSumThreads},
+      stream, params);
 }
 
 template <class T>

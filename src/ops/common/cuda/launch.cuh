@@ -33,6 +33,56 @@ void Launch(const char* name, void (*kernel)(Params), const LaunchShape& shape, 
   if (stream.blocking()) CheckCuda(cudaStreamSynchronize(stream.handle()), name, where);
 }
 
+// Of a kernel that LaunchEarly starts: waits until everything queued before it is done and can be
+// seen. Every thread calls it before it reads what an earlier kernel may have written, or writes
+// what one may still read; weights need no waiting for.
+__device__ __forceinline__ void WaitForEarlier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Of any kernel: lets the next one start, if LaunchEarly queued it, once every block has called
+// this or ended. What is best called first of all.
+__device__ __forceinline__ void LetNextStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Whether `kernel` was compiled for an architecture on which WaitForEarlier waits.
+template <auto kKernel>
+bool CanStartEarly(const char* name) {
+  static const bool can = [name] {
+    cudaFuncAttributes attributes{};
+    CheckCuda(cudaFuncGetAttributes(&attributes, kKernel), name);
+    return attributes.ptxVersion >= 90;
+  }();
+  return can;
+}
+
+// As Launch, for a kernel that calls WaitForEarlier: where the device can (compute capability 9.0
+// on), its blocks start while the kernel queued before it still runs, and do what needs nothing of
+// it.
+template <auto kKernel, class Params>
+void LaunchEarly(const char* name, const LaunchShape& shape, CudaStream& stream,
+                 const Params& params,
+                 std::source_location where = std::source_location::current()) {
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream.handle();
+  config.attrs = &early;
+  config.numAttrs = CanStartEarly<kKernel>(name) ? 1 : 0;
+  CheckCuda(cudaLaunchKernelEx(&config, kKernel, params), name, where);
+  if (stream.blocking()) CheckCuda(cudaStreamSynchronize(stream.handle()), name, where);
+}
+
 // Lets `kernel` be launched with up to `bytes` of dynamic shared memory. To be called once a kernel
 // and device, before the first launch that needs it; cheap to repeat.
 template <class Params>
