@@ -15,7 +15,8 @@ struct GemmDesc {
 // On CUDA the order of a sum depends on M, N, K and the device, and on nothing else. The fast
 // kernels take w of bf16 or f16, K a multiple of 8, x of f32 or w's dtype, and rows of x and w that
 // start at multiples of 16 bytes; they round an f32 x to w's dtype. Everything else goes to a plain
-// kernel, many times slower, which rounds nothing.
+// kernel, many times slower, which rounds nothing. Parts of w may be read while the kernel queued
+// before still runs: w is never what that kernel writes.
 void Gemm(const GemmDesc& desc,
           ConstTensorView x,     // [M, K] f32, on CUDA also bf16 or f16; row stride free
           ConstTensorView w,     // [N, K] f32 | bf16 | f16, contiguous

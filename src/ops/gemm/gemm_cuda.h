@@ -12,7 +12,7 @@ namespace sluice::ops::cuda {
 void GemmPlain(const GemmParams& params, CudaStream& stream);
 
 // Rows of x up to which GemmFewRows is the fastest.
-inline constexpr int64_t kFewRows = 32;
+inline constexpr int64_t kFewRows = 16;
 
 // Up to kFewRows rows of x, f32 or of w's dtype. Memory-bound: weights go past shared memory into
 // the tensor cores' registers, each once.

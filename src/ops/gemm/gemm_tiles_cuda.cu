@@ -11,6 +11,7 @@ namespace {
 constexpr int kDepth = 64;                // elements of K in a stage: a row is 128 bytes
 constexpr int kPiece = 8;                 // elements in 16 bytes
 constexpr int kPieces = kDepth / kPiece;  // a row's
+constexpr int kRowBytes = 2 * kDepth;
 
 // A block's tile of out, how its warps share it, and how many stages of K are under way.
 template <int kRowsOf, int kColumnsOf, int kWarpRowsOf, int kWarpColumnsOf, int kStagesOf,
@@ -29,7 +30,7 @@ struct TileConfig {
   static constexpr size_t kSharedBytes = size_t{2} * kStages * kStageElements;
 };
 // 96 KB and 64 KB: every architecture from sm_80 on lets a block have 99.
-using LargeTile = TileConfig<128, 128, 64, 32, 3, 1>;
+using LargeTile = TileConfig<128, 128, 64, 32, 3, 2>;
 using SmallTile = TileConfig<64, 64, 32, 32, 4, 3>;
 
 struct TileParams {
@@ -39,41 +40,57 @@ struct TileParams {
   float* partial;        // [splits, heads, rows, columns] where there are several, else null
 };
 
-// Starts copies of a stage's rows of one operand, each of 64 elements from `k` on. Rows and columns
-// that are not there become zeros.
+// What a thread copies of one operand's stages: the same 16-byte piece of kCount rows, kStep apart.
 template <class T, int kRows, int kThreads>
-__device__ __forceinline__ void CopyRowsAsync(T* shared, const T* from, int64_t stride,
-                                              int64_t rows, int64_t k, int64_t depth) {
-  static_assert(kRows * kPieces % kThreads == 0);
-#pragma unroll
-  for (int i = 0; i < kRows * kPieces / kThreads; ++i) {
-    const int index = i * kThreads + threadIdx.x;
-    const int row = index / kPieces;
-    const int piece = index % kPieces;
-    const int64_t column = k + piece * kPiece;
-    const bool valid = row < rows && column < depth;
-    CopyAsync16(shared + SwizzledOffset(row, piece), valid ? from + row * stride + column : from,
-                valid);
-  }
-}
+class RowCopier {
+ public:
+  // `from` is the operand's element (first row, first k) of the block, which has `rows` rows or
+  // more, `shared` the address of its first stage.
+  __device__ RowCopier(const T* from, int64_t stride, int64_t rows, uint32_t shared)
+      : from_(from + threadIdx.x / kPieces * stride + threadIdx.x % kPieces * kPiece),
+        step_(kStep * stride),
+        rows_(static_cast<int>(min(rows, int64_t{kRows})) -
+              static_cast<int>(threadIdx.x / kPieces)),
+        shared_(shared + 2 * SwizzledOffset(threadIdx.x / kPieces, threadIdx.x % kPieces)) {}
 
-// One stage's products of a warp's part of the tile.
+  // Starts the copies of the 64 elements from k on, where the block's K ends at `depth`, into a
+  // slot that begins `slot_bytes` after the first. What is not there becomes zeros.
+  __device__ __forceinline__ void Copy(int k, int depth, uint32_t slot_bytes) const {
+    const int column = k + static_cast<int>(threadIdx.x) % kPieces * kPiece;
+    const int rows = column < depth ? rows_ : 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const bool valid = i * kStep < rows;
+      CopyAsync16(shared_ + slot_bytes + i * kStep * kRowBytes, from_ + k + i * step_, valid);
+    }
+  }
+
+ private:
+  static_assert(kRows * kPieces % kThreads == 0 && kThreads / kPieces % 8 == 0);
+  static constexpr int kStep = kThreads / kPieces;
+  static constexpr int kCount = kRows / kStep;
+  const T* from_;
+  int64_t step_;  // elements between its rows
+  int rows_;      // from its first row on
+  uint32_t shared_;
+};
+
+// One stage's products of a warp's part of the tile. `x` and `w` are the addresses of this lane's
+// row and piece of the first tile: LaneOfX, LaneOfW.
 template <class T, class Tile>
 __device__ __forceinline__ void MultiplyStage(
-    const T* x, const T* w, int lane, float (&sums)[Tile::kRowTiles][2 * Tile::kColumnPairs][4]) {
+    uint32_t x, uint32_t w, float (&sums)[Tile::kRowTiles][2 * Tile::kColumnPairs][4]) {
+  constexpr int kTileBytes = 16 * kRowBytes;
 #pragma unroll
   for (int k = 0; k < kPieces; k += 2) {
+    // The swizzle of piece k + (0 or 1) is that of the latter with k's bits turned.
+    const uint32_t turn = k * 16;
     uint32_t a[Tile::kRowTiles][4];
     uint32_t b[Tile::kColumnPairs][4];
 #pragma unroll
-    for (int r = 0; r < Tile::kRowTiles; ++r) {
-      LoadTiles4(a[r], x + SwizzledOffset(r * 16 + lane % 16, k + lane / 16));
-    }
+    for (int r = 0; r < Tile::kRowTiles; ++r) LoadTiles4(a[r], (x ^ turn) + r * kTileBytes);
 #pragma unroll
-    for (int c = 0; c < Tile::kColumnPairs; ++c) {
-      const int row = c * 16 + lane % 8 + lane / 16 * 8;
-      LoadTiles4(b[c], w + SwizzledOffset(row, k + lane / 8 % 2));
-    }
+    for (int c = 0; c < Tile::kColumnPairs; ++c) LoadTiles4(b[c], (w ^ turn) + c * kTileBytes);
 #pragma unroll
     for (int r = 0; r < Tile::kRowTiles; ++r) {
 #pragma unroll
@@ -85,74 +102,98 @@ __device__ __forceinline__ void MultiplyStage(
   }
 }
 
-// Writes one sum: to out with bias and what was there, or to its part of the scratch.
-__device__ __forceinline__ void StoreSum(const TileParams& p, int64_t head, int64_t split,
-                                         int64_t row, int64_t column, float sum) {
+// Bytes from a tile of 16 rows to the row and piece whose address a lane gives LoadTiles4.
+__device__ __forceinline__ uint32_t LaneOfX(int lane) {
+  return 2 * SwizzledOffset(lane % 16, lane / 16);
+}
+__device__ __forceinline__ uint32_t LaneOfW(int lane) {
+  return 2 * SwizzledOffset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+}
+
+// Writes the sums of two neighbouring columns: to out with bias and what was there, or to their
+// part of the scratch.
+__device__ __forceinline__ void StoreSums(const TileParams& p, int64_t head, int64_t split,
+                                          int64_t row, int64_t column, float first, float second) {
   const GemmParams& g = p.gemm;
   if (row >= g.rows || column >= g.columns) return;
-  if (p.partial != nullptr) {
-    p.partial[((split * g.heads + head) * g.rows + row) * g.columns + column] = sum;
+  const bool both = column + 1 < g.columns;
+  float* out = p.partial == nullptr
+                   ? g.out + head * g.out_head_stride + row * g.out_stride + column
+                   : p.partial + ((split * g.heads + head) * g.rows + row) * g.columns + column;
+  if (p.partial == nullptr && g.accumulate) {
+    first += out[0];
+    if (both) second += out[1];
+  }
+  if (p.partial == nullptr && g.bias != nullptr) {
+    first += g.bias[column];
+    if (both) second += g.bias[column + 1];
+  }
+  if (both && reinterpret_cast<uintptr_t>(out) % sizeof(float2) == 0) {
+    *reinterpret_cast<float2*>(out) = make_float2(first, second);
     return;
   }
-  float& out = g.out[head * g.out_head_stride + row * g.out_stride + column];
-  const float before = g.accumulate ? out : 0.0f;
-  out = (g.bias == nullptr ? before : before + g.bias[column]) + sum;
+  out[0] = first;
+  if (both) out[1] = second;
 }
 
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) TilesKernel(const TileParams p) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
+    TilesKernel(const TileParams p) {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
-  T* shared = reinterpret_cast<T*>(shared_bytes);
+  LetNextStart();
   const GemmParams& g = p.gemm;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * Tile::kRows;
   const int64_t first_column = static_cast<int64_t>(blockIdx.y) * Tile::kColumns;
   const int64_t head = blockIdx.z / p.splits;
   const int64_t split = blockIdx.z % p.splits;
-  const T* x = static_cast<const T*>(g.x) + head * g.x_head_stride + first_row * g.x_stride;
-  const T* w = static_cast<const T*>(g.w) + (head * g.columns + first_column) * g.depth;
   const int64_t first_k = split * p.split_stages * kDepth;
-  const int64_t stages = min(p.split_stages, CeilDiv(g.depth - first_k, int64_t{kDepth}));
-
-  const auto copy_x = [&](int64_t stage) {
-    if (stage >= stages) return;
-    CopyRowsAsync<T, Tile::kRows, Tile::kThreads>(
-        shared + stage % Tile::kStages * Tile::kStageElements, x, g.x_stride, g.rows - first_row,
-        first_k + stage * kDepth, g.depth);
-  };
-  const auto copy_w = [&](int64_t stage) {
-    if (stage >= stages) return;
-    CopyRowsAsync<T, Tile::kColumns, Tile::kThreads>(
-        shared + stage % Tile::kStages * Tile::kStageElements + Tile::kRows * kDepth, w, g.depth,
-        g.columns - first_column, first_k + stage * kDepth, g.depth);
-  };
+  const int depth = static_cast<int>(g.depth - first_k);
+  const int stages = min(static_cast<int>(p.split_stages), CeilDiv(depth, kDepth));
+  const uint32_t shared = SharedAddress(shared_bytes);
+  constexpr int kXBytes = Tile::kRows * kRowBytes;
+  constexpr int kSlotBytes = (Tile::kRows + Tile::kColumns) * kRowBytes;
+  const RowCopier<T, Tile::kRows, Tile::kThreads> x(
+      static_cast<const T*>(g.x) + head * g.x_head_stride + first_row * g.x_stride + first_k,
+      g.x_stride, g.rows - first_row, shared);
+  const RowCopier<T, Tile::kColumns, Tile::kThreads> w(
+      static_cast<const T*>(g.w) + (head * g.columns + first_column) * g.depth + first_k, g.depth,
+      g.columns - first_column, shared + kXBytes);
 
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
   constexpr int kWarpsAcross = Tile::kColumns / Tile::kWarpColumns;
   const int warp_row = warp / kWarpsAcross * Tile::kWarpRows;
   const int warp_column = warp % kWarpsAcross * Tile::kWarpColumns;
+  const uint32_t lane_x = shared + warp_row * kRowBytes + LaneOfX(lane);
+  const uint32_t lane_w = shared + kXBytes + warp_column * kRowBytes + LaneOfW(lane);
   float sums[Tile::kRowTiles][2 * Tile::kColumnPairs][4] = {};
 
-  LetNextStart();
 #pragma unroll
-  for (int stage = 0; stage < Tile::kStages - 1; ++stage) copy_w(stage);
+  for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
+    if (stage < stages) w.Copy(stage * kDepth, depth, stage * kSlotBytes);
+  }
   WaitForEarlier();
 #pragma unroll
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
-    copy_x(stage);
+    if (stage < stages) x.Copy(stage * kDepth, depth, stage * kSlotBytes);
     CopyAsyncCommit();
   }
-  for (int64_t stage = 0; stage < stages; ++stage) {
+  int slot = 0;
+  int free_slot = Tile::kStages - 1;
+  for (int stage = 0; stage < stages; ++stage) {
     CopyAsyncWait<Tile::kStages - 2>();
     // The stage has arrived for every thread, and every thread is done with the one before it,
     // whose place the next copy takes.
     __syncthreads();
-    copy_x(stage + Tile::kStages - 1);
-    copy_w(stage + Tile::kStages - 1);
+    const int next = stage + Tile::kStages - 1;
+    if (next < stages) {
+      x.Copy(next * kDepth, depth, free_slot * kSlotBytes);
+      w.Copy(next * kDepth, depth, free_slot * kSlotBytes);
+    }
     CopyAsyncCommit();  // an empty group too, so that the count of groups is that of stages
-    const T* at = shared + stage % Tile::kStages * Tile::kStageElements;
-    MultiplyStage<T, Tile>(at + warp_row * kDepth, at + (Tile::kRows + warp_column) * kDepth, lane,
-                           sums);
+    MultiplyStage<T, Tile>(lane_x + slot * kSlotBytes, lane_w + slot * kSlotBytes, sums);
+    free_slot = slot;
+    slot = slot + 1 == Tile::kStages ? 0 : slot + 1;
   }
 
 #pragma unroll
@@ -161,10 +202,8 @@ __global__ void __launch_bounds__(Tile::kThreads) TilesKernel(const TileParams p
     for (int c = 0; c < 2 * Tile::kColumnPairs; ++c) {
       const int64_t row = first_row + warp_row + r * 16 + lane / 4;
       const int64_t column = first_column + warp_column + c * 8 + lane % 4 * 2;
-      StoreSum(p, head, split, row, column, sums[r][c][0]);
-      StoreSum(p, head, split, row, column + 1, sums[r][c][1]);
-      StoreSum(p, head, split, row + 8, column, sums[r][c][2]);
-      StoreSum(p, head, split, row + 8, column + 1, sums[r][c][3]);
+      StoreSums(p, head, split, row, column, sums[r][c][0], sums[r][c][1]);
+      StoreSums(p, head, split, row + 8, column, sums[r][c][2], sums[r][c][3]);
     }
   }
 }
@@ -189,26 +228,38 @@ __global__ void SumSplitsKernel(const TileParams p) {
   out = sum;
 }
 
-// How many parts to cut K into, so that `places` blocks run at once: more parts mean more partial
-// sums to write and read.
-int64_t Splits(int64_t blocks, int64_t stages, int64_t places) {
+// How a tile's blocks fall out on a device.
+struct Cut {
+  int64_t row_blocks;
+  int64_t column_blocks;
+  int64_t splits;        // parts of K, so that the multiprocessors have something to do each
+  int64_t split_stages;  // stages of K in a part
+  double fill;           // share of the device that is busy, were all blocks to take as long
+};
+
+template <class Tile>
+Cut CutInto(const GemmParams& gemm, const CudaStream& stream) {
+  // More parts mean more partial sums to write and read, shorter ones more idle time at their ends.
   constexpr int64_t kMinStages = 4;
   constexpr int64_t kMaxSplits = 8;
-  const int64_t wanted = places / std::max<int64_t>(1, blocks);
-  return std::clamp<int64_t>(std::min(wanted, stages / kMinStages), 1, kMaxSplits);
+  Cut cut{};
+  cut.row_blocks = CeilDiv(gemm.rows, int64_t{Tile::kRows});
+  cut.column_blocks = CeilDiv(gemm.columns, int64_t{Tile::kColumns});
+  const int64_t blocks = cut.row_blocks * cut.column_blocks * gemm.heads;
+  const int64_t stages = CeilDiv(gemm.depth, int64_t{kDepth});
+  const int64_t places = int64_t{Tile::kBlocksTogether} * stream.device().multiprocessors;
+  const int64_t wanted = std::min(places / blocks, stages / kMinStages);
+  cut.split_stages = CeilDiv(stages, std::clamp<int64_t>(wanted, 1, kMaxSplits));
+  cut.splits = CeilDiv(stages, cut.split_stages);  // none is empty
+  const int64_t waves = CeilDiv(blocks * cut.splits, places);
+  cut.fill = static_cast<double>(blocks * cut.splits) / static_cast<double>(waves * places);
+  return cut;
 }
 
 template <class T, class Tile>
-void LaunchTiles(const GemmParams& gemm, Arena& arena, CudaStream& stream) {
-  const int64_t row_blocks = CeilDiv(gemm.rows, int64_t{Tile::kRows});
-  const int64_t column_blocks = CeilDiv(gemm.columns, int64_t{Tile::kColumns});
-  const int64_t stages = CeilDiv(gemm.depth, int64_t{kDepth});
-  const int64_t blocks = row_blocks * column_blocks * gemm.heads;
-  const int64_t wanted =
-      Splits(blocks, stages, int64_t{Tile::kBlocksTogether} * stream.device().multiprocessors);
+void LaunchTiles(const GemmParams& gemm, const Cut& cut, Arena& arena, CudaStream& stream) {
   TileParams params{
-      .gemm = gemm, .splits = wanted, .split_stages = CeilDiv(stages, wanted), .partial = nullptr};
-  params.splits = CeilDiv(stages, params.split_stages);  // none is empty
+      .gemm = gemm, .splits = cut.splits, .split_stages = cut.split_stages, .partial = nullptr};
   const Arena::Scope scope(arena);
   if (params.splits > 1) {
     params.partial =
@@ -217,7 +268,7 @@ void LaunchTiles(const GemmParams& gemm, Arena& arena, CudaStream& stream) {
   }
   AllowShared("gemm_tiles", &TilesKernel<T, Tile>, Tile::kSharedBytes);
   const LaunchShape shape{
-      .grid = dim3(static_cast<unsigned>(row_blocks), static_cast<unsigned>(column_blocks),
+      .grid = dim3(static_cast<unsigned>(cut.row_blocks), static_cast<unsigned>(cut.column_blocks),
                    static_cast<unsigned>(gemm.heads * params.splits)),
       .block = Tile::kThreads,
       .shared_bytes = Tile::kSharedBytes};
@@ -232,10 +283,13 @@ void LaunchTiles(const GemmParams& gemm, Arena& arena, CudaStream& stream) {
 
 template <class T>
 void ForRows(const GemmParams& params, Arena& arena, CudaStream& stream) {
-  if (params.rows <= SmallTile::kRows) {
-    LaunchTiles<T, SmallTile>(params, arena, stream);
+  // The large tile reads less for each product, where it leaves no multiprocessors idle.
+  constexpr double kMinFill = 0.75;
+  const Cut large = CutInto<LargeTile>(params, stream);
+  if (params.rows <= SmallTile::kRows || large.fill < kMinFill) {
+    LaunchTiles<T, SmallTile>(params, CutInto<SmallTile>(params, stream), arena, stream);
   } else {
-    LaunchTiles<T, LargeTile>(params, arena, stream);
+    LaunchTiles<T, LargeTile>(params, large, arena, stream);
   }
 }
 

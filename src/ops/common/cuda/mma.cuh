@@ -16,16 +16,22 @@
 //   c[0], c[1] C(group, 2 pair ..+1)  c[2], c[3] C(group + 8, same)
 namespace sluice::ops::cuda {
 
+// An address in shared memory as the instructions take it, in bytes. Kernels that do arithmetic on
+// addresses keep them so.
 __device__ __forceinline__ uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
 // Starts a copy of 16 bytes, both addresses multiples of 16, past the first cache. Where `valid`
 // is false, zeros are written and `global` is not read (it must still be a pointer to somewhere).
-__device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bool valid = true) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(SharedAddress(shared)),
-               "l"(global), "r"(valid ? 16 : 0)
+__device__ __forceinline__ void CopyAsync16(uint32_t shared, const void* global,
+                                            bool valid = true) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(global),
+               "r"(valid ? 16 : 0)
                : "memory");
+}
+__device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bool valid = true) {
+  CopyAsync16(SharedAddress(shared), global, valid);
 }
 
 // Closes a group of this thread's copies.
@@ -42,11 +48,14 @@ __device__ __forceinline__ void CopyAsyncWait() {
 
 // Four 8 x 8 tiles of 16-bit elements. Lane l gives the address of row l % 8 of tile l / 8, 16
 // bytes; every lane gets elements 2 (lane % 4) ..+1 of row lane / 4 of each tile.
-__device__ __forceinline__ void LoadTiles4(uint32_t (&tiles)[4], const void* shared) {
+__device__ __forceinline__ void LoadTiles4(uint32_t (&tiles)[4], uint32_t shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
-               : "r"(SharedAddress(shared))
+               : "r"(shared)
                : "memory");
+}
+__device__ __forceinline__ void LoadTiles4(uint32_t (&tiles)[4], const void* shared) {
+  LoadTiles4(tiles, SharedAddress(shared));
 }
 
 // The same of each tile's transpose.
@@ -65,8 +74,7 @@ __device__ __forceinline__ void Mma(float (&c)[4], const uint32_t (&a)[4], uint3
 template <>
 __device__ __forceinline__ void Mma<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4],
                                                    uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};\n"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -75,8 +83,7 @@ __device__ __forceinline__ void Mma<__nv_bfloat16>(float (&c)[4], const uint32_t
 template <>
 __device__ __forceinline__ void Mma<__half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                             uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};\n"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
