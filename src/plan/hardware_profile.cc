@@ -22,6 +22,8 @@ constexpr ProfileFigure kFigures[] = {
     {"host", "bandwidth_bytes_per_s", &HardwareProfile::host_bandwidth},
     {"link", "bandwidth_bytes_per_s", &HardwareProfile::link_bandwidth},
     {"disk", "bandwidth_bytes_per_s", &HardwareProfile::disk_bandwidth},
+    {"peer", "bandwidth_bytes_per_s", &HardwareProfile::peer_bandwidth},
+    {"network", "bandwidth_bytes_per_s", &HardwareProfile::network_bandwidth},
 };
 
 [[noreturn]] void Fail(const std::string& where, const std::string& what) {

@@ -21,14 +21,16 @@ enum class ProfileOrigin {
 struct HardwareProfile {
   std::string name;
   ProfileOrigin origin = ProfileOrigin::kMeasured;
-  std::string source;                    // documents, or how and when it was measured
-  std::optional<double> gpu_memory;      // bytes
-  std::optional<double> gpu_bandwidth;   // bytes/s, reading the GPU's own memory
-  std::optional<double> gpu_flops;       // bf16 with f32 sums, dense, FLOP/s
-  std::optional<double> host_memory;     // bytes
-  std::optional<double> host_bandwidth;  // bytes/s, reading host memory with all cores
-  std::optional<double> link_bandwidth;  // bytes/s, pinned host memory to one GPU
-  std::optional<double> disk_bandwidth;  // bytes/s, reading large blocks
+  std::string source;                       // documents, or how and when it was measured
+  std::optional<double> gpu_memory;         // bytes
+  std::optional<double> gpu_bandwidth;      // bytes/s, reading the GPU's own memory
+  std::optional<double> gpu_flops;          // bf16 with f32 sums, dense, FLOP/s
+  std::optional<double> host_memory;        // bytes
+  std::optional<double> host_bandwidth;     // bytes/s, reading host memory with all cores
+  std::optional<double> link_bandwidth;     // bytes/s, pinned host memory to one GPU
+  std::optional<double> disk_bandwidth;     // bytes/s, reading large blocks
+  std::optional<double> peer_bandwidth;     // bytes/s, one GPU of a host sending to the others
+  std::optional<double> network_bandwidth;  // bytes/s, one GPU's share of its host's, sending
 };
 
 // One figure of a profile: its key in JSON, as in {"gpu": {"memory_bytes": ...}}, and its place.

@@ -32,7 +32,8 @@ TEST(HardwareProfile, GoesThroughJson) {
   EXPECT_EQ(back.origin, profile.origin);
   EXPECT_EQ(back.source, profile.source);
   for (const ProfileFigure& figure : ProfileFigures()) {
-    EXPECT_EQ(back.*figure.value, profile.*figure.value) << figure.Name();
+    ASSERT_TRUE(back.*figure.value) << figure.Name();
+    EXPECT_DOUBLE_EQ(*(back.*figure.value), *(profile.*figure.value)) << figure.Name();
   }
   EXPECT_TRUE(MissingFigures(back).empty());
 }
@@ -44,7 +45,8 @@ TEST(HardwareProfile, NamesWhatIsMissing) {
       "x");
   EXPECT_THAT(MissingFigures(profile),
               ElementsAre("gpu.bandwidth_bytes_per_s", "gpu.bf16_flops_per_s", "host.memory_bytes",
-                          "host.bandwidth_bytes_per_s"));
+                          "host.bandwidth_bytes_per_s", "peer.bandwidth_bytes_per_s",
+                          "network.bandwidth_bytes_per_s"));
   using Figure = std::optional<double> HardwareProfile::*;
   const Figure has[] = {&HardwareProfile::gpu_memory, &HardwareProfile::link_bandwidth};
   EXPECT_NO_THROW(RequireFigures(profile, has, "arithmetic"));
