@@ -25,6 +25,7 @@ Command AddTraceConvert(CLI::App& app);
 Command AddTraceSynth(CLI::App& app);
 Command AddPlanTheory(CLI::App& app);
 Command AddPlanOffload(CLI::App& app);
+Command AddPlanPlacement(CLI::App& app);
 Command AddStudyLoadBalance(CLI::App& app);
 Command AddStudyPrefetch(CLI::App& app);
 

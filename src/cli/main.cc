@@ -70,7 +70,10 @@ int Main(std::vector<std::string> arguments) {
        {{"info", AddTraceInfo(*trace)},
         {"convert", AddTraceConvert(*trace)},
         {"synth", AddTraceSynth(*trace)}}},
-      {plan, {{"theory", AddPlanTheory(*plan)}, {"offload", AddPlanOffload(*plan)}}},
+      {plan,
+       {{"theory", AddPlanTheory(*plan)},
+        {"offload", AddPlanOffload(*plan)},
+        {"placement", AddPlanPlacement(*plan)}}},
       {study,
        {{"load-balance", AddStudyLoadBalance(*study)}, {"prefetch", AddStudyPrefetch(*study)}}}};
 

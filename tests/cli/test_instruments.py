@@ -187,3 +187,46 @@ def test_prefetch_by_table_size_and_look_ahead(trace):
     table = sluice("study", "prefetch", trace, "--slots", 8)
     assert "look ahead" in table and "markov:0.8:3" in table
     assert "either a trace, or a distribution" in sluice("study", "prefetch", code=2)
+
+
+def place(model, *arguments, profile="dgx-h100", code=0):
+    done = subprocess.run(
+        [BINARY, "plan", "placement", MODELS / model, "--hardware", PROFILES / f"{profile}.json",
+         *map(str, arguments), "--json"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout) if code in (0, 1) and done.stdout else done.stderr
+
+
+def test_placement_compares_strategies():
+    plan = place("Qwen3-30B-A3B", "--gpus", 8)
+    names = [strategy["strategy"] for strategy in plan["strategies"]]
+    assert names == ["data", "tensor", "expert", "data+expert", "hybrid", "hybrid", "replicated"]
+    best = plan["strategies"][plan["best"]]
+    assert best["fits"] and best["gpu_bytes"]["total"] <= 0.9 * 80e9
+    rates = [s["decode"]["tokens_per_s"] for s in plan["strategies"] if s.get("fits")]
+    assert best["decode"]["tokens_per_s"] == max(rates)
+    assert plan["queue_depth"] in (4, 8, 16, 32, 64, 128, 256)
+    table = sluice("plan", "placement", MODELS / "Qwen3-30B-A3B", "--hardware",
+                   PROFILES / "dgx-h100.json", "--gpus", 16, "--hosts", 2)
+    assert "<- best" in table and "hybrid tp8 dp2" in table
+
+
+def test_placement_says_what_does_not_fit():
+    plan = place("DeepSeek-V3", "--gpus", 8, code=1)
+    assert plan["best"] is None
+    assert plan["reason"].startswith("does not fit: short by ")
+    fits = place("DeepSeek-V3", "--gpus", 8, profile="mi300x")
+    assert fits["best"] is not None
+    assert "network.bandwidth_bytes_per_s" in place(
+        "DeepSeek-V3", "--gpus", 16, "--hosts", 2, profile="mi300x", code=2)
+    assert "do not divide over 3 hosts" in place("DBRX", "--gpus", 8, "--hosts", 3, code=2)
+
+
+def test_placement_takes_imbalance_from_a_trace(tmp_path):
+    path = tmp_path / "z.trace"
+    sluice("trace", "synth", path, "--source", "zipf:1.3", "--steps", 4, "--sequences", 64)
+    plan = place("Qwen3-30B-A3B", "--gpus", 8, "--router-trace", path)
+    assert plan["imbalance"] > plan["replicated_imbalance"] > 1
+    assert "recorded with 128 experts" in place("DBRX", "--router-trace", path, code=2)

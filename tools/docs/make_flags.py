@@ -8,8 +8,8 @@ import sys
 
 COMMANDS = [
     "serve", "run", "chat", "verify", "bench latency", "bench kv-cache", "doctor", "pull",
-    "trace info", "trace convert", "trace synth", "plan theory", "plan offload", "study load-balance",
-    "study prefetch",
+    "trace info", "trace convert", "trace synth", "plan theory", "plan offload", "plan placement",
+    "study load-balance", "study prefetch",
 ]
 
 
