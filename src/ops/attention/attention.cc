@@ -96,7 +96,8 @@ void WriteToken(ConstTensorView source, int64_t token, int64_t slot, TensorView 
   }
 }
 
-cuda::PageWriteParams PageWrite(ConstTensorView source, ConstTensorView slots, TensorView pages) {
+[[maybe_unused]] cuda::PageWriteParams PageWrite(ConstTensorView source, ConstTensorView slots,
+                                                 TensorView pages) {
   return {.source = source.data<float>(),
           .token_stride = source.stride(0),
           .head_stride = source.stride(1),
@@ -109,8 +110,9 @@ cuda::PageWriteParams PageWrite(ConstTensorView source, ConstTensorView slots, T
           .width = pages.dim(3)};
 }
 
-void AttendOnCuda(const AttentionDesc& desc, ConstTensorView q, const AttentionBatch& batch,
-                  const KvPages& pages, TensorView out, OpContext& context) {
+[[maybe_unused]] void AttendOnCuda(const AttentionDesc& desc, ConstTensorView q,
+                                   const AttentionBatch& batch, const KvPages& pages,
+                                   TensorView out, OpContext& context) {
   const cuda::AttentionParams params{.tables = TablesOf(batch.placed),
                                      .q = q.data<float>(),
                                      .q_token_stride = q.stride(0),
@@ -157,7 +159,8 @@ void AttendOnCuda(const AttentionDesc& desc, ConstTensorView q, const AttentionB
 
 bool AttentionSupports(const AttentionDesc& desc) {
   return desc.num_kv_heads >= 1 && desc.num_heads >= 1 && desc.num_heads % desc.num_kv_heads == 0 &&
-         desc.head_dim >= 16 && desc.head_dim <= 256 && desc.head_dim % 8 == 0 && desc.window >= 0;
+         desc.head_dim >= 16 && desc.head_dim <= 256 && desc.head_dim % 8 == 0 &&
+         desc.scale > 0.0f && desc.window >= 0;
 }
 
 void KvWrite(ConstTensorView k, ConstTensorView v, ConstTensorView slots, const KvPages& pages,

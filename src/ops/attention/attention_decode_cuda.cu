@@ -359,6 +359,7 @@ __global__ void __launch_bounds__(kThreads<kDim>, 1) DecodeKernel(const DecodePa
 
 template <int kDim>
 void LaunchDecode(const DecodeParams& params, CudaStream& stream) {
+  static_assert(sizeof(Shared<kDim>) <= kPortableShared);
   const AttentionParams& p = params.attention;
   const LaunchShape shape{
       .grid = dim3(p.num_kv_heads * params.row_blocks, params.splits, p.tables.sequences),

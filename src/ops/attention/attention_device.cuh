@@ -12,6 +12,9 @@ namespace sluice::ops::cuda {
 // AttentionMask's values as they stand in the tables.
 enum : int32_t { kMaskCausal = 0, kMaskFull = 1, kMaskTree = 2 };
 
+// Shared memory that a block of any supported device can have (of sm_86 and sm_89).
+inline constexpr int kPortableShared = 99 * 1024;
+
 inline constexpr int32_t kNoTree = 0x7fffffff;
 
 // What row `row` of sequence `s` sees: VisibleRangeOf of the host.

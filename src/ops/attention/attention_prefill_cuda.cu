@@ -454,6 +454,7 @@ __global__ void __launch_bounds__(kThreads, 2) PrefillKernel(const PrefillParams
 
 template <int kDim>
 void LaunchPrefill(PrefillParams params, CudaStream& stream) {
+  static_assert(sizeof(Shared<kDim>) <= kPortableShared);
   const AttentionParams& p = params.attention;
   const int rows = p.tables.max_query_count * (p.num_heads / p.num_kv_heads);
   params.row_tiles = CeilDiv(rows, Form<kDim>::kRows);

@@ -101,9 +101,9 @@ void RunBlock(const LatentAttentionDesc& desc, const Block& block, ConstTensorVi
           .scratch = scratch + kAttentionBlockRows * width});
 }
 
-void AttendOnCuda(const LatentAttentionDesc& desc, ConstTensorView q_latent, ConstTensorView q_rope,
-                  const AttentionBatch& batch, ConstTensorView pages, TensorView out,
-                  OpContext& context) {
+[[maybe_unused]] void AttendOnCuda(const LatentAttentionDesc& desc, ConstTensorView q_latent,
+                                   ConstTensorView q_rope, const AttentionBatch& batch,
+                                   ConstTensorView pages, TensorView out, OpContext& context) {
   const cuda::AttentionParams params{.tables = TablesOf(batch.placed),
                                      .q = q_latent.data<float>(),
                                      .q_token_stride = q_latent.stride(0),

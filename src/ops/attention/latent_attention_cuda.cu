@@ -283,6 +283,8 @@ __global__ void __launch_bounds__(kThreads, 1) LatentKernel(const LatentParams p
                          shared.factors);
 }
 
+static_assert(sizeof(Shared<1>) <= kPortableShared);
+
 template <int kBuffers>
 void LaunchLatent(const LatentParams& params, CudaStream& stream) {
   const LaunchShape shape{
