@@ -1,5 +1,6 @@
 // The CUDA declarations in a build without CUDA: there is no device, and asking for one is refused.
 #include "base/error.h"
+#include "device/cuda_graph.h"
 #include "device/cuda_stream.h"
 
 namespace sluice {
@@ -54,6 +55,17 @@ void CudaEvent::Record(const CudaStream& /*stream*/) {
   Refuse();
 }
 void CudaEvent::Synchronize() const {
+  Refuse();
+}
+CudaGraph CudaGraph::Record(CudaStream& /*stream*/, const std::function<void()>& /*queue_work*/) {
+  Refuse();
+}
+CudaGraph::~CudaGraph() = default;
+CudaGraph::CudaGraph(CudaGraph&& /*other*/) noexcept : handle_(nullptr) {}
+CudaGraph& CudaGraph::operator=(CudaGraph&& /*other*/) noexcept {
+  return *this;
+}
+void CudaGraph::Launch(CudaStream& /*stream*/) const {
   Refuse();
 }
 double CudaEvent::SecondsSince(const CudaEvent& /*earlier*/) const {

@@ -14,7 +14,7 @@ namespace {
 
 // Rows whose logits are held at once: a batch's worth of decode rows, and a bound on memory when a
 // long prompt is scored (64 rows of a 152k vocabulary are 39 MB).
-constexpr size_t kLogitRows = 64;
+constexpr int64_t kLogitRows = 64;
 
 // What a server of the embedded model is measured to take beside weights, pages and scratch, with
 // room for the tokenizer of a large vocabulary.
@@ -51,7 +51,7 @@ uint64_t ScratchBytes(const ModelSpec& spec, int64_t rows) {
   const int64_t moe = spec.moe.num_experts + routed + 3 * int64_t{spec.moe.shared_ffn};
   const int64_t row =
       4 * int64_t{spec.hidden_size} + AttentionRow(spec.attention) + std::max(dense, moe);
-  const auto logits = static_cast<int64_t>(kLogitRows) * (spec.vocab_size + spec.hidden_size);
+  const auto logits = kLogitRows * (spec.vocab_size + spec.hidden_size);
   return 2 * sizeof(float) * static_cast<uint64_t>(rows * row + logits);
 }
 
@@ -166,15 +166,15 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
   const OnBytesRead on_read = CountBytes(static_cast<int64_t>(loaded), progress);
   weights_ =
       std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read, stream_.get());
-  const std::vector<int> moe_layers = MoeLayers(spec_);
-  if (!moe_layers.empty()) {
+  moe_layers_ = MoeLayers(spec_);
+  if (!moe_layers_.empty()) {
     const int local = ExpertsPerRank(spec_, options_);
     ProcessGroup* group = options_.expert_parallel;
     expert_source_ =
         std::make_unique<CheckpointExperts>(spec_, source, experts_wait ? OnBytesRead() : on_read);
     experts_ = std::make_unique<ExpertStore>(
         ExpertLayoutOf(spec_, options_.dtype),
-        ExpertStore::Options{.layers = moe_layers,
+        ExpertStore::Options{.layers = moe_layers_,
                              .num_experts = local,
                              .first_expert = group == nullptr ? 0 : group->rank() * local,
                              .num_slots = options_.expert_slots,
@@ -206,14 +206,9 @@ struct ModelRunner::Rows {
   std::vector<int64_t> kv_slots;
   std::vector<ops::AttentionSequence> sequences;
   std::vector<RoutingKey> keys;  // [T]
-
-  // A row whose logits are wanted: where it is among all rows, and whose it is.
-  struct Wanted {
-    int32_t hidden_row;
-    int slice;
-    int row;
-  };
-  std::vector<Wanted> wanted;
+  // The rows whose logits are wanted: whose they are, and where they are among all.
+  std::vector<WantedRow> wanted;
+  std::vector<int32_t> wanted_rows;
 };
 
 ModelRunner::Rows ModelRunner::GatherRows(const StepPlan& plan) {
@@ -247,7 +242,8 @@ ModelRunner::Rows ModelRunner::GatherRows(const StepPlan& plan) {
     wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
     for (int32_t row : wanted) {
       SLUICE_CHECK_LT(row, count);
-      rows.wanted.push_back({.hidden_row = begin + row, .slice = static_cast<int>(s), .row = row});
+      rows.wanted.push_back({.slice = static_cast<int>(s), .row = row});
+      rows.wanted_rows.push_back(begin + row);
     }
     begin += count;
   }
@@ -263,46 +259,81 @@ void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink) {
                      .reference = options_.reference_ops,
                      .cuda = stream_.get(),
                      .staging = &staging_};
+  // All that the host tells the step first: what follows can be a recorded graph.
   const Rows rows = GatherRows(plan);
   const DecoderInput input{.tokens = ops::Upload(std::span(rows.tokens), ctx),
                            .positions = ops::Upload(std::span(rows.positions), ctx),
                            .kv_slots = ops::Upload(std::span(rows.kv_slots), ctx),
                            .attention = ops::PlaceSequences(rows.sequences, ctx)};
+  const ConstTensorView hidden_rows = ops::Upload(std::span(rows.wanted_rows), ctx);
+  std::optional<StepRouting> routing;
   std::optional<MoeContext> moe;
   if (experts_ != nullptr) {
-    moe.emplace(MoeContext{.experts = *experts_,
-                           .dispatcher = *dispatcher_,
-                           .routing = *routing_,
-                           .observer = options_.observer,
-                           .step = plan.step,
-                           .tokens = rows.keys});
+    routing.emplace(StepRouting::Options{.layers = moe_layers_,
+                                         .top_k = spec_.moe.top_k,
+                                         .source = *routing_,
+                                         .observer = options_.observer,
+                                         .step = plan.step,
+                                         .tokens = rows.keys},
+                    ctx);
+    moe.emplace(MoeContext{.experts = *experts_, .dispatcher = *dispatcher_, .routing = *routing});
   }
-  const TensorView hidden =
-      decoder_->Forward(input, *pages_, moe.has_value() ? &*moe : nullptr, ctx);
 
-  for (size_t begin = 0; begin < rows.wanted.size(); begin += kLogitRows) {
+  const int64_t wanted = std::ssize(rows.wanted);
+  const int64_t first_wanted = std::min(kLogitRows, wanted);
+  const auto compute = [&] {
+    const TensorView hidden = decoder_->Forward(input, *pages_, moe ? &*moe : nullptr, ctx);
+    return StepOutput{.hidden = hidden,
+                      .logits = decoder_->Logits(hidden, hidden_rows.Slice(0, first_wanted), ctx)};
+  };
+  const std::optional<StepShape> shape =
+      RecordableShape(rows, input, routing ? &*routing : nullptr);
+  const StepOutput output = shape ? graphs_.Run(*shape, *stream_, compute) : compute();
+  Deliver(rows.wanted, 0, output.logits, sink);
+  for (int64_t begin = first_wanted; begin < wanted; begin += kLogitRows) {
     const Arena::Scope chunk_scope(arena_);
-    const Arena::Scope staging_chunk_scope(staging_);
-    const auto chunk =
-        std::span(rows.wanted).subspan(begin, std::min(kLogitRows, rows.wanted.size() - begin));
-    std::vector<int32_t> hidden_rows;
-    for (const Rows::Wanted& wanted : chunk) hidden_rows.push_back(wanted.hidden_row);
-    const ConstTensorView logits = OnHost(decoder_->Logits(hidden, hidden_rows, ctx));
-    pool_.ParallelFor(std::ssize(chunk), 1, [&](int64_t first, int64_t last, int thread) {
-      for (int64_t i = first; i < last; ++i) {
-        sink({.slice = chunk[i].slice,
-              .row = chunk[i].row,
-              .thread = thread,
-              .logits = {logits[i].data<float>(), static_cast<size_t>(spec_.vocab_size)}});
-      }
-    });
+    const ConstTensorView chunk = hidden_rows.Slice(begin, std::min(begin + kLogitRows, wanted));
+    Deliver(rows.wanted, begin, decoder_->Logits(output.hidden, chunk, ctx), sink);
   }
+  if (routing) routing->Report();
   // The next step writes the staging memory and the arena anew.
   if (stream_ != nullptr) stream_->Synchronize();
 }
 
+std::optional<StepShape> ModelRunner::RecordableShape(const Rows& rows, const DecoderInput& input,
+                                                      const StepRouting* routing) const {
+  const bool decodes = std::all_of(rows.sequences.begin(), rows.sequences.end(),
+                                   [](const auto& sequence) { return sequence.query_count == 1; });
+  const bool fits = std::ssize(rows.wanted) <= kLogitRows;
+  if (stream_ == nullptr || stream_->blocking() || !decodes || !fits) return std::nullopt;
+  if (routing != nullptr && !routing->Recordable()) return std::nullopt;
+  const ops::PlacedSequences& placed = input.attention.placed;
+  return StepShape{.rows = input.tokens.dim(0),
+                   .wanted = std::ssize(rows.wanted),
+                   .table_width = placed.page_table.dim(1),
+                   .kv_length = placed.max_kv_length,
+                   .tree = placed.any_tree,
+                   .routing_given = routing != nullptr && routing->given(),
+                   .routing_kept = routing != nullptr && routing->kept()};
+}
+
+void ModelRunner::Deliver(std::span<const WantedRow> wanted, int64_t begin, ConstTensorView logits,
+                          const LogitsSink& sink) {
+  const Arena::Scope staging_scope(staging_);
+  const ConstTensorView host = OnHost(logits);
+  pool_.ParallelFor(host.dim(0), 1, [&](int64_t first, int64_t last, int thread) {
+    for (int64_t i = first; i < last; ++i) {
+      const WantedRow& row = wanted[begin + i];
+      sink({.slice = row.slice,
+            .row = row.row,
+            .thread = thread,
+            .logits = {host[i].data<float>(), static_cast<size_t>(spec_.vocab_size)}});
+    }
+  });
+}
+
 ConstTensorView ModelRunner::OnHost(ConstTensorView logits) {
-  if (stream_ == nullptr) return logits;
+  if (stream_ == nullptr || logits.dim(0) == 0) return logits;
   const TensorView host = staging_.Allocate(logits.dtype(), logits.shape());
   stream_->Copy(host.raw(), logits.raw(), logits.NumBytes());
   stream_->Synchronize();

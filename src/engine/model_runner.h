@@ -15,6 +15,7 @@
 #include "device/buffer.h"
 #include "device/cuda_stream.h"
 #include "dist/process_group.h"
+#include "engine/step_graphs.h"
 #include "engine/worker.h"
 #include "kv/page_pool.h"
 #include "model/decoder.h"
@@ -105,7 +106,17 @@ class ModelRunner {
 
  private:
   struct Rows;
+  struct WantedRow {
+    int slice;
+    int row;  // of the slice
+  };
   Rows GatherRows(const StepPlan& plan);
+  // The step's shape, where it can be recorded and run again.
+  std::optional<StepShape> RecordableShape(const Rows& rows, const DecoderInput& input,
+                                           const StepRouting* routing) const;
+  // Hands the logits of wanted rows from `begin` on to the sink.
+  void Deliver(std::span<const WantedRow> wanted, int64_t begin, ConstTensorView logits,
+               const LogitsSink& sink);
   // `logits` where the host can read them; waits for the stream.
   ConstTensorView OnHost(ConstTensorView logits);
 
@@ -122,6 +133,8 @@ class ModelRunner {
   std::unique_ptr<RoutingSource> routing_;
   std::unique_ptr<PagePool> pages_;
   std::unique_ptr<Decoder> decoder_;
+  std::vector<int> moe_layers_;
+  StepGraphs graphs_;
 };
 
 // A Worker that runs plans on a ModelRunner in this process and samples on its threads. A failed

@@ -6,7 +6,6 @@
 #include "ops/activation/clip.h"
 #include "ops/activation/silu_mul.h"
 #include "ops/attention/latent_attention.h"
-#include "ops/common/upload.h"
 #include "ops/embedding/embedding.h"
 #include "ops/embedding/take_rows.h"
 #include "ops/gemm/gemm.h"
@@ -177,13 +176,13 @@ void Decoder::FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpConte
   ops::Gemm({.accumulate = true}, inner, w.down, w.down_bias, x, ctx);
 }
 
-TensorView Decoder::Logits(ConstTensorView hidden, std::span<const int32_t> rows,
+TensorView Decoder::Logits(ConstTensorView hidden, ConstTensorView rows,
                            ops::OpContext& ctx) const {
-  const auto count = static_cast<int64_t>(rows.size());
+  const int64_t count = rows.dim(0);
   const TensorView logits = ctx.arena.Allocate(DType::kF32, {count, spec_.vocab_size});
   Arena::Scope scope(ctx.arena);
   const TensorView picked = ctx.arena.Allocate(DType::kF32, {count, spec_.hidden_size});
-  ops::TakeRows(hidden, ops::Upload(rows, ctx), picked, ctx);
+  ops::TakeRows(hidden, rows, picked, ctx);
   ops::Gemm({}, picked, weights_.lm_head(), {}, logits, ctx);
   return logits;
 }

@@ -35,9 +35,8 @@ class Decoder {
   TensorView Forward(const DecoderInput& input, const PagePool& pages, MoeContext* moe,
                      ops::OpContext& ctx) const;
 
-  // Logits of the given hidden rows, [rows, vocab] f32 in the arena.
-  TensorView Logits(ConstTensorView hidden, std::span<const int32_t> rows,
-                    ops::OpContext& ctx) const;
+  // Logits of the given hidden rows, [rows, vocab] f32 in the arena. rows [n] i32.
+  TensorView Logits(ConstTensorView hidden, ConstTensorView rows, ops::OpContext& ctx) const;
 
  private:
   void Norm(ConstTensorView x, ConstTensorView weight, TensorView out, ops::OpContext& ctx) const;

@@ -13,42 +13,11 @@
 namespace sluice {
 namespace {
 
-struct Routing {
-  TensorView weights;  // [T, top_k] f32
-  TensorView ids;      // [T, top_k] i32
-};
-
-// Lets the source and the observer work on a routing that the host can read.
-void ShowRouting(int layer, const Routing& routing, MoeContext& moe) {
-  moe.routing.Apply(layer, moe.tokens, routing.weights, routing.ids);
-  if (moe.observer != nullptr) {
-    moe.observer->Observe(moe.step, layer, moe.tokens, routing.weights, routing.ids);
-  }
-}
-
-// The same for one on the device: the host works on a copy that then goes back.
-void ShowDeviceRouting(int layer, const Routing& routing, MoeContext& moe, ops::OpContext& ctx) {
-  SLUICE_CHECK(ctx.staging != nullptr);
-  CudaStream& stream = *ctx.cuda;
-  Arena::Scope scope(*ctx.staging);
-  const Routing copy{.weights = ctx.staging->Allocate(DType::kF32, routing.weights.shape()),
-                     .ids = ctx.staging->Allocate(DType::kI32, routing.ids.shape())};
-  stream.Copy(copy.weights.raw(), routing.weights.raw(), copy.weights.NumBytes());
-  stream.Copy(copy.ids.raw(), routing.ids.raw(), copy.ids.NumBytes());
-  stream.Synchronize();
-  ShowRouting(layer, copy, moe);
-  if (moe.routing.IsModel()) return;
-  stream.Copy(routing.weights.raw(), copy.weights.raw(), copy.weights.NumBytes());
-  stream.Copy(routing.ids.raw(), copy.ids.raw(), copy.ids.NumBytes());
-  stream.Synchronize();  // the next layer writes the copy anew
-}
-
 Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
               MoeContext& moe, ops::OpContext& ctx) {
   const int64_t tokens = x.dim(0);
   const TensorView logits = ctx.arena.Allocate(DType::kF32, {tokens, spec.num_experts});
-  Routing routing{.weights = ctx.arena.Allocate(DType::kF32, {tokens, spec.top_k}),
-                  .ids = ctx.arena.Allocate(DType::kI32, {tokens, spec.top_k})};
+  const Routing chosen = moe.routing.RouterOutput(layer);
   const ops::RouterDesc desc{.num_experts = spec.num_experts,
                              .top_k = spec.top_k,
                              .score = spec.score,
@@ -58,14 +27,8 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
                              .topk_norm = spec.topk_norm,
                              .scale = spec.scale};
   ops::Gemm({}, x, weights.router, {}, logits, ctx);
-  ops::Router(desc, logits, weights.router_bias, routing.weights, routing.ids, {}, ctx);
-  if (moe.routing.IsModel() && moe.observer == nullptr) return routing;
-  if (ctx.OnCuda()) {
-    ShowDeviceRouting(layer, routing, moe, ctx);
-  } else {
-    ShowRouting(layer, routing, moe);
-  }
-  return routing;
+  ops::Router(desc, logits, weights.router_bias, chosen.weights, chosen.ids, {}, ctx);
+  return moe.routing.Settle(layer);
 }
 
 // Runs the experts that `slots` [local experts] has a slot for over their rows. The others' rows

@@ -6,10 +6,10 @@
 #include "arch/model_spec.h"
 #include "device/buffer.h"
 #include "device/tensor.h"
+#include "moe/step_routing.h"
 #include "moe/token_dispatcher.h"
 #include "offload/expert_store.h"
 #include "ops/common/op_context.h"
-#include "trace/routing_source.h"
 
 namespace sluice {
 
@@ -29,10 +29,7 @@ struct MoeWeights {
 struct MoeContext {
   ExpertStore& experts;
   TokenDispatcher& dispatcher;
-  RoutingSource& routing;
-  RouterObserver* observer = nullptr;  // sees what was routed in the end; may be null
-  uint64_t step = 0;
-  std::span<const RoutingKey> tokens = {};  // [T] who the rows are
+  StepRouting& routing;
 };
 
 // out += experts(x) + shared expert(x). x [T, hidden] f32 (on CUDA also of the weights' dtype), out

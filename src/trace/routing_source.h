@@ -27,6 +27,8 @@ class RoutingSource {
   virtual std::string Name() const = 0;
   // Whether Apply never changes anything, so that callers may skip it.
   virtual bool IsModel() const { return false; }
+  // Whether Apply reads what the router chose. If not, it may be called before the router has run.
+  virtual bool ReadsModel() const { return true; }
 };
 
 // What the model's own router chose.
@@ -54,6 +56,7 @@ class ReplayRouting : public RoutingSource {
   void Apply(int layer, std::span<const RoutingKey> tokens, TensorView weights,
              TensorView ids) override;
   std::string Name() const override { return "replay"; }
+  bool ReadsModel() const override { return weights_ == ReplayWeights::kFromModel; }
 
  private:
   std::shared_ptr<const InMemoryTrace> trace_;
@@ -88,6 +91,7 @@ class SyntheticRouting : public RoutingSource {
   void Apply(int layer, std::span<const RoutingKey> tokens, TensorView weights,
              TensorView ids) override;
   std::string Name() const override;
+  bool ReadsModel() const override { return false; }
 
  private:
   void Draw(int layer, const RoutingKey& key, std::span<int32_t> experts);

@@ -131,6 +131,8 @@ AttentionBatch PlaceSequences(std::span<const AttentionSequence> sequences, OpCo
     placed.max_kv_length = std::max(placed.max_kv_length, sequence.kv_length);
     placed.any_tree = placed.any_tree || sequence.mask == AttentionMask::kTree;
   }
+  placed.max_kv_length =
+      static_cast<int>(std::bit_ceil(static_cast<unsigned>(placed.max_kv_length)));
   if constexpr (kCudaBuilt) context.cuda->Copy(device.raw(), host.raw(), measured.used());
   return batch;
 }

@@ -495,7 +495,7 @@ TEST_P(AttentionTest, PlacesSequencesAsKernelsReadThem) {
   const std::vector<int64_t> want = {0, 0, 0b0001, 0b0011, 0b1001};  // of positions from 20 on
   EXPECT_EQ(std::vector<int64_t>(bits.data<int64_t>(), bits.data<int64_t>() + 5), want);
   EXPECT_EQ(placed.max_query_count, 3);
-  EXPECT_EQ(placed.max_kv_length, 24);
+  EXPECT_EQ(placed.max_kv_length, 32);
   EXPECT_TRUE(placed.any_tree);
 }
 
