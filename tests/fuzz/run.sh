@@ -19,8 +19,8 @@ fi
 [ -d "$here/lib" ] && export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export UBSAN_OPTIONS=print_stacktrace=1
 
-# A template may use its whole budget of steps: a tenth of a second in a release build, eight here.
-timeout=30
+# A template may use its whole budget of steps: a fifth of a second in a release build, twenty here.
+timeout=90
 
 fuzz_one() {
   local name=$1 seconds=${FUZZ_SECONDS:-60}
