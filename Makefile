@@ -2,7 +2,7 @@
 JOBS ?= $(shell sh tools/setup/jobs.sh)
 ARGS ?=
 .NOTPARALLEL:
-.PHONY: run build test asan tsan fuzz fuzz-coverage bench lint format setup
+.PHONY: run build test cuda asan tsan fuzz fuzz-coverage bench lint format setup
 
 run: build  ## serve the embedded model on 127.0.0.1:8000
 	exec build/release/bin/sluice serve $(ARGS)
@@ -14,6 +14,10 @@ test:  ## build and run every test
 	bash tools/setup/install_packages.sh test
 	cmake --preset release && cmake --build --preset release -j $(JOBS)
 	bash tools/test/run_tests.sh
+
+cuda: setup  ## build/cuda/bin/sluice with the CUDA backend, for CUDA_ARCHITECTURES or every card
+	cmake --preset cuda $(if $(CUDA_ARCHITECTURES),-DSLUICE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES))
+	cmake --build --preset cuda -j $(JOBS) --target $(or $(CUDA_TARGET),sluice)
 
 asan tsan: setup  ## the unit tests under address + undefined, or thread, sanitizer
 	cmake --preset $@ -DSLUICE_BUILD_BENCHMARKS=OFF && cmake --build --preset $@ -j $(JOBS) && ctest --preset $@

@@ -30,4 +30,8 @@ boost::json::object BenchKvCache(ModelRunner& runner, const LatencyOptions& opti
 // or of whatever cache holds that many. The best of a few tries.
 double MeasureReadBandwidth(ThreadPool& pool, int64_t bytes);
 
+// Bytes per second that a CUDA device reads and writes in a large copy. The best of a few tries.
+// Takes up to 2 GB of its memory meanwhile, less where less is free.
+double MeasureDeviceBandwidth(CudaStream& stream);
+
 }  // namespace sluice

@@ -60,6 +60,11 @@ boost::json::object Describe(const Loaded& loaded, const BenchFlags& flags) {
           {"threads", options.num_threads}};
 }
 
+std::string Machine(const RunnerOptions& options) {
+  if (options.cuda.has_value()) return FindCudaDevice(*options.cuda).name;
+  return fmt::format("{} threads ({})", options.num_threads, CpuTierName(options.tier));
+}
+
 int RunLatency(const BenchFlags& flags) {
   const Loaded loaded = Load(flags);
   boost::json::object result = Describe(loaded, flags);
@@ -70,10 +75,9 @@ int RunLatency(const BenchFlags& flags) {
     return 0;
   }
   const auto number = [&](const char* key) { return figures.at(key).to_number<double>(); };
-  fmt::print("{} {} on {} threads ({}), batch {}, {} in, {} out{}\n", loaded.model.name,
-             result["dtype"].as_string().c_str(), loaded.runner->options().num_threads,
-             result["cpu_tier"].as_string().c_str(), flags.latency.batch,
-             flags.latency.prompt_tokens, flags.latency.output_tokens,
+  fmt::print("{} {} on {}, batch {}, {} in, {} out{}\n", loaded.model.name,
+             result["dtype"].as_string().c_str(), Machine(loaded.runner->options()),
+             flags.latency.batch, flags.latency.prompt_tokens, flags.latency.output_tokens,
              loaded.model.random_weights ? ", random weights" : "");
   fmt::print("  TTFT                 {:10.3f} ms   {:.0f} prompt tok/s\n", number("ttft_ms"),
              number("prefill_tokens_per_s"));
@@ -98,8 +102,9 @@ int RunKvCache(const BenchFlags& flags) {
     return 0;
   }
   const auto number = [&](const char* key) { return figures.at(key).to_number<double>(); };
-  fmt::print("{}, batch {}, {} in, {} out, the same tokens both times\n", loaded.model.name,
-             flags.latency.batch, flags.latency.prompt_tokens, flags.latency.output_tokens);
+  fmt::print("{}, batch {}, {} in, {} out, {} tokens both times\n", loaded.model.name,
+             flags.latency.batch, flags.latency.prompt_tokens, flags.latency.output_tokens,
+             result["same_tokens"].as_bool() ? "the same" : "not the same");
   fmt::print("  with a KV cache      {:10.1f} ms   {:.1f} tok/s   TTFT {:.2f} ms\n",
              number("with_cache_ms"), number("with_cache_tokens_per_s"), number("ttft_ms"));
   fmt::print("  without              {:10.1f} ms   {:.1f} tok/s\n", number("without_cache_ms"),

@@ -50,11 +50,21 @@ json::object DescribeMachine() {
   const ModelPlaces places = ModelPlacesFromEnvironment();
   json::array models;
   for (const LocalModel& model : ListModels(places)) models.emplace_back(model.name);
+  json::array gpus;
+  for (const CudaDeviceInfo& gpu : CudaDevices()) {
+    gpus.push_back(
+        {{"name", gpu.name},
+         {"compute_capability", fmt::format("{}.{}", gpu.compute_major, gpu.compute_minor)},
+         {"memory_total", gpu.total_bytes},
+         {"memory_free", CudaFreeBytes(gpu.ordinal)}});
+  }
   return {{"cpu", CpuModelName()},
           {"cores", AvailableCores()},
           {"cpu_tier", CpuTierName(DetectCpuTier())},
           {"memory_total", memory.total_bytes},
           {"memory_available", memory.available_bytes},
+          {"cuda_built", kCudaBuilt},
+          {"gpus", std::move(gpus)},
           {"model_dir", places.model_dir.value_or("").string()},
           {"hub_cache", places.hub_cache.value_or("").string()},
           {"models", std::move(models)}};
@@ -89,9 +99,10 @@ json::object DescribeNeeds(const ModelSpec& spec, const DoctorFlags& flags, DTyp
                          {"step_scratch", needs.scratch_bytes},
                          {"process", needs.process_bytes},
                          {"total", needs.total()},
+                         {"on_gpu", options.cuda.has_value()},
                          {"active_bytes_per_token", ActiveBytesPerToken(spec, dtype)},
                          {"fits", needs.total() <= available}};
-  if (needs.total() > available) {
+  if (needs.total() > available && !options.cuda.has_value()) {
     described["expert_slots_that_fit"] = ExpertSlotsThatFit(spec, options, available);
   }
   return described;
@@ -187,6 +198,12 @@ void PrintMachine(const json::object& machine) {
   fmt::print("machine\n  {}, {} cores, kernels {}\n  memory {} of {} available\n",
              Text(machine.at("cpu")), machine.at("cores").as_int64(), Text(machine.at("cpu_tier")),
              Bytes(machine.at("memory_available")), Bytes(machine.at("memory_total")));
+  for (const json::value& value : machine.at("gpus").as_array()) {
+    const json::object& gpu = value.as_object();
+    fmt::print("  GPU {}, compute capability {}, memory {} of {} free\n", Text(gpu.at("name")),
+               Text(gpu.at("compute_capability")), Bytes(gpu.at("memory_free")),
+               Bytes(gpu.at("memory_total")));
+  }
   const std::string model_dir = Text(machine.at("model_dir"));
   fmt::print("  models in MODEL_DIR ({}) and {}:", model_dir.empty() ? "not set" : model_dir,
              Text(machine.at("hub_cache")));
@@ -213,10 +230,12 @@ void PrintMemory(const json::object& model) {
   for (const auto& [dtype, value] : model.at("memory").as_object()) {
     const json::object& needs = value.as_object();
     const bool fits = needs.at("fits").as_bool();
-    fmt::print("  {:<9} needs {}: weights {}, KV cache {} for {} positions, step {}, process {}\n",
-               std::string(dtype), Bytes(needs.at("total")), Bytes(needs.at("weights")),
-               Bytes(needs.at("kv_cache")), needs.at("kv_cache_positions").as_int64(),
-               Bytes(needs.at("step_scratch")), Bytes(needs.at("process")));
+    fmt::print(
+        "  {:<9} needs {}{}: weights {}, KV cache {} for {} positions, step {}, process {}\n",
+        std::string(dtype), Bytes(needs.at("total")),
+        needs.at("on_gpu").as_bool() ? " of GPU memory" : "", Bytes(needs.at("weights")),
+        Bytes(needs.at("kv_cache")), needs.at("kv_cache_positions").as_int64(),
+        Bytes(needs.at("step_scratch")), Bytes(needs.at("process")));
     fmt::print("            {} read for each token; {}\n",
                Bytes(needs.at("active_bytes_per_token")),
                fits ? "fits" : "does not fit in the memory available");

@@ -103,6 +103,7 @@ class ModelRunner {
 
   const ExpertStore* experts() const { return experts_.get(); }
   ThreadPool& pool() { return pool_; }
+  CudaStream* stream() { return stream_.get(); }  // null on the CPU
 
  private:
   struct Rows;
