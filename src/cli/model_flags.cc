@@ -2,7 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 
 #include "base/error.h"
@@ -12,12 +11,13 @@ namespace {
 
 constexpr char kModelGroup[] = "Model";
 
-// What is wrong with "cuda:N"; empty where nothing is.
-std::string IsCudaDevice(const std::string& text) {
+// What is wrong with the value of --device; empty where nothing is.
+std::string DeviceProblem(const std::string& text) {
   const std::string digits = text.rfind("cuda:", 0) == 0 ? text.substr(5) : "";
-  const bool number =
-      !digits.empty() && digits.size() <= 3 && std::all_of(digits.begin(), digits.end(), ::isdigit);
-  return number ? "" : "expected auto, cpu, cuda or cuda:N";
+  const bool ordinal = !digits.empty() && digits.size() <= 3 &&
+                       digits.find_first_not_of("0123456789") == std::string::npos;
+  const bool known = text == "auto" || text == "cpu" || text == "cuda" || ordinal;
+  return known ? "" : "'" + text + "' is no device: expected auto, cpu, cuda or cuda:N";
 }
 
 }  // namespace
@@ -72,7 +72,7 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
   const char* machine = "Machine";
   app.add_option("--device", flags.device,
                  "cpu, cuda, cuda:N, or auto: the first CUDA device where there is one")
-      ->check(Quiet(CLI::IsMember({"auto", "cpu", "cuda"}) | CLI::Validator(IsCudaDevice, "")))
+      ->check(CLI::Validator(DeviceProblem, ""))
       ->group(machine);
   app.add_option("--gpu-memory-utilization", flags.gpu_memory_utilization,
                  "Share of the GPU's memory that this process may take")
