@@ -79,9 +79,9 @@ LoadBalanceReport StudyLoadBalance(const OpenSource& open, const LoadBalanceRequ
   const LoadCounts loads = Measure(*source, request, report);
   if (report.layers.empty()) FailEmpty();
   report.slots_per_rank = SlotsOf(loads, request);
-  PlacementReplay replay(
-      MakePlacements(loads, request.balance.ranks, report.slots_per_rank, request.max_moves),
-      request.cost);
+  PlacementReplay replay(MakePlacements(loads, request.balance.ranks, report.slots_per_rank,
+                                        request.max_moves, request.cost),
+                         request.cost);
   source = open();
   Judge(*source, request, replay);
   const std::vector<PlacementCost> costs = replay.Costs();
@@ -101,8 +101,8 @@ LoadBalanceReport StudyCounts(const LoadCounts& counts, const LoadBalanceRequest
   report.layers = MeasureLayers(counts, request.balance);
   if (report.layers.empty()) FailEmpty();
   report.slots_per_rank = SlotsOf(counts, request);
-  for (const Placement& placement :
-       MakePlacements(counts, request.balance.ranks, report.slots_per_rank, request.max_moves)) {
+  for (const Placement& placement : MakePlacements(
+           counts, request.balance.ranks, report.slots_per_rank, request.max_moves, request.cost)) {
     report.placements.push_back({.name = placement.name,
                                  .moved = placement.moved,
                                  .cost = CostOfCounts(placement, counts, request.cost)});

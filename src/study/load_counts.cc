@@ -35,6 +35,7 @@ bool ParseCounts(std::string_view line, std::vector<uint64_t>& counts) {
 LoadCounts LoadCounts::Zero(int num_layers, int num_experts) {
   LoadCounts counts{.num_layers = num_layers, .num_experts = num_experts};
   counts.counts.resize(static_cast<size_t>(num_layers) * static_cast<size_t>(num_experts));
+  counts.uses.resize(counts.counts.size());
   return counts;
 }
 
@@ -49,6 +50,16 @@ std::vector<double> LoadCounts::Loads(int layer) const {
   return {row.begin(), row.end()};
 }
 
+std::vector<double> LoadCounts::Costs(int layer, double use_s, double token_s) const {
+  std::vector<double> costs = Loads(layer);
+  const size_t first = static_cast<size_t>(layer) * costs.size();
+  for (size_t e = 0; e < costs.size(); ++e) {
+    const double reading = uses.empty() ? 0.0 : static_cast<double>(uses[first + e]) * use_s;
+    costs[e] = std::max(costs[e] * token_s, reading);
+  }
+  return costs;
+}
+
 bool LoadCounts::HasLoad(int layer) const {
   const std::span<const uint64_t> row = Layer(layer);
   return std::any_of(row.begin(), row.end(), [](uint64_t count) { return count > 0; });
@@ -56,14 +67,22 @@ bool LoadCounts::HasLoad(int layer) const {
 
 void LoadCounts::Add(const RouterBatch& batch) {
   SLUICE_CHECK(batch.layer >= 0 && batch.layer < num_layers);
-  uint64_t* row = counts.data() + static_cast<size_t>(batch.layer) * num_experts;
-  for (const uint16_t expert : batch.experts) ++row[expert];
+  const size_t first = static_cast<size_t>(batch.layer) * static_cast<size_t>(num_experts);
+  std::vector<bool> used(static_cast<size_t>(num_experts));
+  for (const uint16_t expert : batch.experts) {
+    ++counts[first + expert];
+    used[expert] = true;
+  }
+  for (size_t e = 0; e < used.size(); ++e) uses[first + e] += used[e] ? 1 : 0;
   last_step = batch.step;
 }
 
 void LoadCounts::Add(const LoadCounts& later) {
   SLUICE_CHECK_EQ(later.counts.size(), counts.size());
-  for (size_t i = 0; i < counts.size(); ++i) counts[i] += later.counts[i];
+  for (size_t i = 0; i < counts.size(); ++i) {
+    counts[i] += later.counts[i];
+    uses[i] += later.uses[i];
+  }
   last_step = later.last_step;
 }
 

@@ -14,12 +14,16 @@ struct LoadCounts {
   int num_layers = 0;
   int num_experts = 0;
   std::vector<uint64_t> counts;  // [layers, experts]
+  std::vector<uint64_t> uses;    // [layers, experts] batches with tokens for it; empty: not known
   uint64_t first_step = 0;
   uint64_t last_step = 0;
 
   static LoadCounts Zero(int num_layers, int num_experts);
   std::span<const uint64_t> Layer(int layer) const;
   std::vector<double> Loads(int layer) const;
+  // What each expert of the layer costs: the longer of reading its weights whenever it has tokens,
+  // `use_s` each time, and of its tokens, `token_s` each.
+  std::vector<double> Costs(int layer, double use_s, double token_s) const;
   bool HasLoad(int layer) const;
   void Add(const RouterBatch& batch);
   // Of the same layers and experts, of later steps.

@@ -21,6 +21,8 @@ TEST(LoadCounts, CountsByLayer) {
   counts.Add(MakeBatch(6, 2, {{3, 2}}));
   EXPECT_THAT(counts.Layer(0), ElementsAre(2, 1, 0, 1));
   EXPECT_THAT(counts.Loads(2), ElementsAre(0, 0, 1, 1));
+  EXPECT_THAT(counts.Costs(0, 5.0, 1.0), ElementsAre(5, 5, 0, 5));
+  EXPECT_THAT(counts.Costs(0, 1.0, 3.0), ElementsAre(6, 3, 0, 3));
   EXPECT_TRUE(counts.HasLoad(0));
   EXPECT_FALSE(counts.HasLoad(1));
   EXPECT_EQ(counts.last_step, 6u);

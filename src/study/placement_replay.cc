@@ -8,8 +8,8 @@
 
 namespace sluice {
 
-std::vector<Placement> MakePlacements(const LoadCounts& counts, int ranks, int slots,
-                                      int max_moves) {
+std::vector<Placement> MakePlacements(const LoadCounts& counts, int ranks, int slots, int max_moves,
+                                      const ExpertCost& cost) {
   const ExpertMap start = ContiguousMap(counts.num_experts, ranks);
   std::vector<Placement> placements{{.name = "contiguous"}};
   placements[0].layers.assign(static_cast<size_t>(counts.num_layers), start);
@@ -21,7 +21,8 @@ std::vector<Placement> MakePlacements(const LoadCounts& counts, int ranks, int s
         .max_moves = max_moves};
     Placement placement{.name = RebalancingName(kind)};
     for (int layer = 0; layer < counts.num_layers; ++layer) {
-      placement.layers.push_back(Rebalance(kind, start, counts.Loads(layer), limits));
+      placement.layers.push_back(
+          Rebalance(kind, start, counts.Costs(layer, cost.weights_s, cost.token_s), limits));
       placement.moved += MovedExperts(start, placement.layers.back());
     }
     placements.push_back(std::move(placement));

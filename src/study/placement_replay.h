@@ -25,8 +25,8 @@ struct Placement {
 // The contiguous placement, and what each rebalancing makes of it for the counted loads. `slots`
 // are a rank's, for one layer. Replication uses all of them, the others as many as the contiguous
 // placement has. Throws Error(kInvalidArgument) when that is more than `slots`.
-std::vector<Placement> MakePlacements(const LoadCounts& counts, int ranks, int slots,
-                                      int max_moves);
+std::vector<Placement> MakePlacements(const LoadCounts& counts, int ranks, int slots, int max_moves,
+                                      const ExpertCost& cost);
 
 // What a placement costs on a run: every layer waits for its slowest rank.
 struct PlacementCost {

@@ -52,7 +52,7 @@ TEST(PlacementReplay, SpreadsTokensOverReplicas) {
 
 TEST(PlacementReplay, OfNothing) {
   const LoadCounts counts = LoadCounts::Zero(2, 8);
-  PlacementReplay replay(MakePlacements(counts, 4, 3, 100), {});
+  PlacementReplay replay(MakePlacements(counts, 4, 3, 100, {}), {});
   for (const PlacementCost& cost : replay.Costs()) EXPECT_EQ(cost.expert_s, 0.0);
   // Without load there is nothing to improve.
   for (const Placement& placement : replay.placements()) EXPECT_EQ(placement.moved, 0);
@@ -72,10 +72,26 @@ TEST(CostOfCounts, IsThatOfOneStep) {
   EXPECT_EQ(CostOfCounts(placement, LoadCounts::Zero(2, 3), {}).max_over_mean, 1.0);
 }
 
+TEST(MakePlacements, EvensOutWhatCosts) {
+  // Experts 0 and 1 are used in every step with a token each, 2 and 3 in one step with many.
+  LoadCounts counts = LoadCounts::Zero(1, 4);
+  counts.counts = {10, 10, 30, 30};
+  counts.uses = {10, 10, 1, 1};
+  const auto first_rank = [&](const ExpertCost& cost) {
+    return MakePlacements(counts, 2, 3, 100, cost)[2].layers[0].ranks[0];
+  };
+  // By tokens 60 stand beside 20, by weights 20 beside 2: either way they are mixed.
+  EXPECT_EQ(first_rank({}).size(), 2u);
+  counts.counts = {10, 10, 10, 10};
+  EXPECT_EQ(first_rank({}), (std::vector<int>{0, 1}));  // even by tokens: nothing to do
+  const std::vector<int> mixed = first_rank({.weights_s = 10.0, .token_s = 1.0});
+  EXPECT_TRUE(mixed == (std::vector<int>{0, 2}) || mixed == (std::vector<int>{0, 3}));
+}
+
 TEST(MakePlacements, KeepsToSlots) {
   LoadCounts counts = LoadCounts::Zero(1, 8);
   counts.counts = {100, 90, 5, 5, 5, 5, 5, 5};
-  const std::vector<Placement> placements = MakePlacements(counts, 4, 3, 100);
+  const std::vector<Placement> placements = MakePlacements(counts, 4, 3, 100, {});
   ASSERT_EQ(placements.size(), 4u);
   EXPECT_EQ(placements[1].name, "migrate");
   EXPECT_EQ(placements[1].layers[0].MostExperts(), 2);

@@ -1,5 +1,5 @@
-// What a placement says that weights, keys and values take, beside what the engine reckons, and keeps
-// to, before it allocates them.
+// What a placement says that weights, keys and values take, beside what the engine reckons, and
+// keeps to, before it allocates them.
 #include <gtest/gtest.h>
 
 #include <filesystem>
