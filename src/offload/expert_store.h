@@ -37,8 +37,8 @@ struct ExpertSlotView {
   TensorView down;  // [hidden, ffn]
 };
 
-// Supplies the bytes of experts that are not in a slot, always into host memory. Called from several
-// threads at once.
+// Supplies the bytes of experts that are not in a slot, always into host memory. Called from
+// several threads at once.
 class ExpertSource {
  public:
   virtual ~ExpertSource() = default;

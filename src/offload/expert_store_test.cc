@@ -73,10 +73,8 @@ TEST_F(ExpertStoreTest, ResidentStoreHasATableOfSlots) {
 TEST_F(ExpertStoreTest, DeviceStoreHoldsWhatWasRead) {
   if (CudaDevices().empty()) GTEST_SKIP() << "no CUDA device";
   CudaStream stream;
-  ExpertStore::Options options{.layers = kLayers,
-                               .num_experts = kExperts,
-                               .memory = MemoryKind::kCuda,
-                               .stream = &stream};
+  ExpertStore::Options options{
+      .layers = kLayers, .num_experts = kExperts, .memory = MemoryKind::kCuda, .stream = &stream};
   const ExpertStore store(layout_, options, source_, pool_);
   EXPECT_EQ(source_.reads, 12);
   std::vector<std::byte> slab(12 * layout_.SlotBytes());

@@ -33,9 +33,9 @@ struct DispatchPlanParams {
   int blocks;             // DispatchPlanBlocks(rows)
   int32_t* block_counts;  // [blocks, num_experts] scratch
   int warps;              // that sort; chosen by BuildDispatchPlan
-  int32_t* row_token;  // [rows]
-  int32_t* row_of;     // [rows]
-  int32_t* offsets;    // [num_experts + 1]
+  int32_t* row_token;     // [rows]
+  int32_t* row_of;        // [rows]
+  int32_t* offsets;       // [num_experts + 1]
 };
 int DispatchPlanBlocks(int64_t rows);
 void BuildDispatchPlan(DispatchPlanParams params, CudaStream& stream);
