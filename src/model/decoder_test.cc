@@ -63,8 +63,13 @@ class DecoderTest : public ::testing::Test {
           .positions = ConstTensorView(positions.data(), DType::kI32, {count}),
           .kv_slots = ConstTensorView(slots.data(), DType::kI64, {count}),
           .attention = ops::PlaceSequences(std::span(&sequence, 1), ctx)};
-      MoeContext moe{
-          .experts = experts_, .dispatcher = *dispatcher_, .routing = routing_, .tokens = keys};
+      const std::vector<int> layers = MoeLayers(spec_);
+      StepRouting routing({.layers = layers,
+                           .top_k = spec_.moe.top_k,
+                           .source = source_of_routing_,
+                           .tokens = keys},
+                          ctx);
+      MoeContext moe{.experts = experts_, .dispatcher = *dispatcher_, .routing = routing};
       const TensorView out = Decoder(spec_, weights_).Forward(input, pages_, &moe, ctx);
       hidden.insert(hidden.end(), out.data<float>(), out.data<float>() + out.NumElements());
     }
@@ -79,7 +84,7 @@ class DecoderTest : public ::testing::Test {
   CheckpointExperts expert_source_;
   ExpertStore experts_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
-  ModelRouting routing_;
+  ModelRouting source_of_routing_;
   PagePool pages_;
 };
 
