@@ -113,7 +113,7 @@ class Steps {
 // "fp8, blocks [128,128]" of config.json's quantization_config. Asks a copy: to describe a key is
 // not to have read it, and a key that nobody reads is refused.
 std::string DescribeQuantization(const HfConfig& config) {
-  HfConfig copy = config;
+  const HfConfig copy = config;  // NOLINT(performance-unnecessary-copy-initialization)
   const std::optional<HfConfig> quantization = copy.OptObject("quantization_config");
   if (!quantization) return "";
   std::string text = quantization->OptString("quant_method").value_or("method not named");

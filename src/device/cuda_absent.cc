@@ -46,7 +46,9 @@ void CudaStream::Synchronize() {
 CudaEvent::CudaEvent() {
   Refuse();
 }
-CudaEvent::~CudaEvent() = default;
+CudaEvent::~CudaEvent() {
+  handle_ = nullptr;
+}
 CudaEvent::CudaEvent(CudaEvent&& /*other*/) noexcept {}
 CudaEvent& CudaEvent::operator=(CudaEvent&& /*other*/) noexcept {
   return *this;
@@ -60,7 +62,9 @@ void CudaEvent::Synchronize() const {
 CudaGraph CudaGraph::Record(CudaStream& /*stream*/, const std::function<void()>& /*queue_work*/) {
   Refuse();
 }
-CudaGraph::~CudaGraph() = default;
+CudaGraph::~CudaGraph() {
+  handle_ = nullptr;
+}
 CudaGraph::CudaGraph(CudaGraph&& /*other*/) noexcept : handle_(nullptr) {}
 CudaGraph& CudaGraph::operator=(CudaGraph&& /*other*/) noexcept {
   return *this;

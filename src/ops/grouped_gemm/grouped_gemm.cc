@@ -80,7 +80,7 @@ Call CheckedCall(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView
   return call;
 }
 
-cuda::GroupedParams CudaParams(const Call& call) {
+[[maybe_unused]] cuda::GroupedParams CudaParams(const Call& call) {
   const bool added = !call.addend.empty();
   return {.x = call.x.raw(),
           .x_dtype = call.x.dtype(),
