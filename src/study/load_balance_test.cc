@@ -105,7 +105,7 @@ TEST(LoadBalanceStudy, TakesCountsToo) {
 
 TEST(LoadBalanceStudy, RefusesWhatHasNothingToStudy) {
   const RouterTraceHeader header{.num_layers = 1, .num_experts = 4, .top_k = 1};
-  const auto open = [&](std::vector<RouterBatch> batches) {
+  const auto open = [&](const std::vector<RouterBatch>& batches) {
     return [&header, batches] { return std::make_unique<MemoryBatches>(header, batches); };
   };
   EXPECT_THROW(StudyLoadBalance(open({}), {}), Error);

@@ -84,6 +84,7 @@ Tensor Convert(const Tensor& values, DType dtype) {
 Tensor Download(ConstTensorView view, OpContext& context) {
   SLUICE_CHECK(view.IsContiguous());
   Tensor copy = HostTensor(view.dtype(), view.shape());
+  if (view.NumElements() == 0) return copy;
   if (context.OnCuda()) {
     context.cuda->Copy(copy.view().raw(), view.raw(), view.NumBytes());
     context.cuda->Synchronize();

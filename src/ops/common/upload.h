@@ -16,6 +16,7 @@ TensorView Upload(std::span<T> values, OpContext& context) {
   const Shape shape{static_cast<int64_t>(values.size())};
   const TensorView placed =
       context.arena.Allocate(DTypeTraits<std::remove_const_t<T>>::kDType, shape);
+  if (values.empty()) return placed;
   if (!context.OnCuda()) {
     std::memcpy(placed.raw(), values.data(), values.size_bytes());
     return placed;
