@@ -1,16 +1,20 @@
 """Runs `sluice bench ... --json` some times and keeps the result under bench/results/.
 
-    python3 bench/record.py NAME [--runs N] [--peer TEXT] -- latency --batch-size 8 ...
+    python3 bench/record.py NAME [--runs N] [--peer TEXT] [--baseline COMMAND ...]
+                            [--sluice PROGRAM] [--commit HASH] [--out DIR] -- latency --batch-size 8 ...
 
-Writes bench/results/NAME.json: the command, commit, date and machine, and the full output of every
-run with its raw samples. Needs build/release/bin/sluice, built from a clean checkout: a result of
-uncommitted code is refused.
+Writes NAME.json: the command, commit, date and machine, and the full output of every run with its
+raw samples, beside what each baseline command (bench/baselines/) printed in between. Needs
+build/release/bin/sluice, or the program that --sluice names, built from a clean checkout: a result
+of uncommitted code is refused. --commit says which commit the program is of, for a machine that has
+no git repository.
 """
 
 import argparse
 import datetime
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -28,19 +32,28 @@ def require_clean_checkout():
         sys.exit("record.py: the checkout has changes that are not committed")
 
 
-def write_result(name, command, runs, peer=None):
+def write_result(name, command, runs, peer=None, baselines=(), commit=None, out=None):
     result = {
         "command": command,
-        "commit": git("rev-parse", "HEAD"),
+        "commit": commit or git("rev-parse", "HEAD"),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "runs": runs,
     }
     if peer:
         result["peer"] = peer
-    path = ROOT / "bench/results" / f"{name}.json"
+    if baselines:
+        result["baselines"] = baselines
+    path = pathlib.Path(out or ROOT / "bench/results") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path.relative_to(ROOT))
+    print(path)
+
+
+def run_json(command):
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"record.py: {shlex.join(command)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout)
 
 
 def main():
@@ -51,15 +64,29 @@ def main():
     parser.add_argument("name")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--peer", help="the published figure that this answers, kept beside it")
+    parser.add_argument("--baseline", action="append", default=[])
+    parser.add_argument("--sluice", default="build/release/bin/sluice")
+    parser.add_argument("--commit")
+    parser.add_argument("--out")
     arguments = parser.parse_args(sys.argv[1:split])
-    require_clean_checkout()
+    if arguments.commit is None:
+        require_clean_checkout()
 
-    command = ["build/release/bin/sluice", "bench", *sys.argv[split + 1 :], "--json"]
-    runs = []
-    for _ in range(arguments.runs):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        runs.append(json.loads(done.stdout))
-    write_result(arguments.name, command, runs, arguments.peer)
+    bench = ["bench", *sys.argv[split + 1 :], "--json"]
+    runs = [run_json([arguments.sluice, *bench]) for _ in range(arguments.runs)]
+    baselines = [
+        {"command": command, "result": run_json(shlex.split(command))}
+        for command in arguments.baseline
+    ]
+    write_result(
+        arguments.name,
+        ["sluice", *bench],
+        runs,
+        arguments.peer,
+        baselines,
+        arguments.commit,
+        arguments.out,
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Makes golden checkpoints with transformers.
 
-    python3 make_goldens.py [--make NAME ... | --make all] [CHECKPOINT_DIR ...] [--out DIR]
+    python3 make_goldens.py [--make NAME ... | --make all | --make native] [CHECKPOINT_DIR ...]
+                            [--out DIR]
 
---make writes the tiny models of tiny_models.py to DIR/NAME, then computes their goldens. Otherwise
+--make writes the tiny models of tiny_models.py to DIR/NAME, then computes their goldens; native are
+those of native_models.py, which are too large to be kept. Otherwise
 golden.safetensors is computed for checkpoints that are there. Either way the checkpoint is loaded
 from its files, as a user loads it, in float32 on the CPU; an fp8 one from its de-quantised weights.
 Written are the prompt ids of the golden that is already there (or two random rows of 40 tokens),
@@ -18,11 +20,13 @@ import zlib
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import MODELS
+from native_models import NATIVE_MODELS
+from tiny_models import MODELS as TINY_MODELS
 from transformers.models.glm4_moe import modeling_glm4_moe
 from transformers.models.llama import modeling_llama
 
 BLOCK = 128
+MODELS = TINY_MODELS | NATIVE_MODELS
 
 
 def fill(model, seed):
@@ -204,7 +208,8 @@ def main():
     parser.add_argument("--new-tokens", type=int, default=24)
     arguments = parser.parse_args()
     # The one that changes the llama model's code comes last.
-    names = list(MODELS) if arguments.make == ["all"] else arguments.make
+    groups = {"all": TINY_MODELS, "native": NATIVE_MODELS}
+    names = [name for made in arguments.make for name in groups.get(made, [made])]
     for name in sorted(names, key=lambda name: MODELS[name][2].get("partial", False)):
         make(name, arguments.out)
     for folder in arguments.checkpoints:
