@@ -21,7 +21,7 @@ Error TooLarge() {
 // Drops blanks around a number and underscores between digits; nothing where they may not stand.
 std::optional<std::string> PlainDigits(std::string_view text) {
   std::string plain;
-  const std::string stripped = StripRight(StripLeft(text));
+  const std::string_view stripped = StripRight(StripLeft(text));
   for (size_t i = 0; i < stripped.size(); ++i) {
     const auto is_digit = [&](size_t at) {
       return at < stripped.size() && std::isxdigit(static_cast<unsigned char>(stripped[at]));

@@ -22,7 +22,7 @@ Value Trim(const Value& input, const Arguments& arguments, Budget* budget) {
     budget->Step(text.size() / 16);
     return Value::String(StripAnyOf(text, arguments.Text(0, "chars"), true, true));
   }
-  return Value::String(StripRight(StripLeft(text)));
+  return Value::String(std::string(StripRight(StripLeft(text))));
 }
 
 template <auto kMap>

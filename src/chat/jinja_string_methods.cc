@@ -20,10 +20,10 @@ Value Strip(const Value& self, const Arguments& arguments, Budget* budget) {
     budget->Step(self.Text().size() * characters.size() / 256);
     return Value::String(StripAnyOf(self.Text(), characters, kLeft, kRight));
   }
-  std::string text = self.Text();
+  std::string_view text = self.Text();
   if (kLeft) text = StripLeft(text);
   if (kRight) text = StripRight(text);
-  return Value::String(std::move(text));
+  return Value::String(std::string(text));
 }
 
 // Splits at runs of blanks.

@@ -88,24 +88,24 @@ bool IsPythonSpace(char32_t c) {
   return IsWhiteSpace(c) || (c >= 0x1C && c <= 0x1F);
 }
 
-std::string StripLeft(std::string_view text) {
+std::string_view StripLeft(std::string_view text) {
   size_t begin = 0;
   while (begin < text.size()) {
     size_t next = begin;
     if (!IsPythonSpace(NextCodePoint(text, &next))) break;
     begin = next;
   }
-  return std::string(text.substr(begin));
+  return text.substr(begin);
 }
 
-std::string StripRight(std::string_view text) {
+std::string_view StripRight(std::string_view text) {
   size_t end = text.size();
   while (end > 0) {
     size_t previous = end;
     if (!IsPythonSpace(PreviousCodePoint(text, &previous))) break;
     end = previous;
   }
-  return std::string(text.substr(0, end));
+  return text.substr(0, end);
 }
 
 std::string StripAnyOf(std::string_view text, std::string_view characters, bool left, bool right) {

@@ -12,8 +12,9 @@ namespace sluice::jinja {
 // Strings with Python's meaning: counted in code points, blank as str.isspace() says.
 
 bool IsPythonSpace(char32_t code_point);
-std::string StripLeft(std::string_view text);
-std::string StripRight(std::string_view text);
+// Parts of `text`.
+std::string_view StripLeft(std::string_view text);
+std::string_view StripRight(std::string_view text);
 // Strips any of the code points in `characters`.
 std::string StripAnyOf(std::string_view text, std::string_view characters, bool left, bool right);
 

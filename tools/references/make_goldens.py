@@ -29,8 +29,8 @@ BLOCK = 128
 MODELS = TINY_MODELS | NATIVE_MODELS
 
 
-def fill(model, seed):
-    """Matrices of deviation 0.15, norms near 1, biases near 0; rounded to bf16."""
+def fill(model, seed, deviation):
+    """Random matrices of that deviation, norms near 1, biases near 0; rounded to bf16."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(tensor):
@@ -41,7 +41,7 @@ def fill(model, seed):
             if tensor.dim() == 1:
                 tensor.copy_((1 if "norm" in name else 0) + 0.1 * random(tensor))
             else:
-                tensor.copy_(random(tensor) * 0.15)
+                tensor.copy_(random(tensor) * deviation)
         for name, tensor in model.named_buffers():
             if "e_score_correction_bias" in name:
                 tensor.copy_(0.05 * random(tensor))
@@ -142,7 +142,7 @@ def make(name, out):
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     model = model_class(config).float().eval()
-    fill(model, seed)
+    fill(model, seed, how.get("deviation", 0.15))
     model.to(torch.bfloat16).save_pretrained(folder)
     # transformers 5 does not read the rope_theta inside attn_config.
     nested = "attn_config" in arguments

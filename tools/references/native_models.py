@@ -4,8 +4,11 @@ tests: make_goldens.py --make native writes them where they are checked, as
 
     sluice verify DIR/NAME --device cuda --dtype bfloat16 --replay-routing --require-fast
 
-Entries as in tiny_models.py.
+Entries as in tiny_models.py. Weights deviate by 1 / sqrt(width), so that layers neither amplify nor
+damp, as those of trained models do.
 """
+
+SCALE = {"deviation": 256**-0.5}
 
 WIDE = {
     "vocab_size": 512,
@@ -52,12 +55,12 @@ LATENT = WIDE | {
 }
 
 NATIVE_MODELS = {
-    "native_qwen3_moe": ("Qwen3MoeForCausalLM", MOE, {}),
+    "native_qwen3_moe": ("Qwen3MoeForCausalLM", MOE, SCALE),
     "native_qwen2_moe": (
         "Qwen2MoeForCausalLM",
         {key: value for key, value in MOE.items() if key != "head_dim"}
         | {"num_attention_heads": 2, "shared_expert_intermediate_size": 256, "norm_topk_prob": False},
-        {},
+        SCALE,
     ),
     "native_olmoe": (
         "OlmoeForCausalLM",
@@ -68,7 +71,7 @@ NATIVE_MODELS = {
             "num_experts": 16,
             "num_experts_per_tok": 4,
         },
-        {},
+        SCALE,
     ),
     "native_mixtral": (
         "MixtralForCausalLM",
@@ -79,7 +82,7 @@ NATIVE_MODELS = {
             "num_local_experts": 8,
             "num_experts_per_tok": 2,
         },
-        {},
+        SCALE,
     ),
     "native_dbrx": (
         "DbrxForCausalLM",
@@ -98,12 +101,12 @@ NATIVE_MODELS = {
             },
             "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
         },
-        {"older": True},
+        SCALE | {"older": True},
     ),
-    "native_deepseek_v3": ("DeepseekV3ForCausalLM", LATENT, {}),
+    "native_deepseek_v3": ("DeepseekV3ForCausalLM", LATENT, SCALE),
     "native_llama": (
         "LlamaForCausalLM",
         WIDE | {"head_dim": 64, "intermediate_size": 768, "num_hidden_layers": 3},
-        {},
+        SCALE,
     ),
 }
