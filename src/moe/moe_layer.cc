@@ -4,8 +4,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "ops/activation/gated_add.h"
-#include "ops/activation/silu_mul.h"
+#include "ops/experts/experts.h"
 #include "ops/gemm/gemm.h"
 #include "ops/grouped_gemm/grouped_gemm.h"
 #include "ops/router/router.h"
@@ -31,23 +30,32 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
   return moe.routing.Settle(layer);
 }
 
-// Runs the experts that `slots` [local experts] has a slot for over their rows. The others' rows
-// are left alone.
-void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner, MoeContext& moe,
-              ops::OpContext& ctx) {
-  const ExpertLayout& layout = moe.experts.layout();
-  const ops::ExpertMatrix gate_up{.slab = moe.experts.slab(),
+// The matrices of every expert, as they lie in the store's slots.
+struct ExpertMatrices {
+  ops::ExpertMatrix gate_up;
+  ops::ExpertMatrix down;
+};
+
+ExpertMatrices MatricesOf(const ExpertStore& experts) {
+  const ExpertLayout& layout = experts.layout();
+  const ops::ExpertMatrix gate_up{.slab = experts.slab(),
                                   .slot_stride = layout.SlotBytes(),
                                   .offset = 0,
                                   .dtype = layout.dtype,
                                   .rows = 2 * layout.ffn,
                                   .cols = layout.hidden};
-  const ops::ExpertMatrix down{.slab = moe.experts.slab(),
-                               .slot_stride = layout.SlotBytes(),
-                               .offset = layout.DownOffset(),
-                               .dtype = layout.dtype,
-                               .rows = layout.hidden,
-                               .cols = layout.ffn};
+  ops::ExpertMatrix down = gate_up;
+  down.offset = layout.DownOffset();
+  down.rows = layout.hidden;
+  down.cols = layout.ffn;
+  return {gate_up, down};
+}
+
+// Runs the experts that `slots` [local experts] has a slot for over their rows. The others' rows
+// are left alone.
+void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner, MoeContext& moe,
+              ops::OpContext& ctx) {
+  const auto [gate_up, down] = MatricesOf(moe.experts);
   ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, rows.x, rows.gather, rows.offsets,
                    slots, gate_up, {}, inner, ctx);
   ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, rows.offsets, slots, down,
@@ -88,35 +96,25 @@ void RunExperts(int layer, const ExpertRows& rows, MoeContext& moe, ops::OpConte
   }
 }
 
-void SharedExpert(const MoeSpec& spec, const MoeWeights& weights, ConstTensorView x, TensorView out,
-                  ops::OpContext& ctx) {
-  const int64_t tokens = x.dim(0);
-  const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * spec.shared_ffn});
-  const TensorView inner =
-      ctx.arena.Allocate(ctx.ProductDType(weights.shared_down.dtype()), {tokens, spec.shared_ffn});
-  ops::Gemm({}, x, weights.shared_gate_up, {}, gate_up, ctx);
-  ops::SiluMul(gate_up, inner, ctx);
-  if (weights.shared_expert_gate.empty()) {
-    ops::Gemm({.accumulate = true}, inner, weights.shared_down, {}, out, ctx);
-    return;
-  }
-  const TensorView y = ctx.arena.Allocate(DType::kF32, {tokens, out.dim(1)});
-  const TensorView gate = ctx.arena.Allocate(DType::kF32, {tokens, 1});
-  ops::Gemm({}, inner, weights.shared_down, {}, y, ctx);
-  ops::Gemm({}, x, weights.shared_expert_gate, {}, gate, ctx);
-  ops::SigmoidGatedAdd(gate, y, out, ctx);
-}
-
 }  // namespace
 
 void MoeLayer(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
               TensorView out, MoeContext& moe, ops::OpContext& ctx) {
   Arena::Scope scope(ctx.arena);
   const Routing routing = Route(spec, layer, weights, x, moe, ctx);
+  const ops::SharedExpert shared{.gate_up = weights.shared_gate_up,
+                                 .down = weights.shared_down,
+                                 .gate = weights.shared_expert_gate};
+  if (moe.experts.AllResident() && moe.experts.num_experts() == spec.num_experts) {
+    const auto [gate_up, down] = MatricesOf(moe.experts);
+    ops::Experts(x, routing.ids, routing.weights, moe.experts.SlotTable(layer), gate_up, down,
+                 shared, out, ctx);
+    return;
+  }
   const ExpertRows rows = moe.dispatcher.Dispatch(x, routing.ids, ctx);
   RunExperts(layer, rows, moe, ctx);
   moe.dispatcher.Combine(routing.weights, out, ctx);
-  if (spec.shared_ffn > 0) SharedExpert(spec, weights, x, out, ctx);
+  ops::AddSharedExpert(shared, x, out, ctx);
 }
 
 }  // namespace sluice

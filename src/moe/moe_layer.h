@@ -33,8 +33,9 @@ struct MoeContext {
 };
 
 // out += experts(x) + shared expert(x). x [T, hidden] f32 (on CUDA also of the weights' dtype), out
-// [T, hidden] f32, not aliased. With a slot for every expert all of a layer's experts run at once
-// from indices that stay where they were made; with fewer, in waves, on the CPU alone.
+// [T, hidden] f32, not aliased. Where every expert is on this rank and in a slot, ops::Experts does
+// all that follows the choice. Else rows go through the dispatcher; with fewer slots than experts
+// in waves, on the CPU alone.
 void MoeLayer(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
               TensorView out, MoeContext& moe, ops::OpContext& ctx);
 

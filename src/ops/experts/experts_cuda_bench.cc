@@ -5,19 +5,20 @@
 #include <vector>
 
 #include "ops/common/cuda_bench.h"
-#include "ops/grouped_gemm/grouped_gemm.h"
-#include "ops/permute/dispatch_plan.h"
+#include "ops/experts/experts.h"
 #include "ops/router/router.h"
 
 namespace sluice::ops {
 namespace {
 
-// A layer's routed experts.
-struct Experts {
+// A layer's experts.
+struct LayerShape {
   int experts;
   int top_k;
   int64_t hidden;
   int64_t width;
+  int64_t shared_width = 0;
+  bool shared_gate = false;
 };
 
 enum class Load { kUniform, kZipf, kOneTakesMost };
@@ -26,7 +27,7 @@ enum class Load { kUniform, kZipf, kOneTakesMost };
 constexpr int64_t kRound = 8;
 
 // [kRound, tokens, experts]: independent values, to which a popularity of experts is added.
-Tensor RandomLogits(const Experts& shape, int64_t tokens, Load load) {
+Tensor RandomLogits(const LayerShape& shape, int64_t tokens, Load load) {
   Tensor logits(DType::kF32, {kRound, tokens, shape.experts});
   std::mt19937 random(1);
   std::uniform_real_distribution<float> uniform(1e-6f, 1.0f);
@@ -49,7 +50,7 @@ Tensor RandomLogits(const Experts& shape, int64_t tokens, Load load) {
 }
 
 // Experts that a call reads, on average over a round.
-double DistinctExperts(const Experts& shape, const Tensor& logits, int64_t tokens) {
+double DistinctExperts(const LayerShape& shape, const Tensor& logits, int64_t tokens) {
   int64_t distinct = 0;
   std::vector<int> order(shape.experts);
   for (int64_t i = 0; i < kRound; ++i) {
@@ -67,10 +68,14 @@ double DistinctExperts(const Experts& shape, const Tensor& logits, int64_t token
 }
 
 // From the router's logits to the tokens' combined output.
-void BM_ExpertsCuda(benchmark::State& state, CudaBench& bench, const Experts& shape, Load load) {
+void BM_ExpertsCuda(benchmark::State& state, CudaBench& bench, const LayerShape& shape, Load load) {
   const int64_t tokens = state.range(0);
   const int64_t matrix = shape.width * shape.hidden * static_cast<int64_t>(sizeof(Bf16));
   const Tensor slab = bench.Floats(DType::kBF16, {shape.experts, 3 * shape.width, shape.hidden});
+  const Tensor shared_gate_up =
+      bench.Floats(DType::kBF16, {kRound, 2 * shape.shared_width, shape.hidden});
+  const Tensor shared_down = bench.Floats(DType::kBF16, {kRound, shape.hidden, shape.shared_width});
+  const Tensor shared_gate = bench.Floats(DType::kBF16, {1, shape.hidden});
   const Tensor host_logits = RandomLogits(shape, tokens, load);
   const Tensor logits = bench.Upload(host_logits);
   Tensor slots(DType::kI32, {shape.experts});
@@ -94,29 +99,28 @@ void BM_ExpertsCuda(benchmark::State& state, CudaBench& bench, const Experts& sh
     Arena::Scope scope(context.arena);
     const TensorView weights = context.arena.Allocate(DType::kF32, {tokens, shape.top_k});
     const TensorView ids = context.arena.Allocate(DType::kI32, {tokens, shape.top_k});
-    const int64_t rows = tokens * shape.top_k;
-    const TensorView inner = context.arena.Allocate(DType::kBF16, {rows, shape.width});
-    const TensorView y = context.arena.Allocate(DType::kF32, {rows, shape.hidden});
+    SharedExpert shared;
+    if (shape.shared_width > 0) {
+      shared = {.gate_up = shared_gate_up.view()[i % kRound],
+                .down = shared_down.view()[i % kRound],
+                .gate = shape.shared_gate ? shared_gate.view() : ConstTensorView()};
+    }
     Router({.num_experts = shape.experts, .top_k = shape.top_k}, logits.view()[i % kRound], {},
            weights, ids, {}, context);
-    const DispatchPlan plan = BuildDispatchPlan(ids, shape.experts, context);
-    GroupedGemm({GroupedEpilogue::kSwiGlu}, x, plan.row_token, plan.offsets, device_slots, gate_up,
-                {}, inner, context);
-    GroupedGemm({GroupedEpilogue::kNone}, inner, {}, plan.offsets, device_slots, down, {}, y,
-                context);
-    Combine(y, plan.row_of, weights, out, context);
+    Experts(x, ids, weights, device_slots, gate_up, down, shared, out, context);
   };
   const double distinct = DistinctExperts(shape, host_logits, tokens);
   state.counters["experts"] = distinct;
-  bench.Measure(
-      state,
-      {.bytes = distinct * 3.0 * static_cast<double>(matrix) +
-                static_cast<double>(x.view().NumBytes() + 2 * out.view().NumBytes()),
-       .operations = 6.0 * static_cast<double>(tokens * shape.top_k * shape.width * shape.hidden)},
-      kRound, call);
+  const double expert = 3.0 * static_cast<double>(matrix);
+  const auto shared = static_cast<double>(shape.shared_width) / static_cast<double>(shape.width);
+  bench.Measure(state,
+                {.bytes = (distinct + shared) * expert +
+                          static_cast<double>(x.view().NumBytes() + 2 * out.view().NumBytes()),
+                 .operations = static_cast<double>(tokens) * (shape.top_k + shared) * expert},
+                kRound, call);
 }
 
-bool Register(const char* name, const Experts& shape, Load load,
+bool Register(const char* name, const LayerShape& shape, Load load,
               void (*apply)(benchmark::internal::Benchmark*)) {
   return RegisterCudaBench(
       name,
@@ -125,21 +129,29 @@ bool Register(const char* name, const Experts& shape, Load load,
 }
 
 void Tokens(benchmark::internal::Benchmark* bench) {
-  for (const int64_t tokens : {1, 2, 8, 32, 64, 128, 256, 512, 2048, 8192}) bench->Arg(tokens);
+  for (const int64_t tokens : {1, 2, 8, 16, 32, 64, 128, 256, 512, 2048, 8192}) bench->Arg(tokens);
 }
 void FewTokens(benchmark::internal::Benchmark* bench) {
-  for (const int64_t tokens : {8, 64, 128, 2048}) bench->Arg(tokens);
+  for (const int64_t tokens : {1, 8, 64, 128, 2048}) bench->Arg(tokens);
 }
 
-constexpr Experts kWide{.experts = 128, .top_k = 8, .hidden = 2048, .width = 768};
-constexpr Experts kMiddle{.experts = 60, .top_k = 4, .hidden = 2048, .width = 1408};
-constexpr Experts kLarge{.experts = 8, .top_k = 2, .hidden = 4096, .width = 14'336};
+constexpr LayerShape kWide{.experts = 128, .top_k = 8, .hidden = 2048, .width = 768};
+constexpr LayerShape kMiddle{.experts = 60,
+                             .top_k = 4,
+                             .hidden = 2048,
+                             .width = 1408,
+                             .shared_width = 5632,
+                             .shared_gate = true};
+constexpr LayerShape kDeep{
+    .experts = 256, .top_k = 8, .hidden = 7168, .width = 2048, .shared_width = 2048};
+constexpr LayerShape kLarge{.experts = 8, .top_k = 2, .hidden = 4096, .width = 14'336};
 
 const bool kRegistered[] = {
     Register("BM_ExpertsCuda/128x768", kWide, Load::kUniform, Tokens),
     Register("BM_ExpertsCuda/128x768/zipf", kWide, Load::kZipf, FewTokens),
     Register("BM_ExpertsCuda/128x768/one", kWide, Load::kOneTakesMost, FewTokens),
-    Register("BM_ExpertsCuda/60x1408", kMiddle, Load::kUniform, Tokens),
+    Register("BM_ExpertsCuda/60x1408+5632", kMiddle, Load::kUniform, Tokens),
+    Register("BM_ExpertsCuda/256x2048+2048", kDeep, Load::kUniform, FewTokens),
     Register("BM_ExpertsCuda/8x14336", kLarge, Load::kUniform, Tokens)};
 
 }  // namespace
