@@ -84,7 +84,7 @@ void ValidateLatent(const ModelSpec& spec) {
   RequireIn(spec, "attention.num_kv_heads", attention.num_kv_heads, attention.num_heads,
             attention.num_heads);
   RequirePositive(spec, "attention.latent.norm_eps", latent.norm_eps);
-  if (attention.qk_norm != QkNorm::kNone) {
+  if (attention.qk_norm != ops::QkNorm::kNone) {
     Refuse(spec, "attention.qk_norm", "set", "none with latent attention");
   }
   if (attention.clip_qkv) {

@@ -8,6 +8,7 @@
 #include "checkpoint/weight_source.h"
 #include "device/tensor.h"
 #include "ops/attention/attention.h"
+#include "ops/attention/prepare_qkv.h"
 #include "ops/rope/rope.h"
 #include "ops/router/router.h"
 #include "quant/block_scaled.h"
@@ -16,12 +17,6 @@ namespace sluice {
 
 // Both multiply by a weight and have no bias.
 enum class NormKind { kRms, kLayer };
-
-enum class QkNorm {
-  kNone,
-  kPerHead,    // RMS norm over each head's head_dim, after the projection and before rope
-  kFullWidth,  // RMS norm over all heads together
-};
 
 enum class AttentionKind {
   kHeads,   // keys and values of num_kv_heads heads
@@ -46,7 +41,7 @@ struct AttentionSpec {
   int head_dim = 0;
   bool qkv_bias = false;
   bool output_bias = false;
-  QkNorm qk_norm = QkNorm::kNone;
+  ops::QkNorm qk_norm = ops::QkNorm::kNone;
   // q, k and v are clamped to [-clip_qkv, clip_qkv], after the q/k norm and before rope.
   std::optional<float> clip_qkv;
   ops::AttentionMask mask = ops::AttentionMask::kCausal;

@@ -12,7 +12,7 @@ ModelSpec OlmoeSpec(const HfConfig& config) {
   const bool attention_bias = config.OptBool("attention_bias").value_or(false);
   spec.attention.qkv_bias = attention_bias;
   spec.attention.output_bias = attention_bias;
-  spec.attention.qk_norm = QkNorm::kFullWidth;
+  spec.attention.qk_norm = ops::QkNorm::kFullWidth;
   if (const std::optional<double> clip = config.OptFloat("clip_qkv")) {
     spec.attention.clip_qkv = static_cast<float>(*clip);
   }

@@ -12,7 +12,7 @@ ModelSpec Qwen3Spec(const HfConfig& config) {
   const bool attention_bias = config.OptBool("attention_bias").value_or(false);
   spec.attention.qkv_bias = attention_bias;
   spec.attention.output_bias = attention_bias;
-  spec.attention.qk_norm = QkNorm::kPerHead;
+  spec.attention.qk_norm = ops::QkNorm::kPerHead;
   spec.dense.intermediate = ReadInt(config, "intermediate_size");
   spec.ffn.assign(LayersToDescribe(spec), FfnKind::kDense);
   ReadWindows(config, WindowRule::kFromMaxWindowLayers, spec);

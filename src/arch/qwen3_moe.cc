@@ -15,7 +15,7 @@ ModelSpec Qwen3MoeSpec(const HfConfig& config) {
   const bool attention_bias = config.OptBool("attention_bias").value_or(false);
   spec.attention.qkv_bias = attention_bias;
   spec.attention.output_bias = attention_bias;
-  spec.attention.qk_norm = QkNorm::kPerHead;
+  spec.attention.qk_norm = ops::QkNorm::kPerHead;
 
   AddGlobalTensors(spec);
   AddAttentionTensors(spec);

@@ -82,7 +82,7 @@ TEST(Registry, ReadsQwen3) {
   EXPECT_EQ(spec.attention.num_heads, 32);
   EXPECT_EQ(spec.attention.num_kv_heads, 4);
   EXPECT_EQ(spec.attention.head_dim, 128);
-  EXPECT_EQ(spec.attention.qk_norm, QkNorm::kPerHead);
+  EXPECT_EQ(spec.attention.qk_norm, ops::QkNorm::kPerHead);
   EXPECT_FALSE(spec.attention.qkv_bias);
   EXPECT_EQ(spec.attention.rope.theta, 1e6);
   EXPECT_EQ(spec.attention.rope.rotary_dim, 128);
@@ -104,7 +104,7 @@ TEST(Registry, ReadsQwen2) {
   const ModelSpec spec = SpecFromConfig(Model("Qwen1.5-MoE-A2.7B"));
   EXPECT_TRUE(spec.attention.qkv_bias);
   EXPECT_FALSE(spec.attention.output_bias);
-  EXPECT_EQ(spec.attention.qk_norm, QkNorm::kNone);
+  EXPECT_EQ(spec.attention.qk_norm, ops::QkNorm::kNone);
   EXPECT_EQ(spec.attention.head_dim, 128);
   EXPECT_EQ(spec.moe.num_experts, 60);
   EXPECT_FALSE(spec.moe.renormalize_topk);
@@ -186,7 +186,7 @@ TEST(Registry, ReadsTheFamiliesConfigs) {
   EXPECT_NEAR(billions("Mixtral-8x7B-v0.1"), 46.7, 0.05);
   EXPECT_NEAR(billions("DBRX"), 131.6, 0.1);
   EXPECT_EQ(SpecFromConfig(Model("DBRX")).attention.clip_qkv, 8.0f);
-  EXPECT_EQ(SpecFromConfig(Model("OLMoE-1B-7B-0924")).attention.qk_norm, QkNorm::kFullWidth);
+  EXPECT_EQ(SpecFromConfig(Model("OLMoE-1B-7B-0924")).attention.qk_norm, ops::QkNorm::kFullWidth);
 }
 
 TEST(Registry, Fp8) {

@@ -80,8 +80,8 @@ void AddAttentionTensors(ModelSpec& spec) {
   if (a.output_bias) {
     table.push_back(Plain("self_attn.o_proj.bias", TensorRole::kOBias, {hidden}, all));
   }
-  if (a.qk_norm != QkNorm::kNone) {
-    const bool per_head = a.qk_norm == QkNorm::kPerHead;
+  if (a.qk_norm != ops::QkNorm::kNone) {
+    const bool per_head = a.qk_norm == ops::QkNorm::kPerHead;
     const int64_t q_width = per_head ? a.head_dim : q;
     const int64_t k_width = per_head ? a.head_dim : kv;
     const ShardAxis shard = per_head ? ShardAxis::kReplicate : rows;

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "ops/activation/clip.h"
 #include "ops/activation/silu_mul.h"
 #include "ops/attention/latent_attention.h"
+#include "ops/attention/prepare_qkv.h"
 #include "ops/embedding/embedding.h"
 #include "ops/embedding/take_rows.h"
 #include "ops/gemm/gemm.h"
@@ -23,11 +23,6 @@ TensorView HeadParts(const TensorView& matrix, int64_t begin, int64_t heads, int
   const int64_t strides[] = {matrix.stride(0), head_dim, 1};
   return TensorView(matrix.data<float>() + begin, DType::kF32, {matrix.dim(0), heads, width},
                     strides);
-}
-
-// Columns [begin, end) of a matrix, as [T, heads, head_dim].
-TensorView Heads(const TensorView& matrix, int64_t begin, int64_t heads, int64_t head_dim) {
-  return HeadParts(matrix, begin, heads, head_dim, head_dim);
 }
 
 }  // namespace
@@ -72,32 +67,24 @@ void Decoder::Attend(int layer, const DecoderInput& input, ConstTensorView cos_s
   const int64_t tokens = x.dim(0);
   const int64_t q_width = int64_t{a.num_heads} * a.head_dim;
   const int64_t kv_width = int64_t{a.num_kv_heads} * a.head_dim;
-  const ops::RmsNormDesc qk_norm{.eps = spec_.norm_eps};
   const ops::KvPages kv{.k = pages.Keys(layer), .v = pages.Values(layer)};
 
   const DType product = ctx.ProductDType(w.qkv.dtype());
   const TensorView h = ctx.arena.Allocate(product, {tokens, spec_.hidden_size});
   const TensorView qkv = ctx.arena.Allocate(DType::kF32, {tokens, q_width + 2 * kv_width});
   const TensorView attended = ctx.arena.Allocate(product, {tokens, a.num_heads, a.head_dim});
-  const TensorView q = Heads(qkv, 0, a.num_heads, a.head_dim);
-  const TensorView k = Heads(qkv, q_width, a.num_kv_heads, a.head_dim);
-  const TensorView v = Heads(qkv, q_width + kv_width, a.num_kv_heads, a.head_dim);
+  const TensorView q = HeadParts(qkv, 0, a.num_heads, a.head_dim, a.head_dim);
 
   Norm(x, w.input_norm, h, ctx);
   ops::Gemm({}, h, w.qkv, w.qkv_bias, qkv, ctx);
-  if (a.qk_norm == QkNorm::kPerHead) {
-    ops::RmsNorm(qk_norm, q, w.q_norm, q, ctx);
-    ops::RmsNorm(qk_norm, k, w.k_norm, k, ctx);
-  } else if (a.qk_norm == QkNorm::kFullWidth) {
-    const TensorView q_row = Heads(qkv, 0, 1, q_width);
-    const TensorView k_row = Heads(qkv, q_width, 1, kv_width);
-    ops::RmsNorm(qk_norm, q_row, w.q_norm, q_row, ctx);
-    ops::RmsNorm(qk_norm, k_row, w.k_norm, k_row, ctx);
-  }
-  if (a.clip_qkv) ops::Clip(*a.clip_qkv, qkv, ctx);
-  ops::Rope(a.rope.pairing, cos_sin, q, ctx);
-  ops::Rope(a.rope.pairing, cos_sin, k, ctx);
-  ops::KvWrite(k, v, input.kv_slots, kv, ctx);
+  ops::PrepareQkv({.num_heads = a.num_heads,
+                   .num_kv_heads = a.num_kv_heads,
+                   .head_dim = a.head_dim,
+                   .norm = a.qk_norm,
+                   .norm_eps = spec_.norm_eps,
+                   .clip = a.clip_qkv,
+                   .pairing = a.rope.pairing},
+                  cos_sin, w.q_norm, w.k_norm, input.kv_slots, qkv, kv, ctx);
   ops::Attention({.num_heads = a.num_heads,
                   .num_kv_heads = a.num_kv_heads,
                   .head_dim = a.head_dim,
@@ -129,8 +116,6 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
   const TensorView out = allocate({tokens, a.num_heads, l.value_dim});
   const TensorView q_nope = HeadParts(q, 0, a.num_heads, a.head_dim, l.nope_dim);
   const TensorView q_rope = HeadParts(q, l.nope_dim, a.num_heads, a.head_dim, l.rope_dim);
-  const TensorView c = Heads(kv, 0, 1, l.kv_rank);
-  const TensorView k_rope = Heads(kv, l.kv_rank, 1, l.rope_dim);
 
   Norm(x, weights_.layer(layer).input_norm, h, ctx);
   if (l.q_rank == 0) {
@@ -142,10 +127,12 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
     ops::Gemm({}, q_low, w.q_b, {}, q, ctx);
   }
   ops::Gemm({}, h, w.kv_a, w.kv_a_bias, kv, ctx);
-  ops::RmsNorm(latent_norm, c, w.kv_a_norm, c, ctx);
-  ops::Rope(a.rope.pairing, cos_sin, q_rope, ctx);
-  ops::Rope(a.rope.pairing, cos_sin, k_rope, ctx);
-  ops::LatentWrite(kv, input.kv_slots, pages.Latents(layer), ctx);
+  ops::PrepareLatent({.num_heads = a.num_heads,
+                      .latent_dim = l.kv_rank,
+                      .rope_dim = l.rope_dim,
+                      .norm_eps = l.norm_eps,
+                      .pairing = a.rope.pairing},
+                     cos_sin, w.kv_a_norm, input.kv_slots, q_rope, kv, pages.Latents(layer), ctx);
   ops::HeadGemm(q_nope, w.k_up, q_latent, ctx);
   ops::LatentAttention(
       {.num_heads = a.num_heads, .latent_dim = l.kv_rank, .rope_dim = l.rope_dim, .scale = a.scale},

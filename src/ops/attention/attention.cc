@@ -22,14 +22,6 @@ struct Block {
   int end;
 };
 
-void CheckPages(const KvPages& pages) {
-  CheckRank("attention k pages", pages.k, 4);
-  SLUICE_CHECK(pages.k.dtype() == DType::kF32 || pages.k.dtype() == DType::kBF16);
-  SLUICE_CHECK_EQ(pages.k.dtype(), pages.v.dtype());
-  SLUICE_CHECK_EQ(pages.k.shape(), pages.v.shape());
-  SLUICE_CHECK(pages.k.IsContiguous() && pages.v.IsContiguous());
-}
-
 // Cuts the call into blocks: the heads of one KV head by as many query rows as a block takes.
 std::vector<Block> CutBlocks(std::span<const AttentionSequence> sequences, int64_t kv_heads,
                              int64_t group) {
@@ -96,18 +88,15 @@ void WriteToken(ConstTensorView source, int64_t token, int64_t slot, TensorView 
   }
 }
 
-[[maybe_unused]] cuda::PageWriteParams PageWrite(ConstTensorView source, ConstTensorView slots,
-                                                 TensorView pages) {
-  return {.source = source.data<float>(),
+[[maybe_unused]] cuda::PreparePart PageWrite(ConstTensorView source, const TensorView& pages) {
+  const auto width = static_cast<int32_t>(pages.dim(3));
+  return {.x = source.data<float>(),
           .token_stride = source.stride(0),
           .head_stride = source.stride(1),
-          .slots = slots.data<int64_t>(),
+          .heads = static_cast<int32_t>(pages.dim(1)),
+          .width = width,
           .pages = pages.raw(),
-          .dtype = pages.dtype(),
-          .tokens = source.dim(0),
-          .heads = pages.dim(1),
-          .page_size = pages.dim(2),
-          .width = pages.dim(3)};
+          .page_width = width};
 }
 
 [[maybe_unused]] void AttendOnCuda(const AttentionDesc& desc, ConstTensorView q,
@@ -167,7 +156,7 @@ void KvWrite(ConstTensorView k, ConstTensorView v, ConstTensorView slots, const 
              OpContext& context) {
   // A token's keys and values are a few KB.
   constexpr int64_t kTokenGrain = 16;
-  CheckPages(pages);
+  CheckKvPages(pages);
   CheckRank("kv_write k", k, 3);
   const int64_t tokens = k.dim(0);
   CheckTensor("kv_write k", k, DType::kF32, {tokens, pages.k.dim(1), pages.k.dim(3)});
@@ -175,8 +164,13 @@ void KvWrite(ConstTensorView k, ConstTensorView v, ConstTensorView slots, const 
   CheckTensor("kv_write slots", slots, DType::kI64, {tokens});
   if constexpr (kCudaBuilt) {
     if (context.OnCuda()) {
-      cuda::PageWrite(PageWrite(k, slots, pages.k), *context.cuda);
-      cuda::PageWrite(PageWrite(v, slots, pages.v), *context.cuda);
+      cuda::Prepare({.parts = {PageWrite(k, pages.k), PageWrite(v, pages.v)},
+                     .part_count = 2,
+                     .slots = slots.data<int64_t>(),
+                     .page_dtype = pages.k.dtype(),
+                     .page_size = static_cast<int32_t>(pages.k.dim(2)),
+                     .tokens = tokens},
+                    *context.cuda);
       return;
     }
   }
@@ -194,7 +188,7 @@ void KvWrite(ConstTensorView k, ConstTensorView v, ConstTensorView slots, const 
 void Attention(const AttentionDesc& desc, ConstTensorView q, const AttentionBatch& batch,
                const KvPages& pages, TensorView out, OpContext& context) {
   SLUICE_CHECK(AttentionSupports(desc));
-  CheckPages(pages);
+  CheckKvPages(pages);
   CheckRank("attention q", q, 3);
   const int64_t tokens = q.dim(0);
   CheckTensor("attention q", q, DType::kF32, {tokens, desc.num_heads, desc.head_dim});

@@ -37,7 +37,9 @@ void KvWrite(ConstTensorView k,      // [T, num_kv_heads, head_dim] f32, outer s
 //
 // On CUDA, over bf16 pages and with a head_dim of 64, 80, 96, 128, 192 or 256, products run on
 // tensor cores: queries and weights are rounded to bf16, and what a row does not see below
-// kv_length must be finite. Everything else runs in f32, slowly.
+// kv_length must be finite. Everything else runs in f32, slowly. Where a causal sequence has one
+// row, positions before it may be read while kernels queued before this one still run: they were
+// written before the step.
 void Attention(
     const AttentionDesc& desc,
     ConstTensorView q,  // [T, num_heads, head_dim] f32, outer strides free

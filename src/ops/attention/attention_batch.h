@@ -30,7 +30,8 @@ struct AttentionSequence {
   std::span<const int32_t> slots_of_queries;  // [query_count]
 };
 
-// The sequences as kernels read them: S of them with T rows together.
+// The sequences as kernels read them: S of them with T rows together. They are copied before the
+// step's first kernel, so that attention kernels may read them before WaitForEarlier.
 struct PlacedSequences {
   ConstTensorView query_begin;      // [S + 1] i32; the last entry is T
   ConstTensorView sequence_of_row;  // [T] i32

@@ -7,36 +7,6 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kMaxValueDim = 1024;
 
-// ---- writing to pages ----
-
-// Four elements a thread where `Wide`, else one.
-template <class T, bool Wide>
-__global__ void PageWriteKernel(const PageWriteParams p) {
-  constexpr int kWidth = Wide ? 4 : 1;
-  const int64_t per_token = p.heads * p.width / kWidth;
-  const int64_t index = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-  if (index >= p.tokens * per_token) return;
-  const int64_t token = index / per_token;
-  const int64_t head = index % per_token * kWidth / p.width;
-  const int64_t d = index % per_token * kWidth % p.width;
-  const int64_t slot = p.slots[token];
-  if (slot < 0) return;
-  const auto from = *reinterpret_cast<const Pack<float, kWidth>*>(
-      p.source + token * p.token_stride + head * p.head_stride + d);
-  Pack<T, kWidth> to;
-#pragma unroll
-  for (int i = 0; i < kWidth; ++i) to.values[i] = FromFloat<T>(from.values[i]);
-  const int64_t row = (slot / p.page_size * p.heads + head) * p.page_size + slot % p.page_size;
-  *reinterpret_cast<Pack<T, kWidth>*>(static_cast<T*>(p.pages) + row * p.width + d) = to;
-}
-
-bool IsWide(const PageWriteParams& p) {
-  const auto bits = reinterpret_cast<uintptr_t>(p.source) | reinterpret_cast<uintptr_t>(p.pages);
-  return bits % 16 == 0 && p.width % 4 == 0 && p.token_stride % 4 == 0 && p.head_stride % 4 == 0;
-}
-
-// ---- attention by plain maths ----
-
 // As BlockSum, of the largest.
 __device__ float BlockMax(float x, float* scratch) {
   const int lane = threadIdx.x % kWarp;
@@ -131,18 +101,6 @@ void LaunchPlain(const AttentionParams& params, const LaunchShape& shape, CudaSt
 }
 
 }  // namespace
-
-void PageWrite(const PageWriteParams& params, CudaStream& stream) {
-  const bool wide = IsWide(params);
-  const int64_t threads = params.tokens * params.heads * params.width / (wide ? 4 : 1);
-  const LaunchShape shape{.grid = static_cast<unsigned>(CeilDiv(threads, int64_t{kThreads})),
-                          .block = kThreads};
-  WithFloatType(params.dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    Launch("kv_write", wide ? &PageWriteKernel<T, true> : &PageWriteKernel<T, false>, shape, stream,
-           params);
-  });
-}
 
 void PlainAttention(const AttentionParams& params, CudaStream& stream) {
   const LaunchShape shape{

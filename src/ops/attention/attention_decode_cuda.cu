@@ -236,6 +236,7 @@ __device__ __forceinline__ void RunWarp(const DecodeParams& params, const SplitT
   const auto* v = static_cast<const __nv_bfloat16*>(p.v);
   const int begin = split.begin;
   const int end = split.end;
+  const int written = WrittenBefore(p, tile);
   const auto row_at = [&](int first) {
     const int position = first + lane % kBlock;
     return position < begin || position >= end
@@ -250,10 +251,14 @@ __device__ __forceinline__ void RunWarp(const DecodeParams& params, const SplitT
   Values<kDim> values;
   int row = row_at(first);
   int next_row = row_at(first + kSplitUnit<kDim>);
-  if constexpr (kAhead) {
+  const auto load_first = [&] {
     LoadKeys<kDim>(k, row, lane, keys);
     LoadValues<kDim>(v, row, lane, values);
-  }
+  };
+  const bool early = first + kBlock <= written;
+  if (kAhead && early) load_first();
+  WaitForEarlier();
+  if (kAhead && !early) load_first();
   // While the first block is on its way.
   StoreQueries<kDim>(p, tile, queries);
   __syncthreads();
@@ -312,7 +317,7 @@ template <int kDim>
 __global__ void __launch_bounds__(kThreads<kDim>, 1) DecodeKernel(const DecodeParams params) {
   extern __shared__ __align__(16) char memory[];
   Shared<kDim>& shared = *reinterpret_cast<Shared<kDim>*>(memory);
-  __shared__ float factors[kRows];
+  LetNextStart();
   const AttentionParams& p = params.attention;
   const SplitTile tile = PlaceTile(p, params.row_blocks);
   if (tile.rows > params.max_rows || tile.first_row >= tile.rows) return;
@@ -322,39 +327,37 @@ __global__ void __launch_bounds__(kThreads<kDim>, 1) DecodeKernel(const DecodePa
   if (split.index >= split.active) return;
 
   Sums<kDim> sums;
-  if (split.begin < split.end) RunWarp<kDim>(params, tile, ranges, split, shared.queries, sums);
+  if (split.begin < split.end) {
+    RunWarp<kDim>(params, tile, ranges, split, shared.queries, sums);
+  } else {
+    WaitForEarlier();
+  }
   StoreSums<kDim>(sums, shared);
   __syncthreads();
 
   // The warps' sums become the split's.
   const int64_t part = PartOf(params.splits, split.index);
-  for (int row = threadIdx.x / kWarp; row < kRows; row += kWarps<kDim>) {
-    const float2 whole = WeighParts(&shared.states[0][row], kWarps<kDim>, kRows);
-    if (lane != 0) continue;
-    factors[row] = Inverse(whole.y);
-    if (split.active > 1) params.states[part * kRows + row] = whole;
-  }
-  __syncthreads();
   constexpr int kQuads = kDim / 4;
   for (int i = threadIdx.x; i < tile.RowCount() * kQuads; i += kThreads<kDim>) {
     const int row = i / kQuads;
     const int quad = i % kQuads;
-    float4 sum{};
-#pragma unroll
-    for (int w = 0; w < kWarps<kDim>; ++w) {
-      sum = AddScaled(sum, shared.states[w][row].x,
-                      *reinterpret_cast<const float4*>(&shared.out[w][row][quad * 4]));
-    }
+    float2 whole;
+    const float4 sum = AddUpParts<kWarps<kDim>>(
+        kWarps<kDim>, [&](int warp) { return shared.states[warp][row]; },
+        [&](int warp) {
+          return *reinterpret_cast<const float4*>(&shared.out[warp][row][quad * 4]);
+        },
+        whole);
     if (split.active == 1) {
-      StoreOut(p, tile.OutOf(p, row) + quad * 4, Scaled(sum, factors[row]));
-    } else {
-      reinterpret_cast<float4*>(params.partials)[(part * kRows + row) * kQuads + quad] = sum;
+      StoreOut(p, tile.OutOf(p, row) + quad * 4, Scaled(sum, Inverse(whole.y)));
+      continue;
     }
+    reinterpret_cast<float4*>(params.partials)[(part * kRows + row) * kQuads + quad] = sum;
+    if (quad == 0) params.states[part * kRows + row] = whole;
   }
   if (split.active == 1 || !IsLastOfTile(params.counters, split.active)) return;
-  auto* states = reinterpret_cast<float2*>(&shared.out[0][0][0]);
-  AddUpSplits<kDim>(p, tile, split.active, params.partials, params.states, PartOf(params.splits, 0),
-                    states, factors);
+  AddUpSplits<kDim>(p, tile, split.active, params.partials, params.states,
+                    PartOf(params.splits, 0));
 }
 
 template <int kDim>
@@ -366,7 +369,7 @@ void LaunchDecode(const DecodeParams& params, CudaStream& stream) {
       .block = kThreads<kDim>,
       .shared_bytes = sizeof(Shared<kDim>)};
   AllowShared("attention_decode", &DecodeKernel<kDim>, shape.shared_bytes);
-  Launch("attention_decode", &DecodeKernel<kDim>, shape, stream, params);
+  LaunchEarly<&DecodeKernel<kDim>>("attention_decode", shape, stream, params);
 }
 
 }  // namespace

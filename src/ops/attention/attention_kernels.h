@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "device/cuda_stream.h"
 #include "device/dtype.h"
@@ -79,20 +80,40 @@ struct SequenceTables {
   int32_t max_kv_length;
 };
 
-// Rows to pages: token t's head h from source + t * token_stride + h * head_stride.
-struct PageWriteParams {
-  const float* source;
+// What is done to `heads` rows of `width` numbers of each token on their way to attention: an RMS
+// norm, a clip, a rotation, and then they go to the pages' columns [page_column, page_column +
+// width) or, where there is `out`, to a place like that which they came from.
+struct PreparePart {
+  const float* x;  // token t's head h at x + t * token_stride + h * head_stride
   int64_t token_stride;
   int64_t head_stride;
-  const int64_t* slots;
-  void* pages;  // [pages, heads, page_size, width]
-  DType dtype;
-  int64_t tokens;
-  int64_t heads;
-  int64_t page_size;
-  int64_t width;
+  int32_t heads;
+  int32_t width;
+  const float* norm = nullptr;  // weight [width], of all heads together [heads * width]; or null
+  bool joint = false;           // the norm is over all heads together
+  bool rotates = false;
+  float* out = nullptr;   // as x, maybe x itself
+  void* pages = nullptr;  // [pages, heads, page_size, page_width]
+  int32_t page_width = 0;
+  int32_t page_column = 0;
 };
-void PageWrite(const PageWriteParams& params, CudaStream& stream);
+
+inline constexpr int kPrepareParts = 3;
+
+struct PrepareParams {
+  PreparePart parts[kPrepareParts];
+  int32_t part_count;
+  const float* cos_sin = nullptr;  // [tokens, 2, half]
+  int32_t half = 0;
+  bool adjacent = false;  // pairs are (2i, 2i + 1), else (i, i + half)
+  float norm_eps = 0.0f;
+  float clip = std::numeric_limits<float>::infinity();
+  const int64_t* slots;  // [tokens]; where negative, nothing goes to pages
+  DType page_dtype;
+  int32_t page_size;
+  int64_t tokens;
+};
+void Prepare(const PrepareParams& params, CudaStream& stream);
 
 // A call of Attention, or of LatentAttention: one KV head, v null, and a second part of the query.
 struct AttentionParams {

@@ -102,6 +102,21 @@ int32_t PageShift(int64_t page_size) {
   return std::has_single_bit(size) ? std::countr_zero(size) : -1;
 }
 
+void CheckKvPages(const KvPages& pages) {
+  CheckRank("attention k pages", pages.k, 4);
+  SLUICE_CHECK(pages.k.dtype() == DType::kF32 || pages.k.dtype() == DType::kBF16);
+  SLUICE_CHECK_EQ(pages.k.dtype(), pages.v.dtype());
+  SLUICE_CHECK_EQ(pages.k.shape(), pages.v.shape());
+  SLUICE_CHECK(pages.k.IsContiguous() && pages.v.IsContiguous());
+}
+
+void CheckLatentPages(ConstTensorView pages, int64_t width) {
+  CheckRank("latent pages", pages, 3);
+  SLUICE_CHECK(pages.dtype() == DType::kF32 || pages.dtype() == DType::kBF16);
+  SLUICE_CHECK_EQ(pages.dim(2), width);
+  SLUICE_CHECK(pages.IsContiguous());
+}
+
 void CheckSlots(ConstTensorView slots, int64_t num_slots) {
   const int64_t* slot = slots.data<int64_t>();
   for (int64_t t = 0; t < slots.dim(0); ++t) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "device/tensor.h"
+#include "ops/attention/attention.h"
 #include "ops/attention/attention_batch.h"
 #include "ops/attention/attention_kernels.h"
 
@@ -33,6 +34,12 @@ cuda::SequenceTables TablesOf(const PlacedSequences& placed);
 
 // The logarithm of a page size that is a power of two, or -1.
 int32_t PageShift(int64_t page_size);
+
+// f32 or bf16, contiguous, and alike: what a KvPages promises.
+void CheckKvPages(const KvPages& pages);
+
+// Latent pages of rows of `width` numbers.
+void CheckLatentPages(ConstTensorView pages, int64_t width);
 
 // Slots are those of `num_slots` positions, or negative.
 void CheckSlots(ConstTensorView slots, int64_t num_slots);  // [T] i64

@@ -95,6 +95,14 @@ __device__ inline Split CutTile(const TileRanges& ranges, int splits, int unit) 
           min(ranges.end, (first + (index + 1) * split_units) * unit)};
 }
 
+// Positions below this were written before this step: they may be read before WaitForEarlier. Known
+// of sequences that decode; of others it is 0.
+__device__ __forceinline__ int WrittenBefore(const AttentionParams& p, const SplitTile& tile) {
+  const bool decodes =
+      tile.rows == tile.group_heads && p.tables.masks[tile.sequence] == kMaskCausal;
+  return decodes ? p.tables.positions[tile.token] : 0;
+}
+
 // Where a split's sums stand among all.
 __device__ __forceinline__ int64_t PartOf(int splits, int index) {
   return (static_cast<int64_t>(blockIdx.z) * gridDim.x + blockIdx.x) * splits + index;
@@ -129,21 +137,38 @@ __device__ __forceinline__ float4 Scaled(float4 value, float factor) {
   return {value.x * factor, value.y * factor, value.z * factor, value.w * factor};
 }
 
-// Turns (largest, total) of `count` parts of a row, `stride` apart, into the parts' weights, and
-// gives largest and total of all. One warp works on it together.
-__device__ inline float2 WeighParts(float2* parts, int count, int stride) {
-  const int lane = threadIdx.x % kWarp;
-  float largest = -INFINITY;
-  for (int i = lane; i < count; i += kWarp) largest = fmaxf(largest, parts[i * stride].x);
-  largest = WarpMax(largest);
-  float total = 0.0f;
-  for (int i = lane; i < count; i += kWarp) {
-    float2& part = parts[i * stride];
-    const float weight = part.x == -INFINITY ? 0.0f : Exp2(part.x - largest);
-    total += weight * part.y;
-    part.x = weight;
+// Adds up `count` parts of a row in their order, kAhead of them under way at a time: `state(i)` is
+// part i's (largest, total), `value(i)` its four sums. `whole` becomes their largest and total.
+template <int kAhead, class State, class Value>
+__device__ __forceinline__ float4 AddUpParts(int count, State state, Value value, float2& whole) {
+  float4 sum{};
+  whole = {-INFINITY, 0.0f};
+  for (int first = 0; first < count; first += kAhead) {
+    float2 states[kAhead];
+    float4 values[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      states[j] = {-INFINITY, 0.0f};
+      values[j] = {};
+      if (first + j >= count) continue;
+      states[j] = state(first + j);
+      values[j] = value(first + j);
+    }
+    float largest = whole.x;
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) largest = fmaxf(largest, states[j].x);
+    const float base = largest == -INFINITY ? 0.0f : largest;  // parts that saw nothing
+    const float correction = Exp2(whole.x - base);
+    sum = Scaled(sum, correction);
+    whole = {largest, whole.y * correction};
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const float weight = Exp2(states[j].x - base);
+      sum = AddScaled(sum, weight, values[j]);
+      whole.y += weight * states[j].y;
+    }
   }
-  return {largest, WarpSum(total)};
+  return sum;
 }
 
 __device__ __forceinline__ float Inverse(float total) {
@@ -154,56 +179,33 @@ __device__ __forceinline__ float Inverse(float total) {
 // to be seen. All threads call it.
 __device__ inline bool IsLastOfTile(int32_t* counters, int active) {
   __shared__ bool is_last;
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
     int32_t* counter =
         counters + static_cast<int64_t>(blockIdx.z) * kAttentionCounters + blockIdx.x;
-    is_last = atomicAdd(counter, 1) == active - 1;
+    is_last = AddReleasing(counter, 1) == active - 1;
     if (is_last) *counter = 0;
   }
   __syncthreads();
-  __threadfence();
   return is_last;
 }
 
-// Adds up the splits' sums in their order and stores the tile's result. `shared_states` has room
-// for kRows * active entries, `factors` for kRows.
+// Adds up the splits' sums and stores the tile's result.
 template <int kDim>
 __device__ inline void AddUpSplits(const AttentionParams& p, const SplitTile& tile, int active,
-                                   const float* partials, const float2* states, int64_t first_part,
-                                   float2* shared_states, float* factors) {
+                                   const float* partials, const float2* states,
+                                   int64_t first_part) {
   constexpr int kQuads = kDim / 4;
-  constexpr int kAhead = 16;  // loads under way
-  for (int i = threadIdx.x; i < active * kRows; i += blockDim.x) {
-    shared_states[i] = __ldcg(states + first_part * kRows + i);
-  }
-  __syncthreads();
-  for (int row = threadIdx.x / kWarp; row < kRows; row += blockDim.x / kWarp) {
-    const float2 whole = WeighParts(shared_states + row, active, kRows);
-    if (threadIdx.x % kWarp == 0) factors[row] = Inverse(whole.y);
-  }
-  __syncthreads();
+  constexpr int kAhead = 16;
   const auto* parts = reinterpret_cast<const float4*>(partials) + first_part * kRows * kQuads;
   for (int i = threadIdx.x; i < tile.RowCount() * kQuads; i += blockDim.x) {
     const int row = i / kQuads;
-    float4 sum{};
-    for (int first = 0; first < active; first += kAhead) {
-      float4 values[kAhead];
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        if (first + j < active) {
-          values[j] = __ldcg(parts + static_cast<int64_t>(first + j) * kRows * kQuads + i);
-        }
-      }
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        if (first + j < active) {
-          sum = AddScaled(sum, shared_states[(first + j) * kRows + row].x, values[j]);
-        }
-      }
-    }
-    StoreOut(p, tile.OutOf(p, row) + i % kQuads * 4, Scaled(sum, factors[row]));
+    float2 whole;
+    const float4 sum = AddUpParts<kAhead>(
+        active, [&](int part) { return __ldcg(states + (first_part + part) * kRows + row); },
+        [&](int part) { return __ldcg(parts + static_cast<int64_t>(part) * kRows * kQuads + i); },
+        whole);
+    StoreOut(p, tile.OutOf(p, row) + i % kQuads * 4, Scaled(sum, Inverse(whole.y)));
   }
 }
 

@@ -357,7 +357,7 @@ TEST_P(AttentionTest, MixedLengthsRunInOneCall) {
   struct Length {
     int queries, kv_length;
   };
-  constexpr Length kLengths[] = {{1, 1}, {1, 17}, {0, 0}, {1, 520}, {5, 300}, {40, 130}};
+  constexpr Length kLengths[] = {{1, 1}, {1, 17}, {0, 0}, {1, 520}, {5, 300}, {40, 130}, {24, 519}};
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const AttentionDesc& desc : descs) {
       SCOPED_TRACE(::testing::Message() << dtype << " dim " << desc.head_dim);
@@ -408,27 +408,33 @@ TEST_P(AttentionTest, MixedLengthsRunInOneCall) {
 TEST_P(AttentionTest, NarrowOutputsAreTheRoundedSums) {
   if (!context().OnCuda()) GTEST_SKIP() << "the CPU's are f32";
   std::mt19937 random(8);
-  const AttentionDesc desc = Desc(4, 2, 64);
-  Cache cache(desc, DType::kBF16, 16, 50, random);
-  cache.Fill(50, context());
-  const Tensor q = RandomTensor({3, 4, 64}, random);
-  const std::vector<int32_t> positions = Range(47, 50);
-  const AttentionSequence sequence{.query_begin = 0,
-                                   .query_count = 3,
-                                   .positions = positions,
-                                   .pages = cache.table(),
-                                   .kv_length = 50,
-                                   .mask = AttentionMask::kCausal};
-  const AttentionBatch batch = PlaceSequences(std::span(&sequence, 1), context());
-  Guarded wide(DType::kF32, {3, 4, 64});
-  Attention(desc, q, batch, cache.pages(), wide, context());
-  for (const DType dtype : {DType::kBF16, DType::kF16}) {
-    Guarded narrow(dtype, {3, 4, 64});
-    Attention(desc, q, batch, cache.pages(), narrow, context());
-    narrow.ExpectGuardsIntact();
-    Tensor want(dtype, {3, 4, 64});
-    ConvertFloats(wide.view(), want);
-    EXPECT_EQ(std::memcmp(want.view().raw(), narrow.view().raw(), want.view().NumBytes()), 0);
+  for (const int head_dim : {64, 128}) {
+    const AttentionDesc desc = Desc(4, 2, head_dim);
+    Cache cache(desc, DType::kBF16, 16, 150, random);
+    cache.Fill(150, context());
+    for (const int queries : {3, 40}) {
+      SCOPED_TRACE(::testing::Message() << queries << " queries, dim " << head_dim);
+      const Shape shape = {queries, 4, head_dim};
+      const Tensor q = RandomTensor(shape, random);
+      const std::vector<int32_t> positions = Range(150 - queries, 150);
+      const AttentionSequence sequence{.query_begin = 0,
+                                       .query_count = queries,
+                                       .positions = positions,
+                                       .pages = cache.table(),
+                                       .kv_length = 150,
+                                       .mask = AttentionMask::kCausal};
+      const AttentionBatch batch = PlaceSequences(std::span(&sequence, 1), context());
+      Guarded wide(DType::kF32, shape);
+      Attention(desc, q, batch, cache.pages(), wide, context());
+      for (const DType dtype : {DType::kBF16, DType::kF16}) {
+        Guarded narrow(dtype, shape);
+        Attention(desc, q, batch, cache.pages(), narrow, context());
+        narrow.ExpectGuardsIntact();
+        Tensor want(dtype, shape);
+        ConvertFloats(wide.view(), want);
+        EXPECT_EQ(std::memcmp(want.view().raw(), narrow.view().raw(), want.view().NumBytes()), 0);
+      }
+    }
   }
 }
 

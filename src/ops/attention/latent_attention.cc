@@ -54,13 +54,6 @@ std::vector<Block> CutBlocks(std::span<const AttentionSequence> sequences, int n
   return blocks;
 }
 
-void CheckPages(const ConstTensorView& pages, int64_t width) {
-  CheckRank("latent pages", pages, 3);
-  SLUICE_CHECK(pages.dtype() == DType::kF32 || pages.dtype() == DType::kBF16);
-  SLUICE_CHECK_EQ(pages.dim(2), width);
-  SLUICE_CHECK(pages.IsContiguous());
-}
-
 // `scratch` holds the block's queries, each head's two parts joined, then the kernel's floats.
 void RunBlock(const LatentAttentionDesc& desc, const Block& block, ConstTensorView q_latent,
               ConstTensorView q_rope, ConstTensorView pages, TensorView out, float* scratch,
@@ -156,20 +149,23 @@ void LatentWrite(ConstTensorView latent, ConstTensorView slots, TensorView pages
   const int64_t width = latent.dim(1);
   CheckTensor("latent_write latent", latent, DType::kF32, {tokens, width});
   CheckTensor("latent_write slots", slots, DType::kI64, {tokens});
-  CheckPages(pages, width);
+  CheckLatentPages(pages, width);
   if constexpr (kCudaBuilt) {
     if (context.OnCuda()) {
-      cuda::PageWrite({.source = latent.data<float>(),
-                       .token_stride = latent.stride(0),
-                       .head_stride = 0,
-                       .slots = slots.data<int64_t>(),
-                       .pages = pages.raw(),
-                       .dtype = pages.dtype(),
-                       .tokens = tokens,
-                       .heads = 1,
-                       .page_size = pages.dim(1),
-                       .width = width},
-                      *context.cuda);
+      const auto page_width = static_cast<int32_t>(width);
+      cuda::Prepare({.parts = {{.x = latent.data<float>(),
+                                .token_stride = latent.stride(0),
+                                .head_stride = width,
+                                .heads = 1,
+                                .width = page_width,
+                                .pages = pages.raw(),
+                                .page_width = page_width}},
+                     .part_count = 1,
+                     .slots = slots.data<int64_t>(),
+                     .page_dtype = pages.dtype(),
+                     .page_size = static_cast<int32_t>(pages.dim(1)),
+                     .tokens = tokens},
+                    *context.cuda);
       return;
     }
   }
@@ -188,7 +184,7 @@ void LatentAttention(const LatentAttentionDesc& desc, ConstTensorView q_latent,
                      TensorView out, OpContext& context) {
   SLUICE_CHECK(LatentAttentionSupports(desc));
   const int64_t width = int64_t{desc.latent_dim} + desc.rope_dim;
-  CheckPages(pages, width);
+  CheckLatentPages(pages, width);
   CheckRank("latent_attention q_latent", q_latent, 3);
   const int64_t tokens = q_latent.dim(0);
   CheckTensor("latent_attention q_latent", q_latent, DType::kF32,

@@ -29,7 +29,7 @@ void LatentWrite(
     OpContext& context);
 
 // Softmax attention of every query row and head over the pages' latent rows; masks, tiles, the
-// order of sums and what a row that sees nothing gives are Attention's.
+// order of sums, what a row that sees nothing gives and when pages are read are Attention's.
 void LatentAttention(const LatentAttentionDesc& desc,
                      ConstTensorView q_latent,  // [T, num_heads, latent_dim] f32, strides free
                      ConstTensorView q_rope,    // [T, num_heads, rope_dim] f32, strides free

@@ -40,7 +40,6 @@ struct Shared {
   __nv_bfloat16 weights[kRows * kWeightStride];
   float largest[kWarps][kRows];  // of the tile's scores
   float total[kWarps][kRows];
-  float factors[kRows];
   int32_t kv_rows[2][kPositions];  // of this tile and the next
 };
 
@@ -239,6 +238,7 @@ template <int kBuffers>
 __global__ void __launch_bounds__(kThreads, 1) LatentKernel(const LatentParams params) {
   extern __shared__ __align__(16) char memory[];
   Shared<kBuffers>& shared = *reinterpret_cast<Shared<kBuffers>*>(memory);
+  LetNextStart();
   const AttentionParams& p = params.attention;
   const SplitTile tile = PlaceTile(p, params.row_blocks);
   if (tile.first_row >= tile.rows) return;
@@ -250,11 +250,16 @@ __global__ void __launch_bounds__(kThreads, 1) LatentKernel(const LatentParams p
   const int end = split.begin < split.end ? split.end : 0;
   uint32_t queries[kSteps][4];
   KeepKvRow(FindKvRow(p, tile, split, begin), shared.kv_rows[0]);
+  __syncthreads();
+  const bool ahead = kBuffers > 1 && begin < end;
+  const bool early = begin + kPositions <= WrittenBefore(p, tile);
+  if (ahead && early) CopyTile(p.k, shared.kv_rows[0], shared.kv[0]);
+  WaitForEarlier();
+  if (ahead && !early) CopyTile(p.k, shared.kv_rows[0], shared.kv[0]);
+  CopyAsyncCommit();
   LoadQueries(p, tile, shared.kv[kBuffers - 1], queries);
   Sums sums;
   const float scale = p.scale * kLog2e;
-  if (kBuffers > 1 && begin < end) CopyTile(p.k, shared.kv_rows[0], shared.kv[0]);
-  CopyAsyncCommit();
   int now = 0;
   for (int first = begin; first < end; first += kPositions, now ^= 1) {
     if (kBuffers == 1) {
@@ -279,8 +284,7 @@ __global__ void __launch_bounds__(kThreads, 1) LatentKernel(const LatentParams p
   StoreSums(params, tile, split, sums, shared);
   if (split.active == 1 || !IsLastOfTile(p.tables.counters, split.active)) return;
   AddUpSplits<kValueDim>(p, tile, split.active, params.partials, params.states,
-                         PartOf(params.splits, 0), reinterpret_cast<float2*>(shared.kv[0]),
-                         shared.factors);
+                         PartOf(params.splits, 0));
 }
 
 static_assert(sizeof(Shared<1>) <= kPortableShared);
@@ -292,7 +296,7 @@ void LaunchLatent(const LatentParams& params, CudaStream& stream) {
       .block = kThreads,
       .shared_bytes = sizeof(Shared<kBuffers>)};
   AllowShared("latent_attention", &LatentKernel<kBuffers>, shape.shared_bytes);
-  Launch("latent_attention", &LatentKernel<kBuffers>, shape, stream, params);
+  LaunchEarly<&LatentKernel<kBuffers>>("latent_attention", shape, stream, params);
 }
 
 }  // namespace

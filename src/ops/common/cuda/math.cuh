@@ -64,6 +64,17 @@ __device__ __forceinline__ Pack<T, N> LoadStreaming(const T* from) {
   return pack;
 }
 
+// Adds to a counter in global memory and gives what it was. What the block wrote before its last
+// barrier can be seen by whoever finds this addition in the counter, and passes a barrier.
+__device__ __forceinline__ int32_t AddReleasing(int32_t* counter, int32_t value) {
+  int32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(__cvta_generic_to_global(counter)), "r"(value)
+               : "memory");
+  return before;
+}
+
 // 2 to the power of x, within 2 units of the last place; what would be denormal is 0.
 __device__ __forceinline__ float Exp2(float x) {
   float y;
