@@ -2,31 +2,19 @@
 
 #include <algorithm>
 #include <boost/json/array.hpp>
-#include <chrono>
-#include <cstring>
-#include <numeric>
 #include <set>
 #include <utility>
 
 #include "base/check.h"
+#include "bench/bandwidth.h"
+#include "bench/timing.h"
 #include "sampling/random.h"
 #include "trace/router_observer.h"
 
 namespace sluice {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double Median(std::vector<double> values) {
-  SLUICE_CHECK(!values.empty());
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
+using Clock = BenchClock;
 
 // Counts the (layer, expert) pairs that each step reads.
 class DistinctExperts : public RouterObserver {
@@ -100,21 +88,6 @@ class Batch {
   std::vector<std::vector<TokenId>> tokens_;
 };
 
-// The widest loads that this processor has: a narrower loop would measure the loop. Not under
-// ThreadSanitizer, which is not up yet when the loader resolves the clones.
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
-#define SLUICE_WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define SLUICE_WIDEST
-#endif
-SLUICE_WIDEST uint64_t SumWords(const uint64_t* words, int64_t count) {
-  uint64_t sums[32] = {};
-  for (int64_t i = 0; i < count; i += 32) {
-    for (int64_t j = 0; j < 32; ++j) sums[j] += words[i + j];
-  }
-  return std::accumulate(std::begin(sums), std::end(sums), uint64_t{0});
-}
-
 boost::json::array ToJson(const std::vector<double>& values) {
   return boost::json::array(values.begin(), values.end());
 }
@@ -151,52 +124,6 @@ void CheckOptions(const ModelRunner& runner, const LatencyOptions& options) {
 }
 
 }  // namespace
-
-double MeasureReadBandwidth(ThreadPool& pool, int64_t bytes) {
-  constexpr int64_t kPiece = 64 << 10;
-  // Far beyond any cache a larger buffer shows nothing new, and it has to fit beside the model.
-  constexpr int64_t kMost = int64_t{1} << 30;
-  const int64_t count = std::clamp<int64_t>(bytes, 1 << 20, kMost) / kPiece * kPiece;
-  Buffer buffer(count);
-  std::memset(buffer.data(), 1, buffer.size());
-  std::vector<uint64_t> sums(pool.num_threads());
-  double best = 0;
-  // Enough passes that a timing is at least some milliseconds.
-  const int64_t passes = std::max<int64_t>(1, (int64_t{256} << 20) / count);
-  for (int attempt = 0; attempt < 5; ++attempt) {
-    const Clock::time_point start = Clock::now();
-    for (int64_t pass = 0; pass < passes; ++pass) {
-      pool.ParallelFor(count / kPiece, 16, [&](int64_t begin, int64_t end, int thread) {
-        const auto* words = reinterpret_cast<const uint64_t*>(buffer.data() + begin * kPiece);
-        sums[thread] += SumWords(words, (end - begin) * kPiece / 8);
-      });
-    }
-    best = std::max(best, static_cast<double>(count * passes) / SecondsSince(start));
-  }
-  // The sums are used, so that the loop above is not optimised away.
-  SLUICE_CHECK_NE(std::accumulate(sums.begin(), sums.end(), uint64_t{0}), uint64_t{0});
-  return best;
-}
-
-double MeasureDeviceBandwidth(CudaStream& stream) {
-  // Far beyond any cache. A copy reads and writes every byte.
-  const uint64_t free = CudaFreeBytes(stream.device().ordinal);
-  const size_t bytes = std::min<uint64_t>(uint64_t{1} << 30, free / 3);
-  const Buffer from(bytes, MemoryKind::kCuda);
-  const Buffer to(bytes, MemoryKind::kCuda);
-  stream.Fill(from.data(), 1, bytes);
-  CudaEvent begin;
-  CudaEvent end;
-  double best = 0;
-  for (int attempt = 0; attempt < 5; ++attempt) {
-    begin.Record(stream);
-    stream.Copy(to.data(), from.data(), bytes);
-    end.Record(stream);
-    end.Synchronize();
-    best = std::max(best, 2.0 * static_cast<double>(bytes) / end.SecondsSince(begin));
-  }
-  return best;
-}
 
 boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& options) {
   CheckOptions(runner, options);

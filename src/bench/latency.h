@@ -26,12 +26,4 @@ boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& opti
 // The same generation with a KV cache, and without one: every step runs the whole sequence again.
 boost::json::object BenchKvCache(ModelRunner& runner, const LatencyOptions& options);
 
-// Bytes per second that the pool's threads read from a buffer of `bytes`, over and over: of memory
-// or of whatever cache holds that many. The best of a few tries.
-double MeasureReadBandwidth(ThreadPool& pool, int64_t bytes);
-
-// Bytes per second that a CUDA device reads and writes in a large copy. The best of a few tries.
-// Takes up to 2 GB of its memory meanwhile, less where less is free.
-double MeasureDeviceBandwidth(CudaStream& stream);
-
 }  // namespace sluice

@@ -25,11 +25,28 @@ namespace json = boost::json;
 struct TheoryFlags {
   BatchTheory theory;
   std::vector<int> sequences = {1, 2, 4, 8, 16, 32, 64, 128};
+  std::string hardware;
   bool json = false;
 };
 
+// The theory of the layer that a measured profile holds: experts cross the link, attention and gate
+// are what no transfer hides.
+BatchTheory TheoryOf(const std::string& path) {
+  const HardwareProfile profile = ReadProfile(path);
+  if (!profile.layer) {
+    throw Error(ErrorCode::kInvalidArgument,
+                path + ": has no latencies of a layer; 'sluice profile MODEL --out' measures them");
+  }
+  const LayerLatencies& layer = *profile.layer;
+  return {.num_experts = layer.num_experts,
+          .top_k = layer.top_k,
+          .num_layers = layer.num_layers,
+          .expert_ms = 1e3 * layer.expert_load_s,
+          .layer_ms = 1e3 * (layer.attention_s + layer.gate_s)};
+}
+
 int RunTheory(const TheoryFlags& flags) {
-  const BatchTheory& theory = flags.theory;
+  const BatchTheory theory = flags.hardware.empty() ? flags.theory : TheoryOf(flags.hardware);
   const std::vector<BatchTheoryRow> rows = EvaluateTheory(theory, flags.sequences);
   if (flags.json) {
     json::array listed;
@@ -281,14 +298,19 @@ Command AddPlanTheory(CLI::App& app) {
   auto flags = std::make_shared<TheoryFlags>();
   CLI::App* command = app.add_subcommand(
       "theory", "Expected distinct experts and tok/s by sequences, when experts cross a link");
-  command->add_option("--experts", flags->theory.num_experts, "Experts of a layer");
-  command->add_option("--top-k", flags->theory.top_k, "Experts of a token");
-  command->add_option("--layers", flags->theory.num_layers, "Layers with experts");
-  command->add_option("--expert-ms", flags->theory.expert_ms, "To bring one expert");
-  command->add_option("--layer-ms", flags->theory.layer_ms,
-                      "Of a layer's work that no transfer hides");
-  command->add_option("--sequence-ms", flags->theory.sequence_ms,
-                      "The same for each sequence and layer");
+  CLI::Option* given[] = {
+      command->add_option("--experts", flags->theory.num_experts, "Experts of a layer"),
+      command->add_option("--top-k", flags->theory.top_k, "Experts of a token"),
+      command->add_option("--layers", flags->theory.num_layers, "Layers with experts"),
+      command->add_option("--expert-ms", flags->theory.expert_ms, "To bring one expert"),
+      command->add_option("--layer-ms", flags->theory.layer_ms,
+                          "Of a layer's work that no transfer hides"),
+      command->add_option("--sequence-ms", flags->theory.sequence_ms,
+                          "The same for each sequence and layer")};
+  CLI::Option* hardware =
+      command->add_option("--hardware", flags->hardware,
+                          "Take all of these from the layer that 'sluice profile' measured");
+  for (CLI::Option* option : given) hardware->excludes(option);
   command->add_option("--sequences", flags->sequences, "Rows of the table, as 1 2 4")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command->add_flag("--json", flags->json, "Print the table as JSON");

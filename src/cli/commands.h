@@ -20,6 +20,7 @@ Command AddBenchLatency(CLI::App& app);
 Command AddBenchKvCache(CLI::App& app);
 Command AddDoctor(CLI::App& app);
 Command AddPull(CLI::App& app);
+Command AddProfile(CLI::App& app);
 Command AddTraceInfo(CLI::App& app);
 Command AddTraceConvert(CLI::App& app);
 Command AddTraceSynth(CLI::App& app);

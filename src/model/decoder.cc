@@ -47,15 +47,20 @@ TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, Mo
 
   ops::Embedding(weights_.embedding(), input.tokens, x, ctx);
   for (int layer = 0; layer < spec_.num_layers; ++layer) {
-    if (spec_.attention.kind == AttentionKind::kLatent) {
-      AttendLatent(layer, input, cos_sin, pages, x, ctx);
-    } else {
-      Attend(layer, input, cos_sin, pages, x, ctx);
-    }
+    AttentionLayer(layer, input, cos_sin, pages, x, ctx);
     FeedForward(layer, x, moe, ctx);
   }
   Norm(x, weights_.final_norm(), out, ctx);
   return out;
+}
+
+void Decoder::AttentionLayer(int layer, const DecoderInput& input, ConstTensorView cos_sin,
+                             const PagePool& pages, TensorView x, ops::OpContext& ctx) const {
+  if (spec_.attention.kind == AttentionKind::kLatent) {
+    AttendLatent(layer, input, cos_sin, pages, x, ctx);
+  } else {
+    Attend(layer, input, cos_sin, pages, x, ctx);
+  }
 }
 
 // x += o_proj(attention(norm(x)))

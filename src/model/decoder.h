@@ -35,6 +35,11 @@ class Decoder {
   TensorView Forward(const DecoderInput& input, const PagePool& pages, MoeContext* moe,
                      ops::OpContext& ctx) const;
 
+  // One layer's x += attention(norm(x)), x [T, hidden] f32; Forward's first half of a layer.
+  // cos_sin [T, 2, rotary_dim / 2] f32 is ops::RopeAngles of the rows' positions.
+  void AttentionLayer(int layer, const DecoderInput& input, ConstTensorView cos_sin,
+                      const PagePool& pages, TensorView x, ops::OpContext& ctx) const;
+
   // Logits of the given hidden rows, [rows, vocab] f32 in the arena. rows [n] i32.
   TensorView Logits(ConstTensorView hidden, ConstTensorView rows, ops::OpContext& ctx) const;
 

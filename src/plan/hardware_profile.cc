@@ -20,10 +20,47 @@ constexpr ProfileFigure kFigures[] = {
     {"gpu", "bf16_flops_per_s", &HardwareProfile::gpu_flops},
     {"host", "memory_bytes", &HardwareProfile::host_memory},
     {"host", "bandwidth_bytes_per_s", &HardwareProfile::host_bandwidth},
+    {"host", "bf16_flops_per_s", &HardwareProfile::host_bf16_flops},
+    {"host", "f32_flops_per_s", &HardwareProfile::host_f32_flops},
     {"link", "bandwidth_bytes_per_s", &HardwareProfile::link_bandwidth},
+    {"link", "to_host_bytes_per_s", &HardwareProfile::link_back},
     {"disk", "bandwidth_bytes_per_s", &HardwareProfile::disk_bandwidth},
     {"peer", "bandwidth_bytes_per_s", &HardwareProfile::peer_bandwidth},
     {"network", "bandwidth_bytes_per_s", &HardwareProfile::network_bandwidth},
+};
+
+struct LayerText {
+  const char* key;
+  std::string LayerLatencies::*value;
+};
+constexpr LayerText kLayerTexts[] = {
+    {"model", &LayerLatencies::model},
+    {"dtype", &LayerLatencies::dtype},
+    {"copied", &LayerLatencies::copied},
+};
+struct LayerCount {
+  const char* key;
+  int LayerLatencies::*value;
+};
+constexpr LayerCount kLayerCounts[] = {
+    {"rows", &LayerLatencies::rows},
+    {"context", &LayerLatencies::context},
+    {"expert_rows", &LayerLatencies::expert_rows},
+    {"experts", &LayerLatencies::num_experts},
+    {"top_k", &LayerLatencies::top_k},
+    {"layers", &LayerLatencies::num_layers},
+};
+struct LayerTime {
+  const char* key;
+  double LayerLatencies::*value;
+};
+constexpr LayerTime kLayerTimes[] = {
+    {"attention_s", &LayerLatencies::attention_s},
+    {"gate_s", &LayerLatencies::gate_s},
+    {"expert_s", &LayerLatencies::expert_s},
+    {"attention_load_s", &LayerLatencies::attention_load_s},
+    {"gate_load_s", &LayerLatencies::gate_load_s},
+    {"expert_load_s", &LayerLatencies::expert_load_s},
 };
 
 [[noreturn]] void Fail(const std::string& where, const std::string& what) {
@@ -31,7 +68,7 @@ constexpr ProfileFigure kFigures[] = {
 }
 
 std::string KnownKeys() {
-  std::string names = "name, origin, source";
+  std::string names = "name, origin, source, layer";
   for (const ProfileFigure& figure : kFigures) names += ", " + figure.Name();
   return names;
 }
@@ -73,6 +110,50 @@ void ReadGroup(std::string_view group, const json::value& value, const std::stri
   }
 }
 
+// A number above 0, and at most `most`.
+double ReadAbove0(const json::value& value, const std::string& key, double most,
+                  const std::string& where) {
+  const double read = value.is_number() ? value.to_number<double>() : 0.0;
+  if (!(read > 0.0) || !(read <= most)) {
+    Fail(where, key + " is " + json::serialize(value) + "; expected a number above 0");
+  }
+  return read;
+}
+
+LayerLatencies ReadLayer(const json::value& value, const std::string& where) {
+  if (!value.is_object()) Fail(where, "layer is not an object of latencies");
+  const json::object& object = value.as_object();
+  LayerLatencies layer;
+  size_t known = 0;
+  const auto at = [&](const char* key) -> const json::value& {
+    const json::value* found = object.if_contains(key);
+    if (found == nullptr) Fail(where, std::string("layer has no ") + key);
+    ++known;
+    return *found;
+  };
+  for (const LayerText& text : kLayerTexts) {
+    layer.*text.value = ReadText(at(text.key), std::string("layer.") + text.key, where);
+  }
+  for (const LayerCount& count : kLayerCounts) {
+    const std::string name = std::string("layer.") + count.key;
+    layer.*count.value = static_cast<int>(ReadAbove0(at(count.key), name, 1 << 30, where));
+  }
+  for (const LayerTime& time : kLayerTimes) {
+    const std::string name = std::string("layer.") + time.key;
+    layer.*time.value = ReadAbove0(at(time.key), name, 1e9, where);
+  }
+  if (known != object.size()) Fail(where, "layer has keys that are not known");
+  return layer;
+}
+
+json::object LayerToJson(const LayerLatencies& layer) {
+  json::object object;
+  for (const LayerText& text : kLayerTexts) object[text.key] = layer.*text.value;
+  for (const LayerCount& count : kLayerCounts) object[count.key] = layer.*count.value;
+  for (const LayerTime& time : kLayerTimes) object[time.key] = layer.*time.value;
+  return object;
+}
+
 json::object ParseObject(std::string_view text, const std::string& where) {
   boost::system::error_code error;
   json::value root = json::parse({text.data(), text.size()}, error);
@@ -104,6 +185,7 @@ json::object ToJson(const HardwareProfile& profile) {
     if (!group.is_object()) group.emplace_object();
     group.as_object()[figure.key] = *(profile.*figure.value);
   }
+  if (profile.layer) object["layer"] = LayerToJson(*profile.layer);
   return object;
 }
 
@@ -122,6 +204,8 @@ HardwareProfile ProfileFromJson(std::string_view text, const std::string& where)
       profile.origin = ReadOrigin(value, where);
     } else if (key == "source") {
       profile.source = ReadText(value, "source", where);
+    } else if (key == "layer") {
+      profile.layer = ReadLayer(value, where);
     } else {
       ReadGroup({key.data(), key.size()}, value, where, profile);
     }

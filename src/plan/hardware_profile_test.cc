@@ -38,6 +38,44 @@ TEST(HardwareProfile, GoesThroughJson) {
   EXPECT_TRUE(MissingFigures(back).empty());
 }
 
+TEST(HardwareProfile, ALayersLatenciesGoThroughJson) {
+  HardwareProfile profile{.name = "n", .source = "s"};
+  profile.layer = LayerLatencies{.model = "m",
+                                 .dtype = "bf16",
+                                 .copied = "a to b",
+                                 .rows = 4,
+                                 .context = 512,
+                                 .expert_rows = 2,
+                                 .num_experts = 8,
+                                 .top_k = 3,
+                                 .num_layers = 5,
+                                 .attention_s = 1e-4,
+                                 .gate_s = 2e-6,
+                                 .expert_s = 3e-5,
+                                 .attention_load_s = 4e-4,
+                                 .gate_load_s = 5e-6,
+                                 .expert_load_s = 6e-4};
+  const boost::json::object json = ToJson(profile);
+  const HardwareProfile back = ProfileFromJson(boost::json::serialize(json), "x");
+  ASSERT_TRUE(back.layer);
+  EXPECT_EQ(ToJson(back), json);
+  EXPECT_EQ(back.layer->top_k, 3);
+  EXPECT_EQ(back.layer->expert_load_s, 6e-4);
+
+  for (const auto& entry : json.at("layer").as_object()) {
+    boost::json::object damaged = json;
+    damaged["layer"].as_object().erase(entry.key());
+    EXPECT_THAT(MessageOf(boost::json::serialize(damaged)), HasSubstr(std::string(entry.key())));
+    damaged["layer"].as_object()[entry.key()] = -1;
+    EXPECT_THAT(MessageOf(boost::json::serialize(damaged)), HasSubstr(std::string(entry.key())));
+  }
+  boost::json::object more = json;
+  more["layer"].as_object()["other_s"] = 1;
+  EXPECT_THAT(MessageOf(boost::json::serialize(more)), HasSubstr("not known"));
+  EXPECT_THAT(MessageOf(R"({"name": "n", "origin": "measured", "source": "", "layer": 1})"),
+              HasSubstr("layer is not an object"));
+}
+
 TEST(HardwareProfile, NamesWhatIsMissing) {
   const HardwareProfile profile = ProfileFromJson(
       R"({"name": "n", "origin": "measured", "source": "", "gpu": {"memory_bytes": 8e9},
@@ -45,8 +83,9 @@ TEST(HardwareProfile, NamesWhatIsMissing) {
       "x");
   EXPECT_THAT(MissingFigures(profile),
               ElementsAre("gpu.bandwidth_bytes_per_s", "gpu.bf16_flops_per_s", "host.memory_bytes",
-                          "host.bandwidth_bytes_per_s", "peer.bandwidth_bytes_per_s",
-                          "network.bandwidth_bytes_per_s"));
+                          "host.bandwidth_bytes_per_s", "host.bf16_flops_per_s",
+                          "host.f32_flops_per_s", "link.to_host_bytes_per_s",
+                          "peer.bandwidth_bytes_per_s", "network.bandwidth_bytes_per_s"));
   using Figure = std::optional<double> HardwareProfile::*;
   const Figure has[] = {&HardwareProfile::gpu_memory, &HardwareProfile::link_bandwidth};
   EXPECT_NO_THROW(RequireFigures(profile, has, "arithmetic"));

@@ -88,6 +88,30 @@ def test_theory_prints_the_expected_experts():
     assert "1 to all of its experts" in sluice("plan", "theory", "--top-k", 200, code=2)
 
 
+def test_a_machines_profile_is_what_plans_read(tmp_path):
+    path = tmp_path / "here.json"
+    table = sluice("profile", "--threads", 1, "--disk-dir", tmp_path, "--rows", 4, "--out", path)
+    assert "host.bandwidth_bytes_per_s" in table and "one expert" in table
+    assert "host memory to host memory" in table
+    profile = json.loads(path.read_text())
+    assert profile["origin"] == "measured" and "1 threads" in profile["source"]
+    layer = profile["layer"]
+    assert (layer["model"], layer["rows"], layer["experts"]) == ("storyteller", 4, 16)
+    times = [layer[f"{part}_{what}"] for part in ("attention", "gate", "expert") for what in ("s", "load_s")]
+    assert all(0 < seconds < 10 for seconds in times)
+    assert [p.name for p in tmp_path.iterdir()] == ["here.json"]
+
+    theory = report("plan", "theory", "--hardware", path, "--sequences", 1)
+    assert theory["expert_ms"] == pytest.approx(1e3 * layer["expert_load_s"])
+    assert theory["layer_ms"] == pytest.approx(1e3 * (layer["attention_s"] + layer["gate_s"]))
+    assert (theory["experts"], theory["top_k"], theory["layers"]) == (16, 4, 6)
+    assert "excludes" in sluice("plan", "theory", "--hardware", path, "--experts", 8, code=2)
+    assert "no latencies of a layer" in sluice(
+        "plan", "theory", "--hardware", PROFILES / "dgx-h100.json", code=2)
+    assert "has no gpu.bandwidth" in sluice(
+        "plan", "offload", MODELS / "OLMoE-1B-7B-0924", "--hardware", path, "--vram-budget", "8GB", code=2)
+
+
 def test_offload_chooses_and_says_what_bounds():
     plan = report("plan", "offload", MODELS / "Qwen3-30B-A3B", "--hardware",
                   PROFILES / "rtx-4090-desktop.json", "--context", 1024)

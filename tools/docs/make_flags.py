@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 COMMANDS = [
-    "serve", "run", "chat", "verify", "bench latency", "bench kv-cache", "doctor", "pull",
+    "serve", "run", "chat", "verify", "bench latency", "bench kv-cache", "doctor", "pull", "profile",
     "trace info", "trace convert", "trace synth", "plan theory", "plan offload", "plan placement",
     "study load-balance", "study prefetch",
 ]

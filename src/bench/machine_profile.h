@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "base/machine.h"
+#include "plan/hardware_profile.h"
+
+namespace sluice {
+
+struct MachineProfileOptions {
+  std::string name;
+  int num_threads = 1;
+  CpuTier tier = CpuTier::kPortable;
+  std::optional<int> cuda;         // the CUDA device beside the host; none = the host alone
+  std::filesystem::path disk_dir;  // where a file is made and read; empty = the disk is left out
+  int64_t memory_bytes = int64_t{1} << 30;  // that reading is timed over: far beyond any cache
+};
+
+// Measures this machine: memory, read bandwidth and products of the host, reading a disk, and with
+// a CUDA device its memory, bandwidth, products and both directions of the link. Takes some
+// seconds, 1 GB of host memory, 2 GB of the device's and 256 MB of the disk. Throws Error.
+HardwareProfile MeasureMachine(const MachineProfileOptions& options);
+
+}  // namespace sluice

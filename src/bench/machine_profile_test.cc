@@ -1,0 +1,38 @@
+#include "bench/machine_profile.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "bench/bandwidth.h"
+
+namespace sluice {
+namespace {
+
+TEST(MachineProfile, MeasuresTheHost) {
+  const HardwareProfile profile = MeasureMachine(
+      {.name = "here", .num_threads = 1, .tier = DetectCpuTier(), .memory_bytes = 16 << 20});
+  EXPECT_EQ(profile.name, "here");
+  EXPECT_EQ(profile.origin, ProfileOrigin::kMeasured);
+  EXPECT_EQ(profile.host_memory, static_cast<double>(QueryMemory().total_bytes));
+  // Below any machine that this runs on, and above.
+  EXPECT_GT(*profile.host_bandwidth, 1e7);
+  EXPECT_LT(*profile.host_bandwidth, 1e13);
+  EXPECT_GT(*profile.host_bf16_flops, 1e7);
+  EXPECT_GT(*profile.host_f32_flops, 1e7);
+  EXPECT_FALSE(profile.gpu_memory);
+  EXPECT_FALSE(profile.disk_bandwidth);
+}
+
+TEST(MachineProfile, ReadsADiskAndLeavesNothingBehind) {
+  const std::filesystem::path dir = testing::TempDir() + "/disk_read";
+  std::filesystem::create_directory(dir);
+  const std::optional<double> rate = MeasureDiskRead(dir, 16 << 20);
+  EXPECT_GT(rate.value_or(1e9), 1e5);  // empty on a file system in memory
+  EXPECT_TRUE(std::filesystem::is_empty(dir));
+  std::filesystem::remove(dir);
+  EXPECT_THROW(MeasureDiskRead(dir / "absent", 1 << 20), Error);
+}
+
+}  // namespace
+}  // namespace sluice
