@@ -116,7 +116,7 @@ ModelSpec DbrxSpec(const HfConfig& config) {
   spec.hidden_size = ReadInt(config, "d_model");
   spec.num_layers = ReadInt(config, "n_layers");
   spec.max_positions = ReadInt(config, "max_seq_len");
-  spec.norm = NormKind::kLayer;
+  spec.norm = ops::NormKind::kLayer;
   spec.norm_eps = 1e-5f;  // torch's default, which no key changes
   ReadStorage(config, spec);
   if (spec.tie_embeddings) RefuseOption(config, "tie_word_embeddings", "expected false");

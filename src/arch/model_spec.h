@@ -9,14 +9,12 @@
 #include "device/tensor.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/prepare_qkv.h"
+#include "ops/norm/norm.h"
 #include "ops/rope/rope.h"
 #include "ops/router/router.h"
 #include "quant/block_scaled.h"
 
 namespace sluice {
-
-// Both multiply by a weight and have no bias.
-enum class NormKind { kRms, kLayer };
 
 enum class AttentionKind {
   kHeads,   // keys and values of num_kv_heads heads
@@ -147,7 +145,8 @@ struct ModelSpec {
   int hidden_size = 0;
   int num_layers = 0;
   int max_positions = 0;
-  NormKind norm = NormKind::kRms;  // of the hidden state; the q/k norms are always RMS
+  // Of the hidden state; the q/k norms are always RMS.
+  ops::NormKind norm = ops::NormKind::kRms;
   float norm_eps = 0.0f;
   bool tie_embeddings = false;
   AttentionSpec attention;

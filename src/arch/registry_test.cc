@@ -165,7 +165,7 @@ TEST(Registry, WindowsFollowEachFamilysRule) {
 
 TEST(Registry, Dbrx) {
   const ModelSpec spec = SpecFromConfig(Golden("dbrx_pnorm"));
-  EXPECT_EQ(spec.norm, NormKind::kLayer);
+  EXPECT_EQ(spec.norm, ops::NormKind::kLayer);
   EXPECT_EQ(spec.attention.rope.theta, 5e5);  // of attn_config
   EXPECT_EQ(spec.moe.topk_norm, 2.0f);
   const TensorRule& down = *FindRule(spec, TensorRole::kExpertDown);

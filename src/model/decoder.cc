@@ -3,15 +3,14 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "ops/activation/silu_mul.h"
 #include "ops/attention/latent_attention.h"
 #include "ops/attention/prepare_qkv.h"
 #include "ops/embedding/embedding.h"
 #include "ops/embedding/take_rows.h"
 #include "ops/gemm/gemm.h"
 #include "ops/gemm/head_gemm.h"
-#include "ops/norm/layer_norm.h"
-#include "ops/norm/rms_norm.h"
+#include "ops/gemm/norm_gemm.h"
+#include "ops/norm/norm.h"
 #include "ops/rope/rope.h"
 
 namespace sluice {
@@ -25,22 +24,18 @@ TensorView HeadParts(const TensorView& matrix, int64_t begin, int64_t heads, int
                     strides);
 }
 
-}  // namespace
-
-void Decoder::Norm(ConstTensorView x, ConstTensorView weight, TensorView out,
-                   ops::OpContext& ctx) const {
-  if (spec_.norm == NormKind::kLayer) {
-    ops::LayerNorm({.eps = spec_.norm_eps}, x, weight, out, ctx);
-  } else {
-    ops::RmsNorm({.eps = spec_.norm_eps}, x, weight, out, ctx);
-  }
+// Columns [begin, begin + width) of a matrix.
+TensorView Columns(const TensorView& matrix, int64_t begin, int64_t width) {
+  const int64_t strides[] = {matrix.stride(0), 1};
+  return TensorView(matrix.data<float>() + begin, DType::kF32, {matrix.dim(0), width}, strides);
 }
+
+}  // namespace
 
 TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, MoeContext* moe,
                             ops::OpContext& ctx) const {
   const int64_t tokens = input.tokens.dim(0);
   const TensorView x = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
-  const TensorView out = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
   const ops::RopeDesc& rope = spec_.attention.rope;
   const TensorView cos_sin = ctx.arena.Allocate(DType::kF32, {tokens, 2, rope.rotary_dim / 2});
   ops::RopeAngles(rope, input.positions, cos_sin, ctx);
@@ -50,8 +45,7 @@ TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, Mo
     AttentionLayer(layer, input, cos_sin, pages, x, ctx);
     FeedForward(layer, x, moe, ctx);
   }
-  Norm(x, weights_.final_norm(), out, ctx);
-  return out;
+  return x;
 }
 
 void Decoder::AttentionLayer(int layer, const DecoderInput& input, ConstTensorView cos_sin,
@@ -75,13 +69,11 @@ void Decoder::Attend(int layer, const DecoderInput& input, ConstTensorView cos_s
   const ops::KvPages kv{.k = pages.Keys(layer), .v = pages.Values(layer)};
 
   const DType product = ctx.ProductDType(w.qkv.dtype());
-  const TensorView h = ctx.arena.Allocate(product, {tokens, spec_.hidden_size});
   const TensorView qkv = ctx.arena.Allocate(DType::kF32, {tokens, q_width + 2 * kv_width});
   const TensorView attended = ctx.arena.Allocate(product, {tokens, a.num_heads, a.head_dim});
   const TensorView q = HeadParts(qkv, 0, a.num_heads, a.head_dim, a.head_dim);
 
-  Norm(x, w.input_norm, h, ctx);
-  ops::Gemm({}, h, w.qkv, w.qkv_bias, qkv, ctx);
+  ops::NormGemm({.norm = norm_}, x, w.input_norm, w.qkv, w.qkv_bias, qkv, ctx);
   ops::PrepareQkv({.num_heads = a.num_heads,
                    .num_kv_heads = a.num_kv_heads,
                    .head_dim = a.head_dim,
@@ -109,29 +101,25 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
   const LatentWeights& w = weights_.layer(layer).latent;
   const int64_t tokens = x.dim(0);
   const int64_t values = int64_t{a.num_heads} * l.value_dim;
-  const ops::RmsNormDesc latent_norm{.eps = l.norm_eps};
   const auto allocate = [&](const Shape& shape) { return ctx.arena.Allocate(DType::kF32, shape); };
 
-  const DType product = ctx.ProductDType(w.kv_a.dtype());
-  const TensorView h = ctx.arena.Allocate(product, {tokens, spec_.hidden_size});
-  const TensorView q = allocate({tokens, int64_t{a.num_heads} * a.head_dim});
-  const TensorView kv = allocate({tokens, l.kv_rank + l.rope_dim});
+  const int64_t q_width = int64_t{a.num_heads} * a.head_dim;
+  const int64_t q_columns = l.q_rank == 0 ? q_width : l.q_rank;
+  const TensorView q_kv = allocate({tokens, q_columns + l.kv_rank + l.rope_dim});
+  const TensorView q_low = Columns(q_kv, 0, q_columns);
+  const TensorView q = l.q_rank == 0 ? q_low : allocate({tokens, q_width});
+  const TensorView kv = Columns(q_kv, q_columns, l.kv_rank + l.rope_dim);
   const TensorView q_latent = allocate({tokens, a.num_heads, l.kv_rank});
   const TensorView attended = allocate({tokens, a.num_heads, l.kv_rank});
   const TensorView out = allocate({tokens, a.num_heads, l.value_dim});
   const TensorView q_nope = HeadParts(q, 0, a.num_heads, a.head_dim, l.nope_dim);
   const TensorView q_rope = HeadParts(q, l.nope_dim, a.num_heads, a.head_dim, l.rope_dim);
 
-  Norm(x, weights_.layer(layer).input_norm, h, ctx);
-  if (l.q_rank == 0) {
-    ops::Gemm({}, h, w.q, {}, q, ctx);
-  } else {
-    const TensorView q_low = allocate({tokens, l.q_rank});
-    ops::Gemm({}, h, w.q_a, w.q_a_bias, q_low, ctx);
-    ops::RmsNorm(latent_norm, q_low, w.q_a_norm, q_low, ctx);
-    ops::Gemm({}, q_low, w.q_b, {}, q, ctx);
+  ops::NormGemm({.norm = norm_}, x, weights_.layer(layer).input_norm, w.q_kv_a, w.q_kv_a_bias, q_kv,
+                ctx);
+  if (l.q_rank > 0) {
+    ops::NormGemm({.norm = {.eps = l.norm_eps}}, q_low, w.q_a_norm, w.q_b, {}, q, ctx);
   }
-  ops::Gemm({}, h, w.kv_a, w.kv_a_bias, kv, ctx);
   ops::PrepareLatent({.num_heads = a.num_heads,
                       .latent_dim = l.kv_rank,
                       .rope_dim = l.rope_dim,
@@ -153,18 +141,16 @@ void Decoder::FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpConte
   const LayerWeights& w = weights_.layer(layer);
   const int64_t tokens = x.dim(0);
   const DType product = ctx.ProductDType(weights_.embedding().dtype());
-  const TensorView h = ctx.arena.Allocate(product, {tokens, spec_.hidden_size});
-  Norm(x, w.post_attention_norm, h, ctx);
   if (spec_.ffn[layer] == FfnKind::kMoe) {
     SLUICE_CHECK(moe != nullptr);
+    const TensorView h = ctx.arena.Allocate(product, {tokens, spec_.hidden_size});
+    ops::Norm(norm_, x, w.post_attention_norm, h, ctx);
     MoeLayer(spec_.moe, layer, w.moe, h, x, *moe, ctx);
     return;
   }
-  const int64_t width = w.down.dim(1);
-  const TensorView gate_up = ctx.arena.Allocate(DType::kF32, {tokens, 2 * width});
-  const TensorView inner = ctx.arena.Allocate(product, {tokens, width});
-  ops::Gemm({}, h, w.gate_up, w.gate_up_bias, gate_up, ctx);
-  ops::SiluMul(gate_up, inner, ctx);
+  const TensorView inner = ctx.arena.Allocate(product, {tokens, w.down.dim(1)});
+  ops::NormGemm({.norm = norm_, .epilogue = ops::GemmEpilogue::kSwiGlu}, x, w.post_attention_norm,
+                w.gate_up, w.gate_up_bias, inner, ctx);
   ops::Gemm({.accumulate = true}, inner, w.down, w.down_bias, x, ctx);
 }
 
@@ -175,7 +161,8 @@ TensorView Decoder::Logits(ConstTensorView hidden, ConstTensorView rows,
   Arena::Scope scope(ctx.arena);
   const TensorView picked = ctx.arena.Allocate(DType::kF32, {count, spec_.hidden_size});
   ops::TakeRows(hidden, rows, picked, ctx);
-  ops::Gemm({}, picked, weights_.lm_head(), {}, logits, ctx);
+  ops::NormGemm({.norm = norm_}, picked, weights_.final_norm(), weights_.lm_head(), {}, logits,
+                ctx);
   return logits;
 }
 

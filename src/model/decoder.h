@@ -28,10 +28,11 @@ struct DecoderInput {
 // outlive it.
 class Decoder {
  public:
-  Decoder(const ModelSpec& spec, const ModelWeights& weights) : spec_(spec), weights_(weights) {}
+  Decoder(const ModelSpec& spec, const ModelWeights& weights)
+      : spec_(spec), weights_(weights), norm_{.kind = spec.norm, .eps = spec.norm_eps} {}
 
   // Runs the layers: writes each row's keys and values to its slot and returns the hidden states
-  // after the final norm, [T, hidden] f32 in the arena. `moe` may be null for a dense model.
+  // before the final norm, [T, hidden] f32 in the arena. `moe` may be null for a dense model.
   TensorView Forward(const DecoderInput& input, const PagePool& pages, MoeContext* moe,
                      ops::OpContext& ctx) const;
 
@@ -40,11 +41,11 @@ class Decoder {
   void AttentionLayer(int layer, const DecoderInput& input, ConstTensorView cos_sin,
                       const PagePool& pages, TensorView x, ops::OpContext& ctx) const;
 
-  // Logits of the given hidden rows, [rows, vocab] f32 in the arena. rows [n] i32.
+  // Logits of the given rows of Forward's: of the head on the final norm, [rows, vocab] f32 in the
+  // arena. rows [n] i32.
   TensorView Logits(ConstTensorView hidden, ConstTensorView rows, ops::OpContext& ctx) const;
 
  private:
-  void Norm(ConstTensorView x, ConstTensorView weight, TensorView out, ops::OpContext& ctx) const;
   void Attend(int layer, const DecoderInput& input, ConstTensorView cos_sin, const PagePool& pages,
               TensorView x, ops::OpContext& ctx) const;
   void AttendLatent(int layer, const DecoderInput& input, ConstTensorView cos_sin,
@@ -53,6 +54,7 @@ class Decoder {
 
   const ModelSpec& spec_;
   const ModelWeights& weights_;
+  const ops::NormDesc norm_;  // of the hidden state
 };
 
 }  // namespace sluice

@@ -1,6 +1,7 @@
 #include "model/model_weights.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
@@ -71,6 +72,9 @@ class ModelWeights::Builder {
   }
 
  private:
+  // A job's name where no tensor is read.
+  static constexpr const char* kZeros = "";
+
   // A tensor, or rows of one, and where it goes.
   struct Job {
     std::string name;
@@ -82,6 +86,10 @@ class ModelWeights::Builder {
   };
 
   static void ReadJob(const WeightSource& source, const Job& job, const OnBytesRead& on_read) {
+    if (job.name == kZeros) {
+      std::memset(job.target.raw(), 0, job.target.NumBytes());
+      return;
+    }
     if (job.transpose) {
       const Tensor rows(job.target.dtype(), {job.target.dim(1), job.target.dim(0)});
       source.ReadRows(job.name, job.shape, job.first_row, rows.view());
@@ -143,17 +151,16 @@ class ModelWeights::Builder {
 
   LatentWeights PlanLatent(int layer) {
     using enum TensorRole;
-    LatentWeights w{.q = Whole(kQ, layer, dtype_),
-                    .q_a = Whole(kQA, layer, dtype_),
-                    .q_a_bias = Whole(kQABias, layer, DType::kF32),
+    const LatentSpec& latent = spec_.attention.latent;
+    const bool low_rank = latent.q_rank > 0;
+    LatentWeights w{.q_kv_a = Stacked({low_rank ? kQA : kQ, kKvA}, layer, dtype_),
+                    .q_kv_a_bias = low_rank ? Stacked({kQABias, kKvABias}, layer, DType::kF32)
+                                            : LatentBias(layer),
                     .q_a_norm = Whole(kQANorm, layer, DType::kF32),
                     .q_b = Whole(kQB, layer, dtype_),
-                    .kv_a = Whole(kKvA, layer, dtype_),
-                    .kv_a_bias = Whole(kKvABias, layer, DType::kF32),
                     .kv_a_norm = Whole(kKvANorm, layer, DType::kF32),
                     .k_up = {},
                     .v_up = {}};
-    const LatentSpec& latent = spec_.attention.latent;
     const int64_t heads = spec_.attention.num_heads;
     const TensorRule& kv_b = RequireRule(spec_, kKvB);
     const TensorView k_up = Store(dtype_, {heads, latent.kv_rank, latent.nope_dim});
@@ -168,6 +175,19 @@ class ModelWeights::Builder {
     w.k_up = k_up;
     w.v_up = v_up;
     return w;
+  }
+
+  // The bias of q_kv_a where queries are projected at once, and without one: zeros, then kv_a's.
+  ConstTensorView LatentBias(int layer) {
+    const TensorRule* rule = FindRule(spec_, TensorRole::kKvABias);
+    if (rule == nullptr) return {};
+    const int64_t q_rows = RequireRule(spec_, TensorRole::kQ).shape[0];
+    const TensorView whole = Store(DType::kF32, {q_rows + rule->shape[0]});
+    const size_t storage = weights_.storage_.size() - 1;
+    jobs_.push_back({kZeros, {}, whole.Slice(0, q_rows), storage});
+    jobs_.push_back({TensorName(*rule, layer, 0), rule->shape,
+                     whole.Slice(q_rows, q_rows + rule->shape[0]), storage});
+    return whole;
   }
 
   ConstTensorView Whole(TensorRole role, int layer, DType dtype) {

@@ -18,16 +18,15 @@ namespace sluice {
 // Latent attention's own weights. kv_b is split by heads: k_up, transposed, leads a query to the
 // latent's space and v_up leads the latent that a head attended to its values.
 struct LatentWeights {
-  ConstTensorView q;          // [heads * head_dim, hidden], without a low rank
-  ConstTensorView q_a;        // [q_rank, hidden]
-  ConstTensorView q_a_bias;   // [q_rank]
-  ConstTensorView q_a_norm;   // [q_rank]
-  ConstTensorView q_b;        // [heads * head_dim, q_rank]
-  ConstTensorView kv_a;       // [kv_rank + rope_dim, hidden]
-  ConstTensorView kv_a_bias;  // [kv_rank + rope_dim]
-  ConstTensorView kv_a_norm;  // [kv_rank]
-  ConstTensorView k_up;       // [heads, kv_rank, nope_dim]
-  ConstTensorView v_up;       // [heads, value_dim, kv_rank]
+  // The query's projection, or its part to the low rank, then the latent's:
+  // [q_rank, or heads * head_dim without one, + kv_rank + rope_dim, hidden].
+  ConstTensorView q_kv_a;
+  ConstTensorView q_kv_a_bias;  // [the same]; 0 where the query's projection has none
+  ConstTensorView q_a_norm;     // [q_rank]
+  ConstTensorView q_b;          // [heads * head_dim, q_rank]
+  ConstTensorView kv_a_norm;    // [kv_rank]
+  ConstTensorView k_up;         // [heads, kv_rank, nope_dim]
+  ConstTensorView v_up;         // [heads, value_dim, kv_rank]
 };
 
 // One layer's weights as the Decoder reads them. Projections that share an input lie behind each

@@ -54,10 +54,9 @@ TEST(ModelWeights, ALatentLayerHasItsOwnProjections) {
   const ModelWeights weights(spec, source, DType::kF32, pool, [&](int64_t read) { bytes += read; });
   const LayerWeights& layer = weights.layer(1);
   EXPECT_TRUE(layer.qkv.empty());
-  EXPECT_TRUE(layer.latent.q.empty());
-  EXPECT_EQ(layer.latent.q_a.shape(), (Shape{12, 32}));
+  EXPECT_EQ(layer.latent.q_kv_a.shape(), (Shape{12 + 24, 32}));
+  EXPECT_TRUE(layer.latent.q_kv_a_bias.empty());
   EXPECT_EQ(layer.latent.q_b.shape(), (Shape{54, 12}));
-  EXPECT_EQ(layer.latent.kv_a.shape(), (Shape{24, 32}));
   EXPECT_EQ(layer.o.shape(), (Shape{32, 18}));
   EXPECT_EQ(layer.moe.router_bias.shape(), (Shape{4}));
   EXPECT_EQ(layer.moe.router_bias.dtype(), DType::kF32);

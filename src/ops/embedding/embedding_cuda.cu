@@ -8,6 +8,8 @@ namespace {
 
 template <class T>
 __global__ void CopyRowsKernel(const CopyRowsParams p) {
+  LetNextStart();
+  WaitForEarlier();
   ForEachInRowCut(p.width, [&](int64_t i, int64_t column) {
     const int64_t row = p.rows[i];
     const bool exists = row >= 0 && row < p.table_rows;
@@ -22,8 +24,8 @@ __global__ void CopyRowsKernel(const CopyRowsParams p) {
 void CopyRows(const CopyRowsParams& params, CudaStream& stream) {
   WithFloatType(params.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    Launch("copy_rows", &CopyRowsKernel<T>, RowCutShape(params.count, params.width), stream,
-           params);
+    LaunchEarly<&CopyRowsKernel<T>>("copy_rows", RowCutShape(params.count, params.width), stream,
+                                    params);
   });
 }
 

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "base/check.h"
+#include "ops/activation/silu_mul.h"
 #include "ops/common/checks.h"
+#include "ops/gemm/gemm_arguments.h"
 #include "ops/gemm/gemm_kernels.h"
 
 namespace sluice::ops {
@@ -27,42 +30,12 @@ int64_t BlockColumns(int64_t columns, int threads) {
   return std::clamp(rounded, kMinBlockColumns, kMaxBlockColumns);
 }
 
-}  // namespace
-
-void Gemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, ConstTensorView bias,
-          TensorView out, OpContext& context) {
-  CheckRank("gemm x", x, 2);
-  CheckRank("gemm w", w, 2);
+// Without an epilogue.
+void GemmOnCpu(bool accumulate, ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+               TensorView out, OpContext& context) {
   const int64_t rows = x.dim(0);
   const int64_t columns = w.dim(0);
   const int64_t depth = w.dim(1);
-  CheckProductInput("gemm x", x, {rows, depth}, context);
-  CheckWeights("gemm w", w, {columns, depth});
-  if (!bias.empty()) CheckTensor("gemm bias", bias, DType::kF32, {columns});
-  CheckTensor("gemm out", out, DType::kF32, {rows, columns});
-  if (rows == 0 || columns == 0) return;
-  if constexpr (kCudaBuilt) {
-    if (context.OnCuda()) {
-      cuda::Gemm({.x = x.raw(),
-                  .x_dtype = x.dtype(),
-                  .x_stride = x.stride(0),
-                  .x_head_stride = 0,
-                  .w = w.raw(),
-                  .w_dtype = w.dtype(),
-                  .bias = bias.empty() ? nullptr : bias.data<float>(),
-                  .accumulate = desc.accumulate,
-                  .out = out.data<float>(),
-                  .out_stride = out.stride(0),
-                  .out_head_stride = 0,
-                  .rows = rows,
-                  .columns = columns,
-                  .depth = depth,
-                  .heads = 1},
-                 context.arena, *context.cuda);
-      return;
-    }
-  }
-
   const auto kernel =
       context.reference ? &reference::GemmBlock : SLUICE_TIER_FUNCTION(context.tier, GemmBlock);
   const int64_t block_columns = BlockColumns(columns, context.pool.num_threads());
@@ -83,7 +56,7 @@ void Gemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, ConstTenso
             .columns = std::min(block_columns, columns - column),
             .depth = depth,
             .bias = bias.empty() ? nullptr : bias.data<float>() + column,
-            .accumulate = desc.accumulate,
+            .accumulate = accumulate,
             .out = out.data<float>() + row * out.stride(0) + column,
             .out_stride = out.stride(0)});
   };
@@ -92,6 +65,74 @@ void Gemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, ConstTenso
   context.pool.ParallelFor(blocks, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t block = begin; block < end; ++block) run_block(block);
   });
+}
+
+void GemmThenSwiGlu(ConstTensorView x, ConstTensorView w, ConstTensorView bias, TensorView out,
+                    OpContext& context) {
+  const Arena::Scope scope(context.arena);
+  const TensorView gate_up = context.arena.Allocate(DType::kF32, {x.dim(0), w.dim(0)});
+  Gemm({}, x, w, bias, gate_up, context);
+  SiluMul(gate_up, out, context);
+}
+
+}  // namespace
+
+void CheckGemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+               TensorView out, OpContext& context) {
+  CheckRank("gemm x", x, 2);
+  CheckRank("gemm w", w, 2);
+  CheckRank("gemm out", out, 2);
+  const bool swiglu = desc.epilogue == GemmEpilogue::kSwiGlu;
+  const int64_t rows = x.dim(0);
+  const int64_t columns = swiglu ? out.dim(1) : w.dim(0);
+  const int64_t depth = w.dim(1);
+  CheckProductInput("gemm x", x, {rows, depth}, context);
+  CheckWeights("gemm w", w, {swiglu ? 2 * columns : columns, depth});
+  if (!bias.empty()) CheckTensor("gemm bias", bias, DType::kF32, {w.dim(0)});
+  if (swiglu) {
+    SLUICE_CHECK(!desc.accumulate);
+    CheckProductInput("gemm out", out, {rows, columns}, context);
+  } else {
+    CheckTensor("gemm out", out, DType::kF32, {rows, columns});
+  }
+}
+
+cuda::GemmParams CudaParams(const GemmDesc& desc, ConstTensorView x, ConstTensorView w,
+                            ConstTensorView bias, TensorView out) {
+  return {.x = x.raw(),
+          .x_dtype = x.dtype(),
+          .x_stride = x.stride(0),
+          .x_head_stride = 0,
+          .w = w.raw(),
+          .w_dtype = w.dtype(),
+          .bias = bias.empty() ? nullptr : bias.data<float>(),
+          .accumulate = desc.accumulate,
+          .swiglu = desc.epilogue == GemmEpilogue::kSwiGlu,
+          .out = out.raw(),
+          .out_dtype = out.dtype(),
+          .out_stride = out.stride(0),
+          .out_head_stride = 0,
+          .rows = x.dim(0),
+          .columns = out.dim(1),
+          .depth = w.dim(1),
+          .heads = 1};
+}
+
+void Gemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+          TensorView out, OpContext& context) {
+  CheckGemm(desc, x, w, bias, out, context);
+  if (out.NumElements() == 0) return;
+  const bool swiglu = desc.epilogue == GemmEpilogue::kSwiGlu;
+  if constexpr (kCudaBuilt) {
+    if (context.OnCuda()) {
+      const cuda::GemmParams params = CudaParams(desc, x, w, bias, out);
+      if (!swiglu || cuda::FusesSwiGlu(params)) {
+        return cuda::Gemm(params, context.arena, *context.cuda);
+      }
+    }
+  }
+  if (swiglu) return GemmThenSwiGlu(x, w, bias, out, context);
+  GemmOnCpu(desc.accumulate, x, w, bias, out, context);
 }
 
 }  // namespace sluice::ops

@@ -5,8 +5,15 @@
 
 namespace sluice::ops {
 
+enum class GemmEpilogue {
+  kNone,
+  // w and bias have gate rows, then up rows: out = silu(gate) * up, as SiluMul makes it.
+  kSwiGlu,
+};
+
 struct GemmDesc {
-  bool accumulate = false;  // out += instead of out =
+  bool accumulate = false;  // out += instead of out =; not with an epilogue
+  GemmEpilogue epilogue = GemmEpilogue::kNone;
 };
 
 // out = x w^T + bias (+ out). On the CPU each element sums K in fixed chunks and a fixed lane
@@ -19,9 +26,10 @@ struct GemmDesc {
 // before still runs: w is never what that kernel writes.
 void Gemm(const GemmDesc& desc,
           ConstTensorView x,     // [M, K] f32, on CUDA also bf16 or f16; row stride free
-          ConstTensorView w,     // [N, K] f32 | bf16 | f16, contiguous
-          ConstTensorView bias,  // [N] f32, or empty()
-          TensorView out,        // [M, N] f32, row stride free; must not overlap x
+          ConstTensorView w,     // [N, K] f32 | bf16 | f16, contiguous; kSwiGlu: [2 N, K]
+          ConstTensorView bias,  // [N] f32, or empty(); kSwiGlu: [2 N]
+          TensorView out,        // [M, N] f32, row stride free; must not overlap x; kSwiGlu: on
+                                 // CUDA also bf16 or f16, the input of a product
           OpContext& context);
 
 }  // namespace sluice::ops

@@ -13,6 +13,8 @@ constexpr int kPlainRows = 8;
 // lanes take K in turn. Which lane sums what depends on K alone.
 template <class X, class W>
 __global__ void PlainGemmKernel(const GemmParams p) {
+  LetNextStart();
+  WaitForEarlier();
   const int64_t row_blocks = CeilDiv(p.rows, kPlainRows);
   const int64_t column_blocks = CeilDiv(p.columns, kPlainWarps);
   const int64_t row = blockIdx.x % row_blocks * kPlainRows;
@@ -35,7 +37,8 @@ __global__ void PlainGemmKernel(const GemmParams p) {
   for (int i = 0; i < kPlainRows; ++i) {
     const float sum = WarpSum(sums[i]);
     if (lane != 0 || row + i >= p.rows) continue;
-    float& out = p.out[head * p.out_head_stride + (row + i) * p.out_stride + column];
+    float& out =
+        static_cast<float*>(p.out)[head * p.out_head_stride + (row + i) * p.out_stride + column];
     const float before = p.accumulate ? out : 0.0f;
     out = (p.bias == nullptr ? before : before + p.bias[column]) + sum;
   }
@@ -50,6 +53,8 @@ struct NarrowParams {
 };
 template <class T>
 __global__ void NarrowKernel(const NarrowParams p) {
+  LetNextStart();
+  WaitForEarlier();
   const GemmParams& g = p.gemm;
   const int64_t index =
       (static_cast<int64_t>(blockIdx.x) * kNarrowThreads + threadIdx.x) * kNarrowElements;
@@ -72,9 +77,9 @@ GemmParams Narrow(const GemmParams& params, Arena& arena, CudaStream& stream) {
       .grid = static_cast<unsigned>(CeilDiv(size, int64_t{kNarrowThreads * kNarrowElements})),
       .block = kNarrowThreads};
   if (params.w_dtype == DType::kBF16) {
-    Launch("gemm_narrow", &NarrowKernel<__nv_bfloat16>, shape, stream, narrow);
+    LaunchEarly<&NarrowKernel<__nv_bfloat16>>("gemm_narrow", shape, stream, narrow);
   } else {
-    Launch("gemm_narrow", &NarrowKernel<__half>, shape, stream, narrow);
+    LaunchEarly<&NarrowKernel<__half>>("gemm_narrow", shape, stream, narrow);
   }
   GemmParams gemm = params;
   gemm.x = narrow.out;
@@ -98,6 +103,11 @@ bool IsRegular(const GemmParams& p) {
          p.x_head_stride * x_size % kLoadBytes == 0;
 }
 
+// As NormGemm's kernels read rows and the weight.
+bool IsRegularNorm(const NormGemmParams& p) {
+  return p.gemm.x_dtype == DType::kF32 && IsMultipleOf(p.norm_weight, sizeof(float4));
+}
+
 }  // namespace
 
 void GemmPlain(const GemmParams& params, CudaStream& stream) {
@@ -108,7 +118,7 @@ void GemmPlain(const GemmParams& params, CudaStream& stream) {
     using X = std::remove_pointer_t<decltype(x_type)>;
     WithFloatType(params.w_dtype, [&](auto* w_type) {
       using W = std::remove_pointer_t<decltype(w_type)>;
-      Launch("gemm_plain", &PlainGemmKernel<X, W>, shape, stream, params);
+      LaunchEarly<&PlainGemmKernel<X, W>>("gemm_plain", shape, stream, params);
     });
   });
 }
@@ -119,6 +129,18 @@ void Gemm(const GemmParams& params, Arena& arena, CudaStream& stream) {
   const Arena::Scope scope(arena);
   const bool wide = params.x_dtype == DType::kF32;
   GemmTiles(wide ? Narrow(params, arena, stream) : params, arena, stream);
+}
+
+bool FusesSwiGlu(const GemmParams& params) {
+  return IsRegular(params) && params.rows <= kFewRows;
+}
+
+bool FusesNorm(const NormGemmParams& params, const CudaStream& stream) {
+  return IsRegular(params.gemm) && IsRegularNorm(params) && FewRowsTakesNorm(params.gemm, stream);
+}
+
+void NormGemm(const NormGemmParams& params, CudaStream& stream) {
+  NormGemmFewRows(params, stream);
 }
 
 }  // namespace sluice::ops::cuda

@@ -46,7 +46,10 @@ struct GemmParams {
   DType w_dtype;
   const float* bias;  // [columns], or null
   bool accumulate;
-  float* out;
+  bool swiglu =
+      false;  // out = silu(gate) * up of columns n and columns + n of w, [2 columns, depth]
+  void* out;
+  DType out_dtype = DType::kF32;  // another only with `swiglu`
   int64_t out_stride;
   int64_t out_head_stride;
   int64_t rows;
@@ -55,8 +58,11 @@ struct GemmParams {
   int64_t heads;
 };
 // Scratch comes from `arena` and is free again when the call returns: what is queued on the stream
-// later may write to it.
+// later may write to it. Without `swiglu`, unless FusesSwiGlu(params).
 void Gemm(const GemmParams& params, Arena& arena, CudaStream& stream);
+
+// Whether Gemm takes these params with `swiglu`.
+bool FusesSwiGlu(const GemmParams& params);
 
 }  // namespace cuda
 

@@ -124,6 +124,44 @@ TEST_P(GemmTest, RoundsNoFurtherThanTheWeights) {
   }
 }
 
+TEST_P(GemmTest, SwiGluIsThatOfTheGatesAndUps) {
+  std::mt19937 random(7);
+  constexpr GemmShape kForms[] = {{0, 9, 64},    {1, 24, 64},   {3, 21, 100}, {8, 9, 520},
+                                  {16, 60, 264}, {17, 40, 136}, {70, 33, 72}};
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const auto& [rows, columns, depth] : kForms) {
+      SCOPED_TRACE(::testing::Message() << dtype << " " << rows << " " << columns << " " << depth);
+      const Tensor x = Convert(RandomTensor({rows, depth}, random), dtype);
+      const Tensor wide = Widen(x);
+      const Tensor w = Convert(RandomTensor({2 * columns, depth}, random), dtype);
+      const Tensor bias = RandomTensor({2 * columns}, random);
+      const Tensor start = HostTensor(DType::kF32, {rows, 2 * columns});
+      for (int64_t i = 0; i < start.shape().NumElements(); ++i) {
+        start.data<float>()[i] = bias.data<float>()[i % (2 * columns)];
+      }
+      const Expected products = Multiply(wide, w, start);
+      std::vector<double> want;
+      std::vector<double> scale;
+      for (int64_t i = 0; i < rows * columns; ++i) {
+        const int64_t gate = i / columns * 2 * columns + i % columns;
+        const double g = products.values[gate];
+        const double u = products.values[gate + columns];
+        want.push_back(g / (1.0 + std::exp(-g)) * u);
+        // The derivative of silu is at most 1.1.
+        scale.push_back(1.1 * products.scale[gate] * std::abs(u) +
+                        std::abs(g) * products.scale[gate + columns] + std::abs(want.back()));
+      }
+      Guarded out(DType::kF32, {rows, columns});
+      Gemm({.epilogue = GemmEpilogue::kSwiGlu}, wide, w, bias, out, context());
+      ExpectClose(out, want, scale, Tolerance(dtype));
+      if (!context().OnCuda()) continue;
+      Guarded narrow(dtype, {rows, columns});
+      Gemm({.epilogue = GemmEpilogue::kSwiGlu}, x, w, bias, narrow, context());
+      ExpectClose(narrow, want, scale, dtype == DType::kF32 ? Tolerance(dtype) : 1.0 / 256.0);
+    }
+  }
+}
+
 TEST_P(GemmTest, StridedRowsLeaveTheGapsAlone) {
   std::mt19937 random(3);
   const Tensor wide = RandomTensor({5, 70}, random);

@@ -117,9 +117,10 @@ __device__ __forceinline__ void StoreSums(const TileParams& p, int64_t head, int
   const GemmParams& g = p.gemm;
   if (row >= g.rows || column >= g.columns) return;
   const bool both = column + 1 < g.columns;
-  float* out = p.partial == nullptr
-                   ? g.out + head * g.out_head_stride + row * g.out_stride + column
-                   : p.partial + ((split * g.heads + head) * g.rows + row) * g.columns + column;
+  float* out =
+      p.partial == nullptr
+          ? static_cast<float*>(g.out) + head * g.out_head_stride + row * g.out_stride + column
+          : p.partial + ((split * g.heads + head) * g.rows + row) * g.columns + column;
   if (p.partial == nullptr && g.accumulate) {
     first += out[0];
     if (both) second += out[1];
@@ -221,7 +222,7 @@ __global__ void SumSplitsKernel(const TileParams p) {
   const int64_t column = index % g.columns;
   const int64_t row = index / g.columns % g.rows;
   const int64_t head = index / g.columns / g.rows;
-  float& out = g.out[head * g.out_head_stride + row * g.out_stride + column];
+  float& out = static_cast<float*>(g.out)[head * g.out_head_stride + row * g.out_stride + column];
   float sum = g.accumulate ? out : 0.0f;
   if (g.bias != nullptr) sum += g.bias[column];
   for (int64_t split = 0; split < p.splits; ++split) sum += p.partial[split * size + index];

@@ -12,6 +12,8 @@ constexpr int64_t kElementsPerThread = 4;
 // One block a row.
 template <class Out>
 __global__ void LayerNormKernel(const LayerNormParams p) {
+  LetNextStart();
+  WaitForEarlier();
   __shared__ float mean_scratch[kMaxThreads / kWarp];
   __shared__ float variance_scratch[kMaxThreads / kWarp];
   const float* x = p.x + blockIdx.x * p.x_stride;
@@ -40,7 +42,7 @@ void LayerNorm(const LayerNormParams& params, CudaStream& stream) {
                               kWarp * (warps < kMaxThreads / kWarp ? warps : kMaxThreads / kWarp))};
   WithFloatType(params.out_dtype, [&](auto* type) {
     using Out = std::remove_pointer_t<decltype(type)>;
-    Launch("layer_norm", &LayerNormKernel<Out>, shape, stream, params);
+    LaunchEarly<&LayerNormKernel<Out>>("layer_norm", shape, stream, params);
   });
 }
 

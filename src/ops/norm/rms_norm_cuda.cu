@@ -12,6 +12,8 @@ constexpr int64_t kElementsPerThread = 4;
 // One block a row.
 template <class Out>
 __global__ void RmsNormKernel(const RmsNormParams p) {
+  LetNextStart();
+  WaitForEarlier();
   __shared__ float scratch[kMaxThreads / kWarp];
   const int64_t token = blockIdx.x / p.rows;
   const int64_t row = blockIdx.x % p.rows;
@@ -36,7 +38,7 @@ void RmsNorm(const RmsNormParams& params, CudaStream& stream) {
                               kWarp * (warps < kMaxThreads / kWarp ? warps : kMaxThreads / kWarp))};
   WithFloatType(params.out_dtype, [&](auto* type) {
     using Out = std::remove_pointer_t<decltype(type)>;
-    Launch("rms_norm", &RmsNormKernel<Out>, shape, stream, params);
+    LaunchEarly<&RmsNormKernel<Out>>("rms_norm", shape, stream, params);
   });
 }
 

@@ -10,6 +10,8 @@ constexpr int kThreads = 256;
 // One thread a token and frequency. Angles are rounded to f32 as on the CPU, their cosines and
 // sines are not until the end: positions far out turn many times.
 __global__ void RopeAnglesKernel(const RopeAnglesParams p) {
+  LetNextStart();
+  WaitForEarlier();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t token = index / p.half;
   const int64_t i = index % p.half;
@@ -48,7 +50,7 @@ LaunchShape Shape(int64_t threads) {
 }  // namespace
 
 void RopeAngles(const RopeAnglesParams& params, CudaStream& stream) {
-  Launch("rope_angles", &RopeAnglesKernel, Shape(params.tokens * params.half), stream, params);
+  LaunchEarly<&RopeAnglesKernel>("rope_angles", Shape(params.tokens * params.half), stream, params);
 }
 
 void Rope(const RopeParams& params, CudaStream& stream) {

@@ -43,6 +43,24 @@ __device__ __forceinline__ __half FromFloat<__half>(float x) {
   return __float2half_rn(x);
 }
 
+// Writes element `index` of f32, bf16 or f16 data.
+__device__ __forceinline__ void StoreFloat(void* data, DType dtype, int64_t index, float x) {
+  switch (dtype) {
+    case DType::kBF16:
+      static_cast<__nv_bfloat16*>(data)[index] = FromFloat<__nv_bfloat16>(x);
+      break;
+    case DType::kF16:
+      static_cast<__half*>(data)[index] = FromFloat<__half>(x);
+      break;
+    default:
+      static_cast<float*>(data)[index] = x;
+  }
+}
+
+__device__ __forceinline__ float Silu(float x) {
+  return x / (1.0f + expf(-x));
+}
+
 // N elements that are read and written in one access, at an address that is a multiple of their
 // size.
 template <class T, int N>
