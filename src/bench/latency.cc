@@ -59,16 +59,23 @@ class Batch {
 
   void Reset() { tokens_ = prompts_; }
 
+  // Runs the prompt, in its chunks, and appends the most likely token.
+  void Prefill() {
+    const int chunk = options_.prefill_chunk > 0 ? options_.prefill_chunk : length();
+    int begin = 0;
+    for (; begin + chunk < length(); begin += chunk) {
+      StepPlan plan;
+      AddSlices(begin, begin + chunk, plan);
+      runner_.Run(plan, [](const ModelRunner::LogitsRow&) {});
+    }
+    Step(begin);
+  }
+
   // Runs positions [begin, end of each sequence) and appends the most likely token.
   void Step(int begin) {
     StepPlan plan;
-    const int page_size = runner_.options().page_size;
-    for (int b = 0; b < options_.batch; ++b) {
-      const int end = static_cast<int>(tokens_[b].size());
-      SequenceSlice& slice = plan.slices.emplace_back(
-          ContiguousSlice(b, tokens_[b], begin, end, b * pages_each_, page_size));
-      slice.sample_rows = {end - begin - 1};
-    }
+    AddSlices(begin, length(), plan);
+    for (SequenceSlice& slice : plan.slices) slice.sample_rows = {length() - begin - 1};
     std::vector<TokenId> next(options_.batch);
     runner_.Run(plan, [&](const ModelRunner::LogitsRow& row) {
       next[row.slice] = static_cast<TokenId>(
@@ -81,6 +88,13 @@ class Batch {
   const std::vector<std::vector<TokenId>>& tokens() const { return tokens_; }
 
  private:
+  void AddSlices(int begin, int end, StepPlan& plan) const {
+    const int page_size = runner_.options().page_size;
+    for (int b = 0; b < options_.batch; ++b) {
+      plan.slices.push_back(ContiguousSlice(b, tokens_[b], begin, end, b * pages_each_, page_size));
+    }
+  }
+
   ModelRunner& runner_;
   const LatencyOptions& options_;
   int pages_each_ = 0;
@@ -110,9 +124,24 @@ double DecodeStepBytes(const ModelRunner& runner, const LatencyOptions& options,
   return bytes + options.batch * context * static_cast<double>(kv.BytesPerPage()) / kv.page_size;
 }
 
+// Multiplications and additions of a decode step: two for each weight that a token meets, and the
+// scores and sums of attention over half the output's context.
+double DecodeStepFlops(const ModelRunner& runner, const LatencyOptions& options) {
+  const ModelSpec& spec = runner.spec();
+  const AttentionSpec& a = spec.attention;
+  auto weights = static_cast<double>(ActiveParameterCount(spec));
+  if (!spec.tie_embeddings) weights -= static_cast<double>(spec.vocab_size) * spec.hidden_size;
+  const double context = options.prompt_tokens + options.output_tokens / 2.0;
+  const int width =
+      a.kind == AttentionKind::kLatent ? 2 * a.latent.kv_rank + a.latent.rope_dim : 2 * a.head_dim;
+  const double attention = context * a.num_heads * width * spec.num_layers;
+  return 2.0 * options.batch * (weights + attention);
+}
+
 void CheckOptions(const ModelRunner& runner, const LatencyOptions& options) {
   SLUICE_CHECK_GE(options.batch, 1);
   SLUICE_CHECK_GE(options.prompt_tokens, 1);
+  SLUICE_CHECK_GE(options.prefill_chunk, 0);
   SLUICE_CHECK_GE(options.output_tokens, 2);
   SLUICE_CHECK_GE(options.repeats, 1);
   if (options.prompt_tokens + options.output_tokens > runner.options().max_model_len) {
@@ -134,7 +163,7 @@ boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& opti
   for (int repeat = -2; repeat < options.repeats; ++repeat) {
     batch.Reset();
     const Clock::time_point start = Clock::now();
-    batch.Step(0);
+    batch.Prefill();
     if (repeat >= 0) prefill.push_back(SecondsSince(start));
     if (repeat == -2) runner.SetObserver(&experts);
     for (int i = 1; i < options.output_tokens; ++i) {
@@ -154,12 +183,14 @@ boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& opti
   return {{"batch", options.batch},
           {"prompt_tokens", options.prompt_tokens},
           {"output_tokens", options.output_tokens},
+          {"prefill_chunk", options.prefill_chunk},
           {"ttft_ms", Median(prefill) * 1e3},
           {"prefill_tokens_per_s", options.batch * options.prompt_tokens / Median(prefill)},
           {"tpot_ms", tpot * 1e3},
           {"decode_tokens_per_s", options.batch / tpot},
           {"distinct_experts_per_layer", experts.PerLayer()},
           {"decode_step_bytes", step_bytes},
+          {"decode_step_flops", DecodeStepFlops(runner, options)},
           {"read_bandwidth_bytes_per_s", bandwidth},
           {"floor_ms", floor * 1e3},
           {"share_of_floor", floor / tpot},

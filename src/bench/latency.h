@@ -12,6 +12,7 @@ namespace sluice {
 struct LatencyOptions {
   int batch = 1;
   int prompt_tokens = 128;
+  int prefill_chunk = 0;  // prompt tokens of each sequence that a step prefills; 0 = all at once
   int output_tokens = 64;
   int repeats = 3;    // after one warm-up
   uint64_t seed = 0;  // of the random prompts, which differ from row to row

@@ -31,6 +31,24 @@ TEST_F(LatencyTest, ReportsEverySampleAndTheExpertsTouched) {
   EXPECT_LE(result.at("distinct_experts_per_layer").as_double(), 6.0);
   EXPECT_GT(result.at("decode_step_bytes").as_double(),
             static_cast<double>(ActiveBytesPerToken(spec_, DType::kF32)));
+  // Every weight but the embedding's, for three tokens, and some attention.
+  const double weights = static_cast<double>(ActiveBytesPerToken(spec_, DType::kF32)) / 4;
+  EXPECT_GT(result.at("decode_step_flops").as_double(), 0.9 * 2 * 3 * weights);
+  EXPECT_LT(result.at("decode_step_flops").as_double(), 1.5 * 2 * 3 * weights);
+}
+
+TEST_F(LatencyTest, AChunkedPrefillDecodesTheSame) {
+  std::vector<double> experts;
+  for (const int chunk : {0, 1, 4, 10, 64}) {
+    const boost::json::object result = BenchLatency(runner_, {.batch = 2,
+                                                              .prompt_tokens = 10,
+                                                              .prefill_chunk = chunk,
+                                                              .output_tokens = 8,
+                                                              .repeats = 1});
+    EXPECT_EQ(result.at("prefill_chunk").to_number<int>(), chunk);
+    experts.push_back(result.at("distinct_experts_per_layer").as_double());
+  }
+  for (const double each : experts) EXPECT_EQ(each, experts.front());
 }
 
 TEST_F(LatencyTest, KvCacheComparisonMakesTheSameTokensFaster) {

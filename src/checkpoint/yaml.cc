@@ -1,5 +1,6 @@
 #include "checkpoint/yaml.h"
 
+#include <boost/json/serialize.hpp>
 #include <charconv>
 #include <cmath>
 
@@ -93,6 +94,24 @@ json::value YamlToJson(const YAML::Node& node) {
 
 bool IsQuotedYaml(const YAML::Node& node) {
   return node.Tag() == "!";
+}
+
+void AppendYamlFlag(const std::string& key, const YAML::Node& value,
+                    std::vector<std::string>& arguments) {
+  const std::string flag = "--" + key;
+  if (value.IsSequence()) {
+    for (const YAML::Node& element : value) AppendYamlFlag(key, element, arguments);
+  } else if (value.IsMap()) {
+    arguments.insert(arguments.end(), {flag, json::serialize(YamlToJson(value))});
+  } else if (value.IsNull() || (value.Scalar() == "true" && !IsQuotedYaml(value))) {
+    arguments.push_back(flag);
+  } else if (value.Scalar() != "false" || IsQuotedYaml(value)) {
+    if (key == "model") {
+      arguments.push_back(value.Scalar());
+    } else {
+      arguments.insert(arguments.end(), {flag, value.Scalar()});
+    }
+  }
 }
 
 }  // namespace sluice

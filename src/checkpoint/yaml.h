@@ -5,6 +5,7 @@
 #include <boost/json/value.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace sluice {
 
@@ -20,5 +21,11 @@ boost::json::value YamlToJson(const YAML::Node& node);
 
 // Whether a scalar was written in quotes and so is a string whatever it spells.
 bool IsQuotedYaml(const YAML::Node& node);
+
+// Appends the command line's flag that `key: value` stands for: `--key value`, `--key` for true,
+// nothing for false, a list the flag once for each element, a map its JSON. `model`, which is
+// positional there, becomes the value alone.
+void AppendYamlFlag(const std::string& key, const YAML::Node& value,
+                    std::vector<std::string>& arguments);
 
 }  // namespace sluice

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <boost/json/serialize.hpp>
 #include <memory>
 
@@ -42,7 +43,10 @@ Loaded Load(const BenchFlags& flags) {
   RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model, {});
   const int positions = flags.latency.prompt_tokens + flags.latency.output_tokens;
   options.num_pages = flags.latency.batch * (positions / options.page_size + 1);
-  options.max_step_rows = flags.latency.batch * flags.latency.prompt_tokens;  // prefilled at once
+  const int chunk = flags.latency.prefill_chunk;
+  options.max_step_rows =
+      flags.latency.batch *
+      (chunk > 0 ? std::min(chunk, flags.latency.prompt_tokens) : flags.latency.prompt_tokens);
   loaded.runner = LoadRunner(loaded.model, flags.model, options);
   return loaded;
 }
@@ -120,6 +124,10 @@ Command AddBenchLatency(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "latency", "Time prefill and decode of one batch, beside the bytes that must be read");
   AddBenchFlags(*command, *flags);
+  command
+      ->add_option("--prefill-chunk", flags->latency.prefill_chunk,
+                   "Prompt tokens of each sequence that a step takes; 0 = all at once")
+      ->check(Quiet(CLI::NonNegativeNumber));
   return [flags] { return RunLatency(*flags); };
 }
 

@@ -27,7 +27,9 @@ Command AddTraceSynth(CLI::App& app);
 Command AddPlanTheory(CLI::App& app);
 Command AddPlanOffload(CLI::App& app);
 Command AddPlanPlacement(CLI::App& app);
+Command AddPlanPredict(CLI::App& app);
 Command AddStudyLoadBalance(CLI::App& app);
 Command AddStudyPrefetch(CLI::App& app);
+Command AddStudyRun(CLI::App& app);
 
 }  // namespace sluice

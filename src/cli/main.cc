@@ -55,7 +55,7 @@ int Main(std::vector<std::string> arguments) {
   trace->require_subcommand(1);
   CLI::App* plan = app.add_subcommand("plan", "Work out what a machine can do, by arithmetic");
   plan->require_subcommand(1);
-  CLI::App* study = app.add_subcommand("study", "Study how a run's tokens were routed");
+  CLI::App* study = app.add_subcommand("study", "Study routing, and run factorial studies");
   study->require_subcommand(1);
   const std::pair<CLI::App*, std::vector<std::pair<const char*, Command>>> groups[] = {
       {&app,
@@ -74,9 +74,12 @@ int Main(std::vector<std::string> arguments) {
       {plan,
        {{"theory", AddPlanTheory(*plan)},
         {"offload", AddPlanOffload(*plan)},
-        {"placement", AddPlanPlacement(*plan)}}},
+        {"placement", AddPlanPlacement(*plan)},
+        {"predict", AddPlanPredict(*plan)}}},
       {study,
-       {{"load-balance", AddStudyLoadBalance(*study)}, {"prefetch", AddStudyPrefetch(*study)}}}};
+       {{"load-balance", AddStudyLoadBalance(*study)},
+        {"prefetch", AddStudyPrefetch(*study)},
+        {"run", AddStudyRun(*study)}}}};
 
   try {
     arguments = ExpandConfigFile(std::move(arguments));

@@ -1,7 +1,6 @@
 #include "cli/yaml_args.h"
 
 #include <algorithm>
-#include <boost/json/serialize.hpp>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -12,24 +11,6 @@
 
 namespace sluice {
 namespace {
-
-void AppendFlag(const std::string& key, const YAML::Node& value, std::vector<std::string>& out) {
-  const std::string flag = "--" + key;
-  if (value.IsSequence()) {
-    for (const YAML::Node& element : value) AppendFlag(key, element, out);
-  } else if (value.IsMap()) {
-    out.insert(out.end(), {flag, boost::json::serialize(YamlToJson(value))});
-  } else if (value.IsNull() || (value.Scalar() == "true" && !IsQuotedYaml(value))) {
-    out.push_back(flag);
-  } else if (value.Scalar() != "false" || IsQuotedYaml(value)) {
-    // The model is positional on the command line; a file names it like a flag.
-    if (key == "model") {
-      out.push_back(value.Scalar());
-    } else {
-      out.insert(out.end(), {flag, value.Scalar()});
-    }
-  }
-}
 
 // Where the file's flags go: right behind the subcommand, so that what stands on the command line
 // is read later and wins.
@@ -60,7 +41,7 @@ std::vector<std::string> FlagsFromYaml(std::string_view text, const std::string&
                 origin + ": should be a map of flags, as in 'max-num-seqs: 8'");
   }
   std::vector<std::string> flags;
-  for (const auto& entry : root) AppendFlag(entry.first.Scalar(), entry.second, flags);
+  for (const auto& entry : root) AppendYamlFlag(entry.first.Scalar(), entry.second, flags);
   return flags;
 }
 

@@ -53,8 +53,11 @@ std::vector<LayerLoad> MeasureLayers(const LoadCounts& counts, const LoadBalance
   for (int layer = 0; layer < counts.num_layers; ++layer) {
     if (!counts.HasLoad(layer)) continue;
     const std::vector<double> loads = counts.Loads(layer);
-    LayerLoad measured{
-        .layer = layer, .experts = MeasureLoad(loads), .ranks = MeasureLoad(RankLoads(map, loads))};
+    LayerLoad measured{.layer = layer,
+                       .experts = MeasureLoad(loads),
+                       .loads = loads,
+                       .rank_loads = RankLoads(map, loads)};
+    measured.ranks = MeasureLoad(measured.rank_loads);
     FindHotAndCold(loads, options.hot_factor, measured);
     layers.push_back(std::move(measured));
   }
@@ -99,6 +102,8 @@ json::array ToJson(const std::vector<LayerLoad>& layers) {
     listed.push_back({{"layer", layer.layer},
                       {"experts", ToJson(layer.experts)},
                       {"ranks", ToJson(layer.ranks)},
+                      {"loads", json::value_from(layer.loads)},
+                      {"rank_loads", json::value_from(layer.rank_loads)},
                       {"hot", json::value_from(layer.hot)},
                       {"cold", json::value_from(layer.cold)}});
   }

@@ -20,8 +20,10 @@ struct LayerLoad {
   int layer = 0;
   LoadStats experts;
   LoadStats ranks;
-  std::vector<int> hot;   // the most loaded first
-  std::vector<int> cold;  // the least loaded first
+  std::vector<double> loads;       // tokens of each expert
+  std::vector<double> rank_loads;  // tokens of each rank
+  std::vector<int> hot;            // the most loaded first
+  std::vector<int> cold;           // the least loaded first
 };
 
 // Of every layer that has load.

@@ -9,7 +9,7 @@ import sys
 COMMANDS = [
     "serve", "run", "chat", "verify", "bench latency", "bench kv-cache", "doctor", "pull", "profile",
     "trace info", "trace convert", "trace synth", "plan theory", "plan offload", "plan placement",
-    "study load-balance", "study prefetch",
+    "plan predict", "study load-balance", "study prefetch", "study run",
 ]
 
 
