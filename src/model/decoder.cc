@@ -110,7 +110,8 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
   const TensorView q = l.q_rank == 0 ? q_low : allocate({tokens, q_width});
   const TensorView kv = Columns(q_kv, q_columns, l.kv_rank + l.rope_dim);
   const TensorView q_latent = allocate({tokens, a.num_heads, l.kv_rank});
-  const TensorView attended = allocate({tokens, a.num_heads, l.kv_rank});
+  const TensorView attended =
+      ctx.arena.Allocate(ctx.ProductDType(w.v_up.dtype()), {tokens, a.num_heads, l.kv_rank});
   const TensorView out = allocate({tokens, a.num_heads, l.value_dim});
   const TensorView q_nope = HeadParts(q, 0, a.num_heads, a.head_dim, l.nope_dim);
   const TensorView q_rope = HeadParts(q, l.nope_dim, a.num_heads, a.head_dim, l.rope_dim);

@@ -155,11 +155,15 @@ __device__ __forceinline__ void Score(const uint4* queries, int lane, const Keys
   }
 }
 
-// Scores to weights, as a fragment of the second product; moves the softmax on.
+// Scores to weights, as a fragment of the second product; moves the softmax on. Without `second`
+// there are no rows from the eighth on.
 template <int kDim>
-__device__ __forceinline__ void Weigh(float (&scores)[2][4], Sums<kDim>& sums, uint32_t (&a)[4]) {
+__device__ __forceinline__ void Weigh(bool second, float (&scores)[2][4], Sums<kDim>& sums,
+                                      uint32_t (&a)[4]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    a[half] = a[half + 2] = 0;
+    if (half == 1 && !second) break;
     float now = sums.largest[half];
 #pragma unroll
     for (int i = 0; i < 4; ++i) now = fmaxf(now, scores[i / 2][2 * half + i % 2]);
@@ -244,6 +248,7 @@ __device__ __forceinline__ void RunWarp(const DecodeParams& params, const SplitT
                : RowOfPosition(p, tile.sequence, tile.kv_head, position);
   };
   const float scale = p.scale * kLog2e;
+  const bool second = tile.RowCount() > kRows / 2;
   // Blocks go to warps by their absolute number.
   int first = begin / kSplitUnit<kDim> * kSplitUnit<kDim> + warp * kBlock;
   if (first + kBlock <= begin) first += kSplitUnit<kDim>;
@@ -282,7 +287,7 @@ __device__ __forceinline__ void RunWarp(const DecodeParams& params, const SplitT
       score = whole || Sees(ranges.own[i % 4 / 2], position) ? score * scale : -INFINITY;
     }
     uint32_t weights[4];
-    Weigh<kDim>(scores, sums, weights);
+    Weigh<kDim>(second, scores, sums, weights);
     AddValues<kDim>(weights, values, sums);
     if constexpr (kAhead) LoadValues<kDim>(v, row, lane, values);
   }
@@ -290,12 +295,14 @@ __device__ __forceinline__ void RunWarp(const DecodeParams& params, const SplitT
 
 // A warp's sums to shared memory, dims in order.
 template <int kDim>
-__device__ __forceinline__ void StoreSums(const Sums<kDim>& sums, Shared<kDim>& shared) {
+__device__ __forceinline__ void StoreSums(bool second, const Sums<kDim>& sums,
+                                          Shared<kDim>& shared) {
   const int warp = threadIdx.x / kWarp;
   const int group = threadIdx.x % kWarp / 4;
   const int pair = threadIdx.x % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    if (half == 1 && !second) break;
     float total = sums.total[half];
     total += __shfl_xor_sync(kAllLanes, total, 1);
     total += __shfl_xor_sync(kAllLanes, total, 2);
@@ -332,7 +339,7 @@ __global__ void __launch_bounds__(kThreads<kDim>, 1) DecodeKernel(const DecodePa
   } else {
     WaitForEarlier();
   }
-  StoreSums<kDim>(sums, shared);
+  StoreSums<kDim>(tile.RowCount() > kRows / 2, sums, shared);
   __syncthreads();
 
   // The warps' sums become the split's.

@@ -174,6 +174,11 @@ SplitPlan PlanLatent(const AttentionParams& params, int multiprocessors);
 void FastLatentAttention(const AttentionParams& params, const SplitPlan& plan, float* partials,
                          float* states, CudaStream& stream);
 
+// The same by products of warpgroups, where there are rows enough to fill the device with blocks of
+// 64 of them.
+bool HasLatentTiles(const AttentionParams& params, CudaStream& stream);
+void LatentTiles(const AttentionParams& params, CudaStream& stream);
+
 // The sequences of more than `max_rows` rows of a KV head, bound by tensor cores.
 void PrefillAttention(const AttentionParams& params, int max_rows, CudaStream& stream);
 

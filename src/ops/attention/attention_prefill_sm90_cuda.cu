@@ -11,7 +11,7 @@ struct Form {
   static constexpr int kDim = 128;
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarp;
-  [[maybe_unused]] static constexpr int kTiles = 1;
+  static constexpr int kTiles = 1;
   static constexpr int kRows = kWarps * 16;
   static constexpr int kPositions = 128;
   static constexpr int kStride = kDim + 8;  // of rows on their way out
@@ -74,7 +74,7 @@ __device__ __forceinline__ void Score(uint32_t queries, uint32_t keys, float (&s
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     const uint32_t at = step / kStepsOfHalf * kHalfBytes + step % kStepsOfHalf * kStepBytes;
-    WarpgroupMma(scores, TileDescriptor(queries + at, 0), TileDescriptor(keys + at, 0), step > 0);
+    WarpgroupDot(scores, TileDescriptor(queries + at, 0), TileDescriptor(keys + at, 0), step > 0);
   }
   WarpgroupCommit();
 }
@@ -86,7 +86,7 @@ __device__ __forceinline__ void AddValues(const Weights& weights, uint32_t value
                                           float (&out)[16][4]) {
 #pragma unroll
   for (int n = 0; n < Form::kPositions / 16; ++n) {
-    WarpgroupMma(out, weights[n], TileDescriptor(values + n * 16 * kRowBytes, kHalfBytes));
+    WarpgroupSum(out, weights[n], TileDescriptor(values + n * 16 * kRowBytes, kHalfBytes), true);
   }
   WarpgroupCommit();
 }

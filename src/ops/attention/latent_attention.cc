@@ -124,6 +124,10 @@ void RunBlock(const LatentAttentionDesc& desc, const Block& block, ConstTensorVi
     cuda::PlainAttention(params, *context.cuda);
     return;
   }
+  if (cuda::HasLatentTiles(params, *context.cuda)) {
+    cuda::LatentTiles(params, *context.cuda);
+    return;
+  }
   Arena::Scope scope(context.arena);
   const cuda::SplitPlan plan = cuda::PlanLatent(params, context.cuda->device().multiprocessors);
   const TensorView partials = context.arena.Allocate(DType::kF32, {plan.partial_floats});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -176,6 +177,60 @@ TEST_P(LatentAttentionTest, MatchesDoublePrecisionUnderEachMask) {
         ExpectClose(out, want, scale, narrow ? 4e-3 : 5e-6);
       }
     }
+  }
+}
+
+// Rows enough for the kernels of many rows; run again into bf16 for the same sums, rounded once.
+TEST_P(LatentAttentionTest, ManyRowsOfMixedLengthsRunInOneCall) {
+  if (!context().OnCuda()) GTEST_SKIP() << "the CPU's blocks are alike for any number of rows";
+  std::mt19937 random(12);
+  struct Length {
+    int queries, kv_length;
+  };
+  constexpr Length kLengths[] = {{1, 1}, {0, 0}, {1, 260}, {5, 130}, {14, 90}};
+  Cache cache(576, DType::kBF16, 16, 260, random);
+  cache.Fill(260, context());
+  std::vector<int32_t> positions;
+  for (const Length& length : kLengths) {
+    for (int i = length.kv_length - length.queries; i < length.kv_length; ++i) {
+      positions.push_back(i);
+    }
+  }
+  const int rows = static_cast<int>(positions.size());
+  std::vector<AttentionSequence> sequences;
+  int begin = 0;
+  for (const Length& length : kLengths) {
+    sequences.push_back({.query_begin = begin,
+                         .query_count = length.queries,
+                         .positions = std::span(positions).subspan(begin, length.queries),
+                         .pages = cache.table(),
+                         .kv_length = length.kv_length,
+                         .mask = AttentionMask::kCausal});
+    begin += length.queries;
+  }
+  const AttentionBatch batch = PlaceSequences(sequences, context());
+  for (const int window : {0, 70}) {
+    SCOPED_TRACE(::testing::Message() << "window " << window);
+    const LatentAttentionDesc desc = Desc(128, 512, 64, window);
+    const Queries q(desc, rows, random);
+    std::vector<double> want;
+    for (int row = 0; row < rows; ++row) {
+      const int position = positions[row];
+      AppendExpected(
+          desc, q, row, cache,
+          [&](int p) { return p <= position && (window == 0 || p > position - window); }, want);
+    }
+    const Shape shape = {rows, 128, 512};
+    Guarded out(DType::kF32, shape);
+    LatentAttention(desc, q.latent, q.rope, batch, cache.pages(), out, context());
+    out.ExpectGuardsIntact();
+    ExpectClose(out, want, std::vector<double>(want.size(), 2.0), 4e-3);
+    Guarded narrow(DType::kBF16, shape);
+    LatentAttention(desc, q.latent, q.rope, batch, cache.pages(), narrow, context());
+    narrow.ExpectGuardsIntact();
+    Tensor rounded(DType::kBF16, shape);
+    ConvertFloats(out.view(), rounded);
+    EXPECT_EQ(std::memcmp(rounded.view().raw(), narrow.view().raw(), rounded.view().NumBytes()), 0);
   }
 }
 
