@@ -5,7 +5,10 @@
 
 #include "ops/attention/attention.h"
 #include "ops/attention/latent_attention.h"
+#include "ops/attention/prepare_qkv.h"
 #include "ops/common/cuda_bench.h"
+#include "ops/gemm/gemm.h"
+#include "ops/gemm/norm_gemm.h"
 
 namespace sluice::ops {
 namespace {
@@ -75,6 +78,57 @@ void BM_AttentionCuda(benchmark::State& state, CudaBench& bench) {
       });
 }
 
+// The attention of a layer with 32 heads over 4 KV heads of 128, 2,048 wide, from norm to residual:
+// what its kernels cost one after the other, each waiting for the one before. bf16.
+void BM_AttentionLayerCuda(benchmark::State& state, CudaBench& bench) {
+  constexpr int64_t kHidden = 2048;
+  const PrepareQkvDesc prepare{.num_heads = 32,
+                               .num_kv_heads = 4,
+                               .head_dim = 128,
+                               .norm = QkNorm::kPerHead,
+                               .norm_eps = 1e-6f};
+  const int64_t q_width = int64_t{prepare.num_heads} * prepare.head_dim;
+  const int64_t width = q_width + 2 * int64_t{prepare.num_kv_heads} * prepare.head_dim;
+  const AttentionDesc desc{.num_heads = prepare.num_heads,
+                           .num_kv_heads = prepare.num_kv_heads,
+                           .head_dim = prepare.head_dim,
+                           .scale = 1.0f / std::sqrt(128.0f)};
+  const int64_t rows = state.range(0);
+  const Sequences sequences(rows, 1, state.range(1), bench.context());
+  const Shape shape{sequences.pages(), prepare.num_kv_heads, kPageSize, prepare.head_dim};
+  const auto weights = static_cast<double>((width + q_width) * kHidden * 2);
+  const auto kv = static_cast<double>(2 * shape.NumElements() * 2);
+  const int64_t copies = bench.Copies(static_cast<int64_t>(weights + kv));
+  std::vector<Tensor> pages;
+  for (int64_t i = 0; i < 2 * copies; ++i) pages.push_back(bench.Floats(DType::kBF16, shape));
+  const Tensor w = bench.Floats(DType::kBF16, {copies, width, kHidden});
+  const Tensor w_o = bench.Floats(DType::kBF16, {copies, kHidden, q_width});
+  const Tensor norm = bench.Floats(DType::kF32, {kHidden});
+  const Tensor head_norm = bench.Floats(DType::kF32, {prepare.head_dim});
+  const Tensor cos_sin = bench.Floats(DType::kF32, {rows, 2, prepare.head_dim / 2});
+  Tensor host_slots(DType::kI64, {rows});
+  for (int64_t r = 0; r < rows; ++r) {
+    host_slots.data<int64_t>()[r] = (r + 1) * (sequences.pages() / rows) * kPageSize - 1;
+  }
+  const Tensor slots = bench.Upload(host_slots);
+  const Tensor x = bench.Floats(DType::kF32, {rows, kHidden});
+  const Tensor qkv(DType::kF32, {rows, width}, MemoryKind::kCuda);
+  const Tensor attended(DType::kBF16, {rows, q_width}, MemoryKind::kCuda);
+  const int64_t strides[] = {width, prepare.head_dim, 1};
+  const TensorView q(qkv.data<float>(), DType::kF32, {rows, prepare.num_heads, prepare.head_dim},
+                     strides);
+  bench.Measure(state, {.bytes = weights + kv}, copies, [&](int64_t call) {
+    const int64_t i = call % copies;
+    const KvPages kv_pages{pages[2 * i], pages[2 * i + 1]};
+    NormGemm({.norm = {.eps = 1e-6f}}, x, norm, w.view()[i], {}, qkv, bench.context());
+    PrepareQkv(prepare, cos_sin, head_norm, head_norm, slots, qkv, kv_pages, bench.context());
+    Attention(desc, q, sequences.batch(), kv_pages,
+              attended.view().Reshape({rows, prepare.num_heads, prepare.head_dim}),
+              bench.context());
+    Gemm({.accumulate = true}, attended, w_o.view()[i], {}, x, bench.context());
+  });
+}
+
 // 128 heads over latent rows of 512 + 64, bf16.
 void BM_LatentAttentionCuda(benchmark::State& state, CudaBench& bench) {
   const LatentAttentionDesc desc{
@@ -107,6 +161,11 @@ void Shapes(benchmark::internal::Benchmark* bench) {
   for (const int64_t tokens : {2'048, 4'096, 8'192, 16'384}) bench->Args({1, tokens, tokens});
 }
 
+void LayerShapes(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"sequences", "kv"});
+  bench->Args({1, 1'024})->Args({2, 1'024})->Args({8, 1'024})->Args({1, 16'384});
+}
+
 void LatentShapes(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"sequences", "queries", "kv"});
   bench->Args({1, 1, 1'024})->Args({1, 1, 16'384})->Args({64, 1, 4'096})->Args({1, 1'024, 1'024});
@@ -114,6 +173,8 @@ void LatentShapes(benchmark::internal::Benchmark* bench) {
 
 [[maybe_unused]] const bool kAttention =
     RegisterCudaBench("BM_AttentionCuda", &BM_AttentionCuda, &Shapes);
+[[maybe_unused]] const bool kLayer =
+    RegisterCudaBench("BM_AttentionLayerCuda", &BM_AttentionLayerCuda, &LayerShapes);
 [[maybe_unused]] const bool kLatentAttention =
     RegisterCudaBench("BM_LatentAttentionCuda", &BM_LatentAttentionCuda, &LatentShapes);
 
