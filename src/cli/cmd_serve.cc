@@ -32,6 +32,11 @@ struct ServeFlags {
   std::vector<std::string> api_keys;
 };
 
+// What is wrong with a value of --api-key; empty where nothing is.
+std::string KeyProblem(const std::string& key) {
+  return key.empty() ? "a key must not be empty" : "";
+}
+
 // SIGINT and SIGTERM, taken by a thread of their own so that they are heard at any time: while the
 // model loads they end the process at once, later they end the server.
 class StopSignals {
@@ -155,6 +160,7 @@ Command AddServe(CLI::App& app) {
   command
       ->add_option("--api-key", flags->api_keys,
                    "Require this key as 'Authorization: Bearer KEY'; may be given several times")
+      ->check(CLI::Validator(KeyProblem, ""))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->default_str("")
       ->group(group);

@@ -5,8 +5,10 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "sampling/random.h"
 
 namespace sluice {
@@ -73,10 +75,7 @@ float CheckedMax(std::span<const float> logits) {
   const float largest = *std::max_element(best.begin(), best.end());
   const bool valid =
       std::all_of(not_a_number.begin(), not_a_number.end(), [](int32_t seen) { return seen == 0; });
-  if (!valid || largest == kInfinity) {
-    FailCheck("logits are finite", valid ? "(one is +infinity)" : "(one is NaN)",
-              std::source_location::current());
-  }
+  CheckLargest(largest, !valid);
   return largest;
 }
 
@@ -304,6 +303,15 @@ TokenId Draw(std::span<const float> logits, float largest, const SampleContext& 
 }
 
 }  // namespace
+
+void CheckLargest(float largest, bool any_nan) {
+  if (!any_nan && largest != kInfinity) return;
+  throw Error(ErrorCode::kDataLoss,
+              std::string("the model's logits are not finite (one is ") +
+                  (any_nan ? "NaN" : "+infinity") +
+                  "): its weights are damaged or overflow in this dtype; run `sluice verify`, or "
+                  "--dtype float32");
+}
 
 SampledToken Sample(std::span<const float> logits, const SampleContext& context,
                     SampleScratch& scratch) {

@@ -33,12 +33,16 @@ class SampleScratch {
 // The draw depends on (logits, params, history, seed, generated) alone: what else is in the batch,
 // the number of threads and earlier draws have no part in it.
 //
-// Throws InternalError where the logits hold NaN or +infinity or every token is masked.
+// Throws Error(kDataLoss) where the logits hold NaN or +infinity, InternalError where every token
+// is masked.
 SampledToken Sample(std::span<const float> logits, const SampleContext& context,
                     SampleScratch& scratch);
 
 // The logprob, rank and `num_top` alternatives of a given token: for prompt_logprobs.
 SampledToken ScoreToken(std::span<const float> logits, TokenId target, int num_top,
                         SampleScratch& scratch);
+
+// Throws Error(kDataLoss) where the largest logit is +infinity or one is NaN.
+void CheckLargest(float largest, bool any_nan);
 
 }  // namespace sluice

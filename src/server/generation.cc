@@ -1,5 +1,7 @@
 #include "server/generation.h"
 
+#include <spdlog/spdlog.h>
+
 #include <utility>
 
 #include "base/check.h"
@@ -66,6 +68,7 @@ void Generation::OnOutput(size_t prompt, const Output& output) {
   if (done_) return;
   SLUICE_CHECK_LT(output.index, job_.sampling.n);
   if (output.finish == FinishReason::kError) {
+    spdlog::error("a request failed: {}", output.error);
     Fail(ApiError(500, "the model's step failed: " + output.error, std::nullopt, "internal"));
     return;
   }

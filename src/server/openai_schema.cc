@@ -25,25 +25,7 @@ constexpr size_t kMaxStopBytes = 4096;
 constexpr size_t kMaxStopTokens = 256;
 constexpr size_t kMaxMessages = 4096;
 constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
-// Smallest top_p: it is above 0.
-constexpr double kAboveZero = std::numeric_limits<float>::min();
-
-// Refuses fields that would change the answer and that nothing here can do. Null, false, empty and
-// zero ask for nothing.
-void RefuseFields(const RequestFields& fields, std::initializer_list<std::string_view> names) {
-  for (const std::string_view name : names) {
-    const json::value* value = fields.Find(name);
-    if (value == nullptr) continue;
-    const bool asks_nothing = (value->is_bool() && !value->get_bool()) ||
-                              (value->is_array() && value->get_array().empty()) ||
-                              (value->is_object() && value->get_object().empty()) ||
-                              (value->is_string() && value->get_string().empty());
-    if (!asks_nothing) {
-      throw ApiError(400, fmt::format("{} is not supported: leave it out", name), std::string(name),
-                     "unsupported_parameter");
-    }
-  }
-}
+constexpr double kSmallestTopP = std::numeric_limits<float>::min();  // what is not 0 as a float
 
 void ReadStops(const RequestFields& fields, SamplingParams* params) {
   const json::value* value = fields.Find("stop");
@@ -113,7 +95,12 @@ void ReadSampling(const RequestFields& fields, const SchemaContext& context,
   params->min_p = context.defaults.min_p;
   params->repetition_penalty = context.defaults.repetition_penalty;
   ReadFloat(fields, "temperature", {0, 2}, &params->temperature);
-  ReadFloat(fields, "top_p", {kAboveZero, 1}, &params->top_p);
+  if (const auto top_p = fields.Number("top_p", {.high = 1})) {
+    if (*top_p < kSmallestTopP) {
+      fields.Fail("top_p", fmt::format("top_p must be above 0, got {}", *top_p));
+    }
+    params->top_p = static_cast<float>(*top_p);
+  }
   ReadFloat(fields, "min_p", {0, 1}, &params->min_p);
   ReadFloat(fields, "repetition_penalty", {0.01, 100}, &params->repetition_penalty);
   ReadFloat(fields, "presence_penalty", {-2, 2}, &params->presence_penalty);
@@ -156,33 +143,43 @@ void RequireTokens(const RequestFields& fields, const GenerationFields& generati
   if (generation.max_tokens == 0) fields.Fail("max_tokens", "max_tokens must be at least 1, got 0");
 }
 
-GenerationFields ReadGeneration(const RequestFields& fields, const SchemaContext& context) {
+void ReadStreaming(const RequestFields& fields, GenerationFields* out) {
+  out->stream = fields.Bool("stream").value_or(false);
+  const json::value* options = fields.Find("stream_options");
+  if (options == nullptr) return;
+  if (!options->is_object()) fields.FailType("stream_options", "an object", *options);
+  if (!out->stream) {
+    fields.Fail("stream_options", "stream_options is only for requests with stream = true");
+  }
+  const RequestFields inner(options->get_object(), "stream_options.");
+  out->include_usage = inner.Bool("include_usage").value_or(false);
+  inner.RefuseUnread();
+}
+
+void RequireTextFormat(const RequestFields& fields) {
+  const json::value* format = fields.Find("response_format");
+  if (format == nullptr) return;
+  if (!format->is_object()) fields.FailType("response_format", "an object", *format);
+  const RequestFields inner(format->get_object(), "response_format.");
+  const std::string type = inner.String("type").value_or("");
+  if (type != "text") {
+    fields.Fail("response_format",
+                fmt::format("response_format must have type 'text', got '{}'", type));
+  }
+  inner.RefuseUnread();
+}
+
+// `chat`: the template has written the special tokens already.
+GenerationFields ReadGeneration(const RequestFields& fields, const SchemaContext& context,
+                                bool chat) {
   GenerationFields out;
   out.model = fields.String("model").value_or("");
   ReadSampling(fields, context, &out.sampling);
   ReadLengths(fields, &out);
-  out.stream = fields.Bool("stream").value_or(false);
+  ReadStreaming(fields, &out);
+  out.add_special_tokens = fields.Bool("add_special_tokens").value_or(!chat);
   out.skip_special_tokens = fields.Bool("skip_special_tokens").value_or(true);
-  if (const json::value* options = fields.Find("stream_options")) {
-    if (!options->is_object()) fields.FailType("stream_options", "an object", *options);
-    if (!out.stream) {
-      fields.Fail("stream_options", "stream_options is only for requests with stream = true");
-    }
-    const RequestFields inner(options->get_object(), "stream_options.");
-    out.include_usage = inner.Bool("include_usage").value_or(false);
-  }
-  if (const json::value* format = fields.Find("response_format")) {
-    if (!format->is_object()) fields.FailType("response_format", "an object", *format);
-    const RequestFields inner(format->get_object(), "response_format.");
-    const std::string type = inner.String("type").value_or("");
-    if (type != "text") {
-      fields.Fail("response_format",
-                  fmt::format("response_format must have type 'text', got '{}'", type));
-    }
-  }
-  RefuseFields(fields, {"use_beam_search", "structured_outputs", "guided_json", "guided_regex",
-                        "guided_choice", "guided_grammar", "truncate_prompt_tokens",
-                        "prompt_logprobs", "logits_processors", "bad_words"});
+  RequireTextFormat(fields);
   if (const auto best_of = fields.Integer("best_of"); best_of && *best_of != out.sampling.n) {
     fields.Fail("best_of",
                 fmt::format("best_of must equal n ({}), got {}", out.sampling.n, *best_of));
@@ -227,15 +224,17 @@ std::vector<PromptInput> ReadPrompts(const RequestFields& fields, int vocab_size
   return prompts;
 }
 
-std::string ReadContent(const RequestFields& message) {
-  const json::value* content = message.Find("content");
+// `prefix` is the message's, "messages[0].".
+std::string ReadContent(const RequestFields& message, const json::value* content,
+                        const std::string& prefix) {
   if (content == nullptr) message.Fail("content", "every message needs content: a string");
   if (content->is_string()) return std::string(content->get_string());
   if (!content->is_array()) message.FailType("content", "a string or an array of parts", *content);
   std::string text;
-  for (const json::value& element : content->get_array()) {
-    if (!element.is_object()) message.FailType("content", "an array of part objects", element);
-    const RequestFields part(element.get_object());
+  const json::array& parts = content->get_array();
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (!parts[i].is_object()) message.FailType("content", "an array of part objects", parts[i]);
+    const RequestFields part(parts[i].get_object(), fmt::format("{}content[{}].", prefix, i));
     const std::string type = part.String("type").value_or("");
     const std::optional<std::string> piece = part.String("text");
     if (type != "text" || !piece) {
@@ -243,6 +242,7 @@ std::string ReadContent(const RequestFields& message) {
                                           "{{\"type\": \"text\", \"text\": ...}}, got type '{}'",
                                           type));
     }
+    part.RefuseUnread();
     if (!text.empty()) text += "\n";
     text += *piece;
   }
@@ -285,6 +285,29 @@ void RefuseModalities(const RequestFields& fields) {
   }
 }
 
+ChatMessage ReadMessage(const json::object& object, size_t index) {
+  static constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user",
+                                                             "assistant", "tool"};
+  const std::string prefix = fmt::format("messages[{}].", index);
+  const RequestFields message(object, prefix);
+  const std::string role = message.String("role").value_or("");
+  if (std::find(kRoles.begin(), kRoles.end(), role) == kRoles.end()) {
+    message.Fail("role", fmt::format("{}role must be system, developer, user, assistant or tool, "
+                                     "got '{}'",
+                                     prefix, role));
+  }
+  // Newer name of the same role; no template knows it.
+  ChatMessage read{.role = role == "developer" ? "system" : role,
+                   .name = message.String("name"),
+                   .reasoning_content = message.String("reasoning_content"),
+                   .tool_call_id = message.String("tool_call_id")};
+  const json::value* content = message.Find("content");
+  message.RefuseUnread();  // before the content, which a message with tool_calls need not have
+  read.content = ReadContent(message, content, prefix);
+  if (content->is_array()) read.content_json = json::serialize(*content);
+  return read;
+}
+
 std::vector<ChatMessage> ReadMessages(const RequestFields& fields) {
   const json::value* value = fields.Find("messages");
   if (value == nullptr) {
@@ -296,28 +319,30 @@ std::vector<ChatMessage> ReadMessages(const RequestFields& fields) {
     fields.Fail("messages", fmt::format("messages must hold from 1 to {} messages, got {}",
                                         kMaxMessages, list.size()));
   }
-  static constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user",
-                                                             "assistant", "tool"};
   std::vector<ChatMessage> messages;
   for (size_t i = 0; i < list.size(); ++i) {
     if (!list[i].is_object()) fields.FailType("messages", "an array of objects", list[i]);
-    const RequestFields message(list[i].get_object(), fmt::format("messages[{}].", i));
-    RefuseFields(message, {"tool_calls", "function_call", "audio"});
-    const std::string role = message.String("role").value_or("");
-    if (std::find(kRoles.begin(), kRoles.end(), role) == kRoles.end()) {
-      message.Fail("role", fmt::format("messages[{}].role must be system, developer, user, "
-                                       "assistant or tool, got '{}'",
-                                       i, role));
-    }
-    // Newer name of the same role; no template knows it.
-    messages.push_back({.role = role == "developer" ? "system" : role,
-                        .content = ReadContent(message),
-                        .name = message.String("name"),
-                        .tool_call_id = message.String("tool_call_id")});
-    const json::value* content = message.Find("content");
-    if (content->is_array()) messages.back().content_json = json::serialize(*content);
+    messages.push_back(ReadMessage(list[i].get_object(), i));
   }
   return messages;
+}
+
+// chat_template_kwargs: variables for the template beside those that the request's fields make.
+std::optional<std::string> ReadTemplateVariables(const RequestFields& fields) {
+  static constexpr std::array<std::string_view, 7> kReserved = {
+      "messages", "conversation",           "tools",        "add_generation_prompt",
+      "tokenize", "continue_final_message", "chat_template"};
+  const json::value* value = fields.Find("chat_template_kwargs");
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_object()) fields.FailType("chat_template_kwargs", "an object", *value);
+  const RequestFields variables(value->get_object(), "chat_template_kwargs.");
+  for (const std::string_view name : kReserved) {
+    if (!value->get_object().contains({name.data(), name.size()})) continue;
+    variables.Fail(name, fmt::format("chat_template_kwargs must not hold {}: it is a field of the "
+                                     "request, not a variable of the template",
+                                     name));
+  }
+  return json::serialize(*value);
 }
 
 }  // namespace
@@ -325,9 +350,8 @@ std::vector<ChatMessage> ReadMessages(const RequestFields& fields) {
 CompletionRequest ParseCompletionRequest(std::string_view body, const SchemaContext& context) {
   const json::object object = ParseBody(body);
   const RequestFields fields(object);
-  CompletionRequest request{.fields = ReadGeneration(fields, context)};
+  CompletionRequest request{.fields = ReadGeneration(fields, context, /*chat=*/false)};
   SamplingParams& sampling = request.fields.sampling;
-  RefuseFields(fields, {"suffix"});
   request.prompts = ReadPrompts(fields, context.vocab_size);
   if (request.prompts.size() * sampling.n > kMaxChoices) {
     fields.Fail("prompt", fmt::format("prompts times n must be at most {}, got {}", kMaxChoices,
@@ -340,45 +364,42 @@ CompletionRequest ParseCompletionRequest(std::string_view body, const SchemaCont
   }
   // With echo, nothing may be asked for beyond the prompt: this is how prompts are scored.
   if (!request.echo) RequireTokens(fields, request.fields);
+  fields.RefuseUnread();
   return request;
 }
 
 ChatRequest ParseChatRequest(std::string_view body, const SchemaContext& context) {
   const json::object object = ParseBody(body);
   const RequestFields fields(object);
-  ChatRequest request{.fields = ReadGeneration(fields, context)};
+  ChatRequest request{.fields = ReadGeneration(fields, context, /*chat=*/true)};
   RequireTokens(fields, request.fields);
-  RefuseFields(fields, {"tools", "functions", "echo", "continue_final_message", "chat_template",
-                        "audio", "prediction", "web_search_options", "documents"});
   RefuseToolChoice(fields);
   RefuseModalities(fields);
   request.messages = ReadMessages(fields);
   request.add_generation_prompt = fields.Bool("add_generation_prompt").value_or(true);
-  if (const json::value* variables = fields.Find("chat_template_kwargs")) {
-    if (!variables->is_object()) fields.FailType("chat_template_kwargs", "an object", *variables);
-    request.template_variables = json::serialize(*variables);
-  }
+  request.template_variables = ReadTemplateVariables(fields);
   const bool logprobs = fields.Bool("logprobs").value_or(false);
   const auto top = fields.Integer("top_logprobs", {0, kMaxLogprobs});
   if (top.value_or(0) > 0 && !logprobs) {
     fields.Fail("top_logprobs", "top_logprobs needs logprobs = true");
   }
   if (logprobs) request.fields.sampling.logprobs = static_cast<int>(top.value_or(0));
+  fields.RefuseUnread();
   return request;
 }
 
 GenerateRequest ParseGenerateRequest(std::string_view body, const SchemaContext& context) {
   const json::object object = ParseBody(body);
   const RequestFields fields(object);
-  GenerateRequest request{.fields = ReadGeneration(fields, context)};
+  GenerateRequest request{.fields = ReadGeneration(fields, context, /*chat=*/false)};
   RequireTokens(fields, request.fields);
-  RefuseFields(fields, {"logprobs", "echo"});
   if (request.fields.sampling.n != 1) fields.Fail("n", "n must be 1 here: use /v1/completions");
   std::vector<PromptInput> prompts = ReadPrompts(fields, context.vocab_size);
   if (prompts.size() != 1) {
     fields.Fail("prompt", fmt::format("one prompt is expected, got {}", prompts.size()));
   }
   request.prompt = std::move(prompts[0]);
+  fields.RefuseUnread();
   return request;
 }
 
@@ -388,13 +409,17 @@ TokenizeRequest ParseTokenizeRequest(std::string_view body, const SchemaContext&
   TokenizeRequest request{.model = fields.String("model").value_or("")};
   if (auto prompt = fields.String("prompt")) {
     request.input = std::move(*prompt);
+    request.add_special_tokens = fields.Bool("add_special_tokens").value_or(true);
   } else if (fields.Find("messages") != nullptr) {
     request.input = ReadMessages(fields);
+    request.add_generation_prompt = fields.Bool("add_generation_prompt").value_or(true);
+    request.template_variables = ReadTemplateVariables(fields);
+    request.add_special_tokens = fields.Bool("add_special_tokens").value_or(false);
   } else {
     throw ApiError(400, "prompt or messages is missing", "prompt", "missing_required_parameter");
   }
-  request.add_generation_prompt = fields.Bool("add_generation_prompt").value_or(true);
   request.return_token_strings = fields.Bool("return_token_strs").value_or(false);
+  fields.RefuseUnread();
   return request;
 }
 
@@ -405,6 +430,8 @@ DetokenizeRequest ParseDetokenizeRequest(std::string_view body, const SchemaCont
   auto tokens = fields.TokenIds("tokens", context.vocab_size);
   if (!tokens) throw ApiError(400, "tokens is missing", "tokens", "missing_required_parameter");
   request.tokens = std::move(*tokens);
+  request.skip_special_tokens = fields.Bool("skip_special_tokens").value_or(false);
+  fields.RefuseUnread();
   return request;
 }
 

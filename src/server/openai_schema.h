@@ -12,7 +12,8 @@
 
 // The requests of the HTTP API as native types. Field names and meanings are those of OpenAI's API
 // reference, with vLLM's additional sampling fields. Every Parse throws ApiError(400) that names
-// the field at fault.
+// the field at fault, which may be one that nothing here reads: none is ignored that asks for
+// anything.
 namespace sluice {
 
 // What a request is checked against.
@@ -30,6 +31,7 @@ struct GenerationFields {
   std::optional<int> max_tokens;  // as asked for; sampling.max_tokens is settled with the prompt
   bool stream = false;
   bool include_usage = false;
+  bool add_special_tokens = true;  // what the tokenizer puts around a text; a chat's default: false
   bool skip_special_tokens = true;
 };
 
@@ -55,12 +57,15 @@ struct TokenizeRequest {
   std::string model;
   std::variant<std::string, std::vector<ChatMessage>> input;
   bool add_generation_prompt = true;
+  std::optional<std::string> template_variables;  // a JSON object
+  bool add_special_tokens = true;
   bool return_token_strings = false;
 };
 
 struct DetokenizeRequest {
   std::string model;
   std::vector<TokenId> tokens;
+  bool skip_special_tokens = false;
 };
 
 CompletionRequest ParseCompletionRequest(std::string_view body, const SchemaContext& context);

@@ -49,7 +49,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{R"("temperature": -0.1)", "temperature", "at least 0"},
         Refusal{R"("temperature": 2.5)", "temperature", "at most 2"},
         Refusal{R"("temperature": 1e999)", "temperature", "at most 2"},
-        Refusal{R"("top_p": 0)", "top_p", "at least"},
+        Refusal{R"("top_p": 0)", "top_p", "above 0, got 0"},
+        Refusal{R"("top_p": -1e-60)", "top_p", "above 0"},
         Refusal{R"("top_p": 1.1)", "top_p", "at most"},
         Refusal{R"("top_k": -2)", "top_k", "at least -1"},
         Refusal{R"("top_k": 1.5)", "top_k", "integer"},
@@ -66,6 +67,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{R"("max_completion_tokens": [])", "max_completion_tokens", "integer, got an array"},
         Refusal{R"("max_tokens": 4, "min_tokens": 5)", "min_tokens", "max_tokens (4)"},
         Refusal{R"("seed": "abc")", "seed", "integer"},
+        Refusal{R"("seed": 18446744073709551615)", "seed",
+                "from -9223372036854775808 to 9223372036854775807, got 18446744073709551615"},
         Refusal{R"("stop": 5)", "stop", "string or an array"},
         Refusal{R"("stop": ["a", 5])", "stop", "string or an array"},
         Refusal{R"("stop": [""])", "stop", "empty"},
@@ -80,8 +83,73 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{R"("stream": true, "stream_options": {"include_usage": 1})",
                 "stream_options.include_usage", "boolean"},
         Refusal{R"("response_format": {"type": "json_object"})", "response_format", "json_object"},
-        Refusal{R"("ignore_eos": 1)", "ignore_eos", "boolean"},
-        Refusal{R"("guided_json": {"a": 1})", "guided_json", "not supported"}));
+        Refusal{R"("stream": true, "stream_options": {"continuous_usage_stats": true})",
+                "stream_options.continuous_usage_stats", "leave it out"},
+        Refusal{R"("stream": true, "stream_options": {"include_usages": true})",
+                "stream_options.include_usages", "did you mean stream_options.include_usage?"},
+        Refusal{R"("response_format": {"type": "text", "strict": true})", "response_format.strict",
+                "not supported"},
+        Refusal{R"("ignore_eos": 1)", "ignore_eos", "boolean"}));
+
+// Fields of other servers and later APIs, which would change the answer.
+INSTANTIATE_TEST_SUITE_P(
+    UnreadFields, GenerationRefusals,
+    ::testing::Values(
+        Refusal{R"("guided_json": {"a": 1})", "guided_json", "not supported"},
+        Refusal{R"("allowed_token_ids": [5])", "allowed_token_ids", "not supported"},
+        Refusal{R"("regex": "[a-z]+")", "regex", "not supported"},
+        Refusal{R"("json_schema": {"type": "object"})", "json_schema", "not supported"},
+        Refusal{R"("grammar": "root ::= x")", "grammar", "not supported"},
+        Refusal{R"("length_penalty": 1.5)", "length_penalty", "not supported"},
+        Refusal{R"("no_repeat_ngram_size": 2)", "no_repeat_ngram_size", "not supported"},
+        Refusal{R"("typical_p": 0.9)", "typical_p", "not supported"},
+        Refusal{R"("prompt_embeds": "AAAA")", "prompt_embeds", "not supported"},
+        Refusal{R"("prompt_logprobs": 0)", "prompt_logprobs", "not supported"},
+        Refusal{R"("lora_name": "a")", "lora_name", "not supported"},
+        Refusal{R"("return_token_ids": true)", "return_token_ids", "not supported"},
+        Refusal{R"("function_call": {"name": "f"})", "function_call", "not supported"},
+        Refusal{R"("thinking": {"type": "disabled"})", "thinking", "not supported"},
+        Refusal{R"("reasoning_effort": "low")", "reasoning_effort", "not supported"},
+        Refusal{R"("include_reasoning": false)", "include_reasoning", "not supported"},
+        Refusal{R"("tools": [{"type": "function"}])", "tools", "not supported"},
+        Refusal{R"("max_token": 5)", "max_token", "did you mean max_tokens?"},
+        Refusal{R"("maxTokens": 5)", "maxTokens", "did you mean max_tokens?"},
+        Refusal{R"("temprature": 0)", "temprature", "did you mean temperature?"},
+        Refusal{R"("skip_special_token": false)", "skip_special_token",
+                "did you mean skip_special_tokens?"},
+        Refusal{R"("a_field_of_tomorrow": 1)", "a_field_of_tomorrow", "leave it out"}));
+
+TEST(OpenaiSchemaTest, FieldsThatAskForNothingPass) {
+  for (const std::string fields :
+       {R"("user": "me", "metadata": {"a": "b"}, "store": true, "service_tier": "flex")",
+        R"("safety_identifier": "s", "prompt_cache_key": "k", "prompt_cache_retention": "24h")",
+        R"("parallel_tool_calls": true, "a_field_of_tomorrow": null, "max_token": null)",
+        R"("length_penalty": 1, "typical_p": 1.0, "no_repeat_ngram_size": 0, "detokenize": true)",
+        R"("function_call": "none", "use_beam_search": false, "bad_words": [], "tools": [])",
+        R"("stream": true, "stream_options": {"include_obfuscation": true})"}) {
+    EXPECT_NO_THROW(ParseCompletionRequest(R"({"prompt": "x", )" + fields + "}", kContext))
+        << fields;
+    EXPECT_NO_THROW(ParseChatRequest(
+        R"({"messages": [{"role": "user", "content": "x"}], )" + fields + "}", kContext))
+        << fields;
+  }
+}
+
+TEST(OpenaiSchemaTest, SpecialTokensAreAsked) {
+  const std::string prompt = R"({"prompt": "x")";
+  const std::string chat = R"({"messages": [{"role": "user", "content": "x"}])";
+  EXPECT_TRUE(ParseCompletionRequest(prompt + "}", kContext).fields.add_special_tokens);
+  EXPECT_FALSE(ParseChatRequest(chat + "}", kContext).fields.add_special_tokens);
+  EXPECT_TRUE(ParseTokenizeRequest(prompt + "}", kContext).add_special_tokens);
+  EXPECT_FALSE(ParseTokenizeRequest(chat + "}", kContext).add_special_tokens);
+  const std::string no = R"(, "add_special_tokens": false})";
+  EXPECT_FALSE(ParseCompletionRequest(prompt + no, kContext).fields.add_special_tokens);
+  EXPECT_FALSE(ParseGenerateRequest(prompt + no, kContext).fields.add_special_tokens);
+  EXPECT_FALSE(ParseTokenizeRequest(prompt + no, kContext).add_special_tokens);
+  const std::string yes = R"(, "add_special_tokens": true})";
+  EXPECT_TRUE(ParseChatRequest(chat + yes, kContext).fields.add_special_tokens);
+  EXPECT_TRUE(ParseTokenizeRequest(chat + yes, kContext).add_special_tokens);
+}
 
 TEST(OpenaiSchemaTest, CompletionRefusals) {
   const Refusal table[] = {
@@ -97,9 +165,31 @@ TEST(OpenaiSchemaTest, CompletionRefusals) {
       {R"({"prompt": "x", "logprobs": true})", "logprobs", "integer"},
       {R"({"prompt": "x", "suffix": "y"})", "suffix", "not supported"},
       {R"({"prompt": "x", "echo": "y"})", "echo", "boolean"},
+      {R"({"prompt": "x", "top_logprobs": 2})", "top_logprobs", "not supported"},
+      {R"({"prompt": "x", "messages": [{}]})", "messages", "not supported"},
   };
   for (const Refusal& refusal : table)
     ExpectRefusal(ParseCompletionRequest, refusal.fields, refusal);
+}
+
+TEST(OpenaiSchemaTest, SmallEndpointsRefuseWhatTheyDoNotRead) {
+  ExpectRefusal(ParseGenerateRequest, R"({"prompt": "x", "top_logprobs": 2})",
+                {"", "top_logprobs", "not supported"});
+  ExpectRefusal(ParseGenerateRequest, R"({"prompt": "x", "logprobs": 2})",
+                {"", "logprobs", "not supported"});
+  ExpectRefusal(ParseGenerateRequest, R"({"prompt": "x", "tools": [{}]})",
+                {"", "tools", "not supported"});
+  const std::string messages = R"({"messages": [{"role": "user", "content": "x"}], )";
+  ExpectRefusal(ParseTokenizeRequest, messages + R"("tools": [{}]})",
+                {"", "tools", "not supported"});
+  ExpectRefusal(ParseTokenizeRequest, messages + R"("chat_template_kwargs": {"tools": []}})",
+                {"", "chat_template_kwargs.tools", "a field of the request"});
+  ExpectRefusal(ParseTokenizeRequest, R"({"prompt": "x", "chat_template_kwargs": {"a": 1}})",
+                {"", "chat_template_kwargs", "not supported"});
+  ExpectRefusal(ParseDetokenizeRequest, R"({"tokens": [1], "skip_special": true})",
+                {"", "skip_special", "not supported"});
+  EXPECT_TRUE(ParseDetokenizeRequest(R"({"tokens": [1], "skip_special_tokens": true})", kContext)
+                  .skip_special_tokens);
 }
 
 TEST(OpenaiSchemaTest, ChatRefusals) {
@@ -114,6 +204,25 @@ TEST(OpenaiSchemaTest, ChatRefusals) {
       {R"({"messages": [{"role": "user", "content": 5}]})", "messages[0].content", "got a number"},
       {R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})",
        "messages[0].content", "image_url"},
+      {R"({"messages": [{"role": "user", "content": [{"type": 1}]}]})",
+       "messages[0].content[0].type", "got a number"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "tex": 1}]}]})",
+       "messages[0].content[0].tex", "did you mean messages[0].content[0].text?"},
+      {R"({"messages": [{"role": "assistant", "content": null, "tool_calls": [{"id": "a"}]}]})",
+       "messages[0].tool_calls", "messages[0].tool_calls is not supported"},
+      {R"({"messages": [{"role": "user", "content": "x"},
+                        {"role": "assistant", "content": "x", "function_call": {"name": "f"}}]})",
+       "messages[1].function_call", "messages[1].function_call is not supported"},
+      {R"({"messages": [{"role": "user", "content": "x", "contents": "y"}]})",
+       "messages[0].contents", "did you mean messages[0].content?"},
+      {R"({"messages": [{"role": "assistant", "content": "x", "reasoning_content": 1}]})",
+       "messages[0].reasoning_content", "string, got a number"},
+      {R"({"messages": [{"role": "user", "content": "x"}],
+           "chat_template_kwargs": {"add_generation_prompt": false}})",
+       "chat_template_kwargs.add_generation_prompt", "a field of the request"},
+      {R"({"messages": [{"role": "user", "content": "x"}],
+           "chat_template_kwargs": {"messages": []}})",
+       "chat_template_kwargs.messages", "a field of the request"},
       {R"({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]})",
        "tools", "not supported"},
       {R"({"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"})",

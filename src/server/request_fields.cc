@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <cctype>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 namespace sluice {
@@ -12,6 +16,98 @@ namespace json = boost::json;
 namespace {
 
 constexpr size_t kMaxDepth = 32;
+
+// Fields that say who asks, or how to store, bill or send the answer: the text is the same without.
+constexpr std::array<std::string_view, 9> kHarmless = {
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "parallel_tool_calls",  // tools are refused
+    "stream_options.include_obfuscation",
+};
+
+// A field that nothing here reads, at the value that leaves the answer as it is.
+struct NeutralValue {
+  std::string_view name;
+  std::string_view json;
+};
+
+constexpr std::array<NeutralValue, 11> kNeutral = {{
+    {"length_penalty", "1"},
+    {"typical_p", "1"},
+    {"no_repeat_ngram_size", "0"},
+    {"priority", "0"},
+    {"top_logprobs", "0"},
+    {"function_call", R"("auto")"},
+    {"function_call", R"("none")"},
+    {"verbosity", R"("medium")"},
+    {"include_reasoning", "true"},
+    {"detokenize", "true"},
+    {"spaces_between_special_tokens", "true"},
+}};
+
+bool IsNeutral(std::string_view name, const json::value& value) {
+  bool listed = false;
+  for (const NeutralValue& neutral : kNeutral) {
+    if (neutral.name != name) continue;
+    listed = true;
+    const json::value wanted = json::parse({neutral.json.data(), neutral.json.size()});
+    const bool same = wanted.is_number() && value.is_number()
+                          ? wanted.to_number<double>() == value.to_number<double>()
+                          : wanted == value;
+    if (same) return true;
+  }
+  if (value.is_bool()) return !listed && !value.get_bool();
+  return (value.is_array() && value.get_array().empty()) ||
+         (value.is_object() && value.get_object().empty()) ||
+         (value.is_string() && value.get_string().empty());
+}
+
+// The name's letters alone: maxTokens and max-tokens are max_tokens to whoever wrote them.
+std::string Letters(std::string_view name) {
+  std::string letters;
+  for (const char c : name) {
+    if (c == '_' || c == '-') continue;
+    letters += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return letters;
+}
+
+// Levenshtein's distance.
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i + 1);
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+// The name that `name` may have been meant to be: one edit away, two from eight letters on.
+std::optional<std::string> Closest(std::string_view name, const std::vector<std::string>& known) {
+  constexpr size_t kLongestName = 64;
+  if (name.size() > kLongestName) return std::nullopt;
+  const std::string letters = Letters(name);
+  const size_t most = letters.size() < 3 ? 0 : std::clamp<size_t>(letters.size() / 4, 1, 2);
+  size_t least = most + 1;
+  std::optional<std::string> closest;
+  for (const std::string& candidate : known) {
+    const size_t distance = EditDistance(letters, Letters(candidate));
+    if (distance >= least) continue;
+    least = distance;
+    closest = candidate;
+  }
+  return closest;
+}
 
 }  // namespace
 
@@ -76,7 +172,22 @@ void RequestFields::FailType(std::string_view name, std::string_view expected,
                  prefix_ + std::string(name), "invalid_type");
 }
 
+void RequestFields::RefuseUnread() const {
+  for (const auto& [key, value] : object_) {
+    const std::string name(key.data(), key.size());
+    if (value.is_null() || std::find(read_.begin(), read_.end(), name) != read_.end()) continue;
+    const std::string full = prefix_ + name;
+    if (std::find(kHarmless.begin(), kHarmless.end(), full) != kHarmless.end()) continue;
+    const std::optional<std::string> meant = Closest(name, read_);
+    if (!meant && IsNeutral(full, value)) continue;
+    const std::string advice = meant ? "did you mean " + prefix_ + *meant + "?" : "leave it out";
+    throw ApiError(400, fmt::format("{} is not supported here: {}", full, advice), full,
+                   "unsupported_parameter");
+  }
+}
+
 const json::value* RequestFields::Find(std::string_view name) const {
+  if (std::find(read_.begin(), read_.end(), name) == read_.end()) read_.emplace_back(name);
   const json::value* value = object_.if_contains({name.data(), name.size()});
   return value != nullptr && !value->is_null() ? value : nullptr;
 }
@@ -93,9 +204,10 @@ std::optional<int64_t> RequestFields::Integer(std::string_view name, Bounds<int6
   if (value == nullptr) return std::nullopt;
   if (!value->is_number()) FailType(name, "an integer", *value);
   const std::optional<int64_t> number = WholeNumber(*value);
-  if (!number)
-    Fail(name, fmt::format("{}{} must be an integer, got {}", prefix_, name,
-                           std::string_view(json::serialize(*value))));
+  if (!number) {
+    Fail(name, fmt::format("{}{} must be an integer from {} to {}, got {}", prefix_, name,
+                           bounds.low, bounds.high, json::serialize(*value)));
+  }
   if (*number < bounds.low) {
     Fail(name, fmt::format("{}{} must be at least {}, got {}", prefix_, name, bounds.low, *number));
   }

@@ -24,12 +24,19 @@ struct Bounds {
 };
 
 // Checked reads of a request's fields. A field that is absent or null gives nothing; one of a wrong
-// type or out of range throws ApiError(400) that names it. Borrows the object.
+// type or out of range throws ApiError(400) that names it. What was read is remembered, so that
+// RefuseUnread can refuse the rest. Borrows the object. Not thread-safe.
 class RequestFields {
  public:
   // `prefix` is put before field names in errors: "messages[0].".
   explicit RequestFields(const boost::json::object& object, std::string prefix = "")
       : object_(object), prefix_(std::move(prefix)) {}
+
+  // For the end of a parse: throws ApiError(400) that names the first field that no call here asked
+  // for, and the field that may have been meant. Let pass are null, fields that change no answer
+  // ("user"), and values that ask for nothing: false, what is empty, a field's default elsewhere
+  // ("length_penalty": 1). A misspelt name is refused whatever its value.
+  void RefuseUnread() const;
 
   const boost::json::value* Find(std::string_view name) const;
   std::optional<bool> Bool(std::string_view name) const;
@@ -46,6 +53,7 @@ class RequestFields {
  private:
   const boost::json::object& object_;
   std::string prefix_;
+  mutable std::vector<std::string> read_;
 };
 
 // A JSON number that is whole and fits: 16 and 16.0, not "16" or true.

@@ -189,9 +189,14 @@ MemoryFigures Routes::Memory() const {
           .kv_pages_total = stats.pages_total};
 }
 
-std::vector<TokenId> Routes::Tokens(const PromptInput& prompt) const {
+std::vector<TokenId> Routes::Tokens(const PromptInput& prompt, bool add_special) const {
   if (const auto* ids = std::get_if<std::vector<TokenId>>(&prompt)) return *ids;
-  return model_.tokenizer.WrapInSpecial(model_.tokenizer.Encode(std::get<std::string>(prompt)));
+  return Encode(std::get<std::string>(prompt), add_special);
+}
+
+std::vector<TokenId> Routes::Encode(std::string_view text, bool add_special) const {
+  std::vector<TokenId> ids = model_.tokenizer.Encode(text);
+  return add_special ? model_.tokenizer.WrapInSpecial(std::move(ids)) : ids;
 }
 
 std::string Routes::RenderChat(const std::vector<ChatMessage>& messages,
@@ -243,8 +248,8 @@ std::shared_ptr<Exchange> Routes::Completions(const HttpRequest& request, Respon
                     .only_echo = asked.fields.max_tokens == 0,
                     .skip_special = asked.fields.skip_special_tokens};
   for (const PromptInput& input : asked.prompts) {
-    GenerationJob::Prompt prompt =
-        FitPrompt(Tokens(input), asked.fields, kDefaultCompletionTokens, "prompt");
+    GenerationJob::Prompt prompt = FitPrompt(Tokens(input, asked.fields.add_special_tokens),
+                                             asked.fields, kDefaultCompletionTokens, "prompt");
     // The engine makes at least one token, which scores the whole prompt on its way.
     if (job.only_echo) prompt.max_tokens = 1;
     if (asked.echo) {
@@ -265,8 +270,8 @@ std::shared_ptr<Exchange> Routes::Chat(const HttpRequest& request, ResponseWrite
   const std::string text =
       RenderChat(asked.messages, {.add_generation_prompt = asked.add_generation_prompt,
                                   .extra_json = asked.template_variables});
-  job.prompts.push_back(
-      FitPrompt(model_.tokenizer.Encode(text), asked.fields, std::nullopt, "messages"));
+  job.prompts.push_back(FitPrompt(Encode(text, asked.fields.add_special_tokens), asked.fields,
+                                  std::nullopt, "messages"));
   return Run(std::move(job), MakeChatFormat(std::move(head), model_.tokenizer), writer);
 }
 
@@ -286,8 +291,8 @@ std::shared_ptr<Exchange> Routes::GenerateAs(const HttpRequest& request, bool st
   GenerationJob job{.sampling = asked.fields.sampling,
                     .stream = stream || asked.fields.stream,
                     .skip_special = asked.fields.skip_special_tokens};
-  job.prompts.push_back(
-      FitPrompt(Tokens(asked.prompt), asked.fields, kDefaultCompletionTokens, "prompt"));
+  job.prompts.push_back(FitPrompt(Tokens(asked.prompt, asked.fields.add_special_tokens),
+                                  asked.fields, kDefaultCompletionTokens, "prompt"));
   return Run(std::move(job), MakeGenerateFormat(std::move(head), [this] { return Memory(); }),
              writer);
 }
@@ -295,14 +300,13 @@ std::shared_ptr<Exchange> Routes::GenerateAs(const HttpRequest& request, bool st
 std::shared_ptr<Exchange> Routes::Tokenize(const HttpRequest& request, ResponseWriter& writer) {
   const TokenizeRequest asked = ParseTokenizeRequest(request.body, schema());
   ModelName(asked.model);
-  std::vector<TokenId> tokens;
-  if (const auto* text = std::get_if<std::string>(&asked.input)) {
-    tokens = Tokens(*text);
-  } else {
-    tokens =
-        model_.tokenizer.Encode(RenderChat(std::get<std::vector<ChatMessage>>(asked.input),
-                                           {.add_generation_prompt = asked.add_generation_prompt}));
-  }
+  const auto* prompt = std::get_if<std::string>(&asked.input);
+  const std::string text = prompt != nullptr
+                               ? *prompt
+                               : RenderChat(std::get<std::vector<ChatMessage>>(asked.input),
+                                            {.add_generation_prompt = asked.add_generation_prompt,
+                                             .extra_json = asked.template_variables});
+  const std::vector<TokenId> tokens = Encode(text, asked.add_special_tokens);
   json::object answer{{"count", tokens.size()},
                       {"max_model_len", model_.max_model_len},
                       {"tokens", json::array(tokens.begin(), tokens.end())},
@@ -321,7 +325,7 @@ std::shared_ptr<Exchange> Routes::Tokenize(const HttpRequest& request, ResponseW
 std::shared_ptr<Exchange> Routes::Detokenize(const HttpRequest& request, ResponseWriter& writer) {
   const DetokenizeRequest asked = ParseDetokenizeRequest(request.body, schema());
   ModelName(asked.model);
-  SendJson({{"prompt", model_.tokenizer.Decode(asked.tokens, /*skip_special=*/false)}}, writer);
+  SendJson({{"prompt", model_.tokenizer.Decode(asked.tokens, asked.skip_special_tokens)}}, writer);
   return nullptr;
 }
 

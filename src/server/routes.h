@@ -54,7 +54,8 @@ class Routes : public HttpHandler {
 
   // The name to answer with. Throws ApiError(404) for a model that is not served.
   std::string ModelName(const std::string& asked) const;
-  std::vector<TokenId> Tokens(const PromptInput& prompt) const;
+  std::vector<TokenId> Tokens(const PromptInput& prompt, bool add_special) const;
+  std::vector<TokenId> Encode(std::string_view text, bool add_special) const;
   std::string RenderChat(const std::vector<ChatMessage>& messages,
                          const RenderOptions& options) const;
   GenerationJob::Prompt FitPrompt(std::vector<TokenId> tokens, const GenerationFields& fields,

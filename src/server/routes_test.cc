@@ -5,6 +5,8 @@
 
 #include <boost/json.hpp>
 #include <deque>
+#include <fstream>
+#include <sstream>
 
 #include "server/fake_generator.h"
 
@@ -84,6 +86,22 @@ class FakeWriter : public ResponseWriter {
   const std::shared_ptr<Queue> queue_ = std::make_shared<Queue>();
 };
 
+constexpr char kTokenizerFile[] = SLUICE_SOURCE_DIR "/models/storyteller/tokenizer.json";
+
+// The storyteller's tokenizer, which as a file's begins every text with <|endoftext|>.
+std::unique_ptr<Tokenizer> TokenizerWithStart() {
+  std::ostringstream text;
+  text << std::ifstream(kTokenizerFile).rdbuf();
+  json::value file = json::parse(text.str());
+  file.as_object()["post_processor"] = json::parse(R"({"type": "TemplateProcessing",
+      "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+                 {"Sequence": {"id": "A", "type_id": 0}}],
+      "pair": [],
+      "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [4093],
+                                           "tokens": ["<|endoftext|>"]}}})");
+  return Tokenizer::FromJson(json::serialize(file));
+}
+
 class RoutesTest : public ::testing::Test {
  protected:
   RoutesTest() { Remake(FakeGenerator::HashScript); }
@@ -129,9 +147,8 @@ class RoutesTest : public ::testing::Test {
 
   static std::string Text(const json::value& value) { return std::string(value.as_string()); }
 
-  const std::unique_ptr<Tokenizer> tokenizer_ =
-      Tokenizer::Load(SLUICE_SOURCE_DIR "/models/storyteller/tokenizer.json");
-  const ChatTemplate chat_ = ChatTemplate::Parse(kChatMlTemplate);
+  std::unique_ptr<Tokenizer> tokenizer_ = Tokenizer::Load(kTokenizerFile);
+  ChatTemplate chat_ = ChatTemplate::Parse(kChatMlTemplate);
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<FakeGenerator> generator_;
   std::unique_ptr<Routes> routes_;
@@ -193,6 +210,17 @@ TEST_F(RoutesTest, StopStringEndsTheSequenceInTheEngine) {
   EXPECT_NE(tokenizer_->Decode(std::span(ids).first(used), true).find("hree f"), std::string::npos);
   EXPECT_EQ(tokenizer_->Decode(std::span(ids).first(used - 1), true).find("hree f"),
             std::string::npos);
+}
+
+TEST_F(RoutesTest, ReasoningReachesTheTemplate) {
+  chat_ = ChatTemplate::Parse(
+      "{% for m in messages %}[{{ m.reasoning_content }}|{{ m.content }}]{% endfor %}");
+  const std::string messages =
+      R"("messages": [{"role": "assistant", "content": "4", "reasoning_content": "2+2"}])";
+  Post("/v1/chat/completions", "{" + messages + "}");
+  EXPECT_EQ(tokenizer_->Decode(generator_->submitted().at(0).prompt, false), "[2+2|4]");
+  const json::object tokens = Post("/tokenize", "{" + messages + "}");
+  EXPECT_EQ(tokens.at("count").to_number<size_t>(), generator_->submitted().at(0).prompt.size());
 }
 
 TEST_F(RoutesTest, CompletionLogprobs) {
@@ -370,6 +398,46 @@ TEST_F(RoutesTest, TokenizeAndBack) {
   const std::string tokens = json::serialize(answer.at("tokens"));
   EXPECT_EQ(Text(Post("/detokenize", R"({"tokens": )" + tokens + "}").at("prompt")), "naïve fox");
   Post("/detokenize", R"({"tokens": [4096]})", 400);
+  const std::string special = json::serialize(json::array{tokenizer_->Encode("<|im_end|>").at(0)});
+  EXPECT_EQ(Text(Post("/detokenize", R"({"tokens": )" + special + "}").at("prompt")), "<|im_end|>");
+  EXPECT_EQ(Text(Post("/detokenize", R"({"skip_special_tokens": true, "tokens": )" + special + "}")
+                     .at("prompt")),
+            "");
+}
+
+TEST_F(RoutesTest, SpecialTokensAreAddedAsAsked) {
+  tokenizer_ = TokenizerWithStart();
+  Remake(FakeGenerator::HashScript);
+  const std::string prompt = R"({"prompt": "fox")";
+  const std::string chat = R"({"messages": [{"role": "user", "content": "fox"}])";
+  for (const auto& [path, body, starts] : std::vector<std::tuple<std::string, std::string, bool>>{
+           {"/v1/completions", prompt, true},
+           {"/v1/completions", prompt + R"(, "add_special_tokens": false)", false},
+           {"/v1/generate", prompt, true},
+           {"/v1/generate", prompt + R"(, "add_special_tokens": false)", false},
+           {"/v1/chat/completions", chat, false},
+           {"/v1/chat/completions", chat + R"(, "add_special_tokens": true)", true}}) {
+    Post(path, body + "}");
+    EXPECT_EQ(generator_->submitted().back().prompt.at(0) == 4093, starts) << path << body;
+  }
+  for (const auto& [body, starts] : std::vector<std::pair<std::string, bool>>{
+           {prompt, true},
+           {prompt + R"(, "add_special_tokens": false)", false},
+           {chat, false},
+           {chat + R"(, "add_special_tokens": true)", true}}) {
+    const json::object answer = Post("/tokenize", body + "}");
+    EXPECT_EQ(answer.at("tokens").at(0).to_number<int>() == 4093, starts) << body;
+  }
+}
+
+TEST_F(RoutesTest, TokenizeTakesTheTemplatesVariables) {
+  chat_ = ChatTemplate::Parse("{{ messages[0].content }}{% if loud %}!!!{% endif %}");
+  const std::string messages = R"({"messages": [{"role": "user", "content": "fox"}])";
+  const json::object loud =
+      Post("/tokenize", messages + R"(, "chat_template_kwargs": {"loud": true}})");
+  EXPECT_EQ(loud.at("count").to_number<size_t>(), tokenizer_->Encode("fox!!!").size());
+  EXPECT_EQ(Post("/tokenize", messages + "}").at("count").to_number<size_t>(),
+            tokenizer_->Encode("fox").size());
 }
 
 TEST_F(RoutesTest, KeysAreAsked) {

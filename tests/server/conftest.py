@@ -1,5 +1,6 @@
 """Starts one `sluice serve` with the embedded model for the whole session."""
 
+import contextlib
 import os
 import pathlib
 import queue
@@ -13,15 +14,17 @@ import pytest
 from raw_http import Address
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("SLUICE_BIN", str(ROOT / "build/release/bin/sluice"))
 START_SECONDS = 120  # a sanitizer's build on a busy machine
 
 
-def wait_for_address(process):
-    """Reads standard output until the server says where it listens; keeps draining it after."""
+def wait_for_address(process, log):
+    """Reads the output until the server says where it listens; keeps adding its lines to `log`."""
     lines = queue.Queue()
 
     def drain():
         for line in process.stdout:
+            log.append(line)
             lines.put(line)
         lines.put(None)
 
@@ -40,14 +43,22 @@ def wait_for_address(process):
             return Address(found[1], int(found[2]))
 
 
-@pytest.fixture(scope="session")
-def address():
-    binary = os.environ.get("SLUICE_BIN", str(ROOT / "build/release/bin/sluice"))
-    process = subprocess.Popen([binary, "serve", "--port", "0"], stdout=subprocess.PIPE, text=True)
-    yield wait_for_address(process)
+@contextlib.contextmanager
+def serving(*arguments):
+    """A server with these arguments; gives its address and the lines it says, which grow."""
+    log = []
+    process = subprocess.Popen([BINARY, "serve", "--port", "0", *map(str, arguments)],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    yield wait_for_address(process, log), log
     assert process.poll() is None, f"the server died during the tests, code {process.returncode}"
     process.terminate()
     assert process.wait(timeout=30) == 0, "the server did not end cleanly on SIGTERM"
+
+
+@pytest.fixture(scope="session")
+def address():
+    with serving() as (address, _):
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,25 @@ def test_prompt_longer_than_the_context(client, model):
     ("stream", {"stream": 1}),
     ("stream_options", {"stream_options": {"include_usage": True}}),
     ("response_format", {"response_format": {"type": "json_object"}}),
+    ("seed", {"seed": 2**64 - 1}),
+    ("allowed_token_ids", {"allowed_token_ids": [5]}),
+    ("regex", {"regex": "[a-z]+"}),
+    ("json_schema", {"json_schema": {"type": "object"}}),
+    ("grammar", {"grammar": "root ::= x"}),
+    ("length_penalty", {"length_penalty": 1.5}),
+    ("no_repeat_ngram_size", {"no_repeat_ngram_size": 2}),
+    ("typical_p", {"typical_p": 0.9}),
+    ("prompt_embeds", {"prompt_embeds": "AAAA"}),
+    ("prompt_logprobs", {"prompt_logprobs": 0}),
+    ("lora_name", {"lora_name": "a"}),
+    ("return_token_ids", {"return_token_ids": True}),
+    ("function_call", {"function_call": {"name": "f"}}),
+    ("thinking", {"thinking": {"type": "enabled"}}),
+    ("reasoning_effort", {"reasoning_effort": "low"}),
+    ("tools", {"tools": [{"type": "function"}]}),
+    ("max_token", {"max_token": 5}),
+    ("stream_options.continuous_usage_stats",
+     {"stream": True, "stream_options": {"continuous_usage_stats": True}}),
 ])
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_bad_fields(address, path, param, fields):
@@ -73,6 +92,31 @@ def test_bad_fields(address, path, param, fields):
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
     assert param in error["message"] and "code" in error
+
+
+@pytest.mark.parametrize("fields, words", [
+    ({"top_p": 0}, "above 0, got 0"),
+    ({"seed": 2**64 - 1}, f"from {-2**63} to {2**63 - 1}"),
+    ({"max_token": 5}, "did you mean max_tokens?"),
+    ({"regex": "x"}, "leave it out"),
+])
+def test_messages_say_what_to_do(address, fields, words):
+    answer = raw_http.request(address, "POST", "/v1/completions", {"prompt": "x", **fields})
+    assert answer.status == 400 and words in answer.json()["error"]["message"]
+
+
+def test_fields_that_change_no_answer(client, model):
+    arguments = dict(model=model, max_tokens=5, seed=1)
+    harmless = {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto",
+                "safety_identifier": "me", "prompt_cache_key": "k", "prompt_cache_retention": "24h",
+                "parallel_tool_calls": True, "tools": [], "length_penalty": 1.0, "use_beam_search": False,
+                "grammar": None}
+    plain = client.completions.create(prompt="x", **arguments)
+    same = client.completions.create(prompt="x", extra_body=harmless, **arguments)
+    assert same.choices[0].text == plain.choices[0].text
+    plain = client.chat.completions.create(messages=CHAT, **arguments)
+    same = client.chat.completions.create(messages=CHAT, extra_body=harmless, **arguments)
+    assert same.choices[0].message.content == plain.choices[0].message.content
 
 
 @pytest.mark.parametrize("path, body, param", [
@@ -89,8 +133,26 @@ def test_bad_fields(address, path, param, fields):
     ("/v1/chat/completions", {"messages": CHAT, "tools": [{"type": "function"}]}, "tools"),
     ("/v1/chat/completions", {"messages": CHAT, "top_logprobs": 2}, "top_logprobs"),
     ("/v1/generate", {}, "prompt"),
+    ("/v1/completions", {"prompt": "x", "top_logprobs": 2}, "top_logprobs"),
+    ("/v1/chat/completions",
+     {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}]},
+     "messages[0].tool_calls"),
+    ("/v1/chat/completions", {"messages": [*CHAT, {**CHAT[0], "contents": "y"}]}, "messages[1].contents"),
+    ("/v1/chat/completions",
+     {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "image": "y"}]}]},
+     "messages[0].content[0].image"),
+    ("/v1/chat/completions", {"messages": CHAT, "chat_template_kwargs": {"tools": []}},
+     "chat_template_kwargs.tools"),
+    ("/v1/chat/completions",
+     {"messages": CHAT, "chat_template_kwargs": {"add_generation_prompt": False}},
+     "chat_template_kwargs.add_generation_prompt"),
     ("/v1/generate", {"prompt": "x", "n": 2}, "n"),
+    ("/v1/generate", {"prompt": "x", "top_logprobs": 2}, "top_logprobs"),
+    ("/v1/generate", {"prompt": "x", "tools": [{"type": "function"}]}, "tools"),
+    ("/tokenize", {"messages": CHAT, "tools": [{"type": "function"}]}, "tools"),
+    ("/tokenize", {"prompt": "x", "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
     ("/detokenize", {"tokens": "x"}, "tokens"),
+    ("/detokenize", {"tokens": [1], "skip_special": True}, "skip_special"),
 ])
 def test_bad_bodies(address, path, body, param):
     answer = raw_http.request(address, "POST", path, body)
