@@ -136,7 +136,7 @@ def draw_curves(study, response, folder):
     levels = study.levels(over)
     if min(levels) > 0 and max(levels) / min(levels) >= 8:
         axis.set_xscale("log", base=2)
-        axis.set_xticks(levels, [str(v) for v in levels])
+    axis.set_xticks(levels, [str(v) for v in levels])
     axis.set_xlabel(over)
     axis.set_ylabel(response)
     axis.set_ylim(bottom=0)

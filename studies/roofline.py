@@ -4,7 +4,8 @@
 
 PROFILE is what `sluice profile` wrote there; RESULTS are folders of studies of `bench latency`, or
 files with its JSON. A step's FLOPs over the bytes that it has to read is its intensity; it can be no
-faster than the bandwidth times that, nor than the machine's products.
+faster than the bandwidth times that, nor than the machine's products. The dashed line is the bandwidth
+that the benchmark measured for as many bytes as its steps read, which a cache may hold.
 """
 
 import argparse
@@ -51,6 +52,8 @@ def draw(profile, results, folder):
     intensity = numpy.geomspace(least, most, 200)
     figure, axis = figures.pyplot.subplots(figsize=(4.6, 3.2))
     axis.loglog(intensity, numpy.minimum(flops, bandwidth * intensity) / 1e9, color="black")
+    near = numpy.median([result["read_bandwidth_bytes_per_s"] for result in results])
+    axis.loglog(intensity, numpy.minimum(flops, near * intensity) / 1e9, color="0.5", linestyle="--")
     for index, batch in enumerate(sorted({row[0] for row in rows})):
         chosen = [row for row in rows if row[0] == batch]
         axis.loglog([row[1] for row in chosen], [row[2] / 1e9 for row in chosen], linestyle="",

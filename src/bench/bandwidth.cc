@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -167,14 +168,14 @@ std::optional<double> MeasureDiskRead(const std::filesystem::path& dir, int64_t 
   const int64_t size = std::max(bytes / kBlock, int64_t{1}) * kBlock;
   // Reads past the cache need memory that is aligned to the disk's blocks.
   const Buffer memory(kBlock + kAlignment);
-  auto address = reinterpret_cast<uintptr_t>(memory.data());
-  address = (address + kAlignment - 1) / kAlignment * kAlignment;
+  void* aligned = memory.data();
+  size_t space = memory.size();
+  auto* block = static_cast<std::byte*>(std::align(kAlignment, kBlock, aligned, space));
   const ScratchFile file(dir);
-  FillFile(file, size, reinterpret_cast<std::byte*>(address), kBlock);
+  FillFile(file, size, block, kBlock);
   std::optional<double> best;
   for (int attempt = 0; attempt < 3; ++attempt) {
-    const std::optional<double> rate =
-        ReadPastCache(file, size, reinterpret_cast<std::byte*>(address), kBlock);
+    const std::optional<double> rate = ReadPastCache(file, size, block, kBlock);
     if (!rate) return std::nullopt;
     best = std::max(best.value_or(0.0), *rate);
   }

@@ -178,6 +178,8 @@ int RunPlacement(const PlacementFlags& flags) {
                         {"queue_depth", plan.queue_depth},
                         {"reason", plan.reason}};
     report["best"] = plan.best ? json::value(*plan.best) : json::value(nullptr);
+    // Again under a name of its own, for studies, which name figures by their paths.
+    if (plan.best) report["recommended"] = json::value(report["strategies"].at(*plan.best));
     fmt::print("{}\n", json::serialize(report));
   } else {
     PrintPlan(opened.name, profile, request, plan);

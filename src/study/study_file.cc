@@ -21,7 +21,7 @@ constexpr const char* kKeys[] = {"name",       "description", "command", "fixed"
 }
 
 std::string ReadName(const YAML::Node& node, const std::string& origin) {
-  const std::string name = node.IsScalar() ? node.Scalar() : "";
+  std::string name = node.IsScalar() ? node.Scalar() : "";
   const bool sound =
       !name.empty() && name.size() <= 100 && name.front() != '.' &&
       name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==

@@ -169,8 +169,7 @@ void OpenFolder(const StudyPlan& plan, const fs::path& dir) {
 }
 
 std::string CsvField(const json::value& value) {
-  const std::string text =
-      value.is_string() ? std::string(value.as_string()) : json::serialize(value);
+  std::string text = value.is_string() ? std::string(value.as_string()) : json::serialize(value);
   if (text.find_first_of(",\"\n") == std::string::npos) return text;
   std::string quoted = "\"";
   for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);

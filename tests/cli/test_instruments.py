@@ -231,6 +231,7 @@ def test_placement_compares_strategies():
     assert best["fits"] and best["gpu_bytes"]["total"] <= 0.9 * 80e9
     rates = [s["decode"]["tokens_per_s"] for s in plan["strategies"] if s.get("fits")]
     assert best["decode"]["tokens_per_s"] == max(rates)
+    assert plan["recommended"] == best
     assert plan["queue_depth"] in (4, 8, 16, 32, 64, 128, 256)
     table = sluice("plan", "placement", MODELS / "Qwen3-30B-A3B", "--hardware",
                    PROFILES / "dgx-h100.json", "--gpus", 16, "--hosts", 2)
