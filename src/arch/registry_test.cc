@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "arch/testing.h"
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
 
@@ -14,8 +15,11 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
+const std::filesystem::path kGoldens =
+    std::filesystem::path(SLUICE_SOURCE_DIR) / "tests/golden";
+
 HfConfig Golden(const std::string& name) {
-  return HfConfig::FromFolder(std::filesystem::path(SLUICE_SOURCE_DIR) / "tests/golden" / name);
+  return HfConfig::FromFolder(kGoldens / name);
 }
 
 HfConfig Model(const std::string& name) {
@@ -30,32 +34,11 @@ ModelSpec Changed(const std::string& golden, const std::string& overrides) {
 }
 
 TEST(Registry, GoldenTablesEqualTheirFiles) {
-  for (const std::string name : {"dbrx",
-                                 "dbrx_no_norm",
-                                 "dbrx_pnorm",
-                                 "llama_dense",
-                                 "llama_linear",
-                                 "llama_llama3",
-                                 "llama_partial",
-                                 "mixtral",
-                                 "mixtral_window_yarn",
-                                 "olmoe",
-                                 "olmoe_clip",
-                                 "qwen2",
-                                 "qwen2_moe",
-                                 "qwen2_moe_sharded_bf16_v4",
-                                 "qwen2_moe_window",
-                                 "qwen2_window_tied",
-                                 "qwen3",
-                                 "qwen3_moe",
-                                 "qwen3_moe_fp8",
-                                 "qwen3_moe_fp8_odd",
-                                 "qwen3_moe_window",
-                                 "qwen3_yarn_window"}) {
+  const std::vector<std::string> goldens = GoldenNames(kGoldens);
+  EXPECT_GE(goldens.size(), 28u);
+  for (const std::string& name : goldens) {
     const ModelSpec spec = SpecFromConfig(Golden(name));
-    const CheckpointSource source(
-        Checkpoint::Open(std::filesystem::path(SLUICE_SOURCE_DIR) / "tests/golden" / name),
-        spec.block_scaled);
+    const CheckpointSource source(Checkpoint::Open(kGoldens / name), spec.block_scaled);
     EXPECT_NO_THROW(CheckTensors(spec, source)) << name;
     EXPECT_EQ(ListTensors(spec).size(), source.names().size()) << name;
     uint64_t elements = 0;

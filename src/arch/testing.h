@@ -1,5 +1,10 @@
 #pragma once
 
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <vector>
+
 #include "arch/registry.h"
 #include "checkpoint/config.h"
 
@@ -13,6 +18,19 @@ inline ModelSpec TinyMoeSpec() {
   "moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2,
   "max_position_embeddings": 64, "norm_topk_prob": true, "rms_norm_eps": 1e-6})";
   return SpecFromConfig(HfConfig::FromJson(kConfig, "test"));
+}
+
+// The checkpoints in `goldens` (tests/golden) that have a golden.safetensors, by folder name,
+// ascending.
+inline std::vector<std::string> GoldenNames(const std::filesystem::path& goldens) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(goldens)) {
+    if (std::filesystem::exists(entry.path() / "golden.safetensors")) {
+      names.push_back(entry.path().filename());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 }  // namespace sluice

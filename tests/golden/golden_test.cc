@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "arch/registry.h"
+#include "arch/testing.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/config.h"
 #include "decode/decode_strategy.h"
@@ -27,6 +28,8 @@ namespace sluice {
 namespace {
 
 namespace fs = std::filesystem;
+
+const fs::path kFolder = fs::path(SLUICE_SOURCE_DIR) / "tests/golden";
 
 // A golden's files, opened once for the whole process.
 struct Model {
@@ -62,9 +65,9 @@ std::vector<float> Values(const Tensor& logits) {
   return {logits.data<float>(), logits.data<float>() + logits.view().NumElements()};
 }
 
-class GoldenTest : public ::testing::TestWithParam<const char*> {
+class GoldenTest : public ::testing::TestWithParam<std::string> {
  protected:
-  GoldenTest() : model_(fs::path(SLUICE_SOURCE_DIR) / "tests/golden" / GetParam()) {}
+  GoldenTest() : model_(kFolder / GetParam()) {}
 
   LogitsDistance Distance(const std::vector<float>& logits) const {
     return CompareLogits(logits, model_.golden.logits, model_.golden.vocab_size);
@@ -291,41 +294,12 @@ TEST_P(GoldenTest, NgramDraftsGiveTheSameTextInFewerSteps) {
   EXPECT_LT(drafted.Stats().steps, plain.Stats().steps);
 }
 
-constexpr const char* kGoldens[] = {"dbrx",
-                                    "dbrx_no_norm",
-                                    "dbrx_pnorm",
-                                    "deepseek_v3",
-                                    "deepseek_v3_native_heads",
-                                    "deepseek_v3_no_shared",
-                                    "deepseek_v3_plain_q",
-                                    "deepseek_v3_yarn",
-                                    "deepseek_v3_yarn_halves",
-                                    "llama_dense",
-                                    "llama_linear",
-                                    "llama_llama3",
-                                    "llama_partial",
-                                    "mixtral",
-                                    "mixtral_window_yarn",
-                                    "olmoe",
-                                    "olmoe_clip",
-                                    "qwen2",
-                                    "qwen2_moe",
-                                    "qwen2_moe_sharded_bf16_v4",
-                                    "qwen2_moe_window",
-                                    "qwen2_window_tied",
-                                    "qwen3",
-                                    "qwen3_moe",
-                                    "qwen3_moe_fp8",
-                                    "qwen3_moe_fp8_odd",
-                                    "qwen3_moe_window",
-                                    "qwen3_yarn_window"};
-
-std::string Name(const ::testing::TestParamInfo<const char*>& golden) {
+std::string Name(const ::testing::TestParamInfo<std::string>& golden) {
   return golden.param;
 }
 
-INSTANTIATE_TEST_SUITE_P(Goldens, GoldenTest, ::testing::ValuesIn(kGoldens), Name);
-INSTANTIATE_TEST_SUITE_P(Goldens, CudaGoldenTest, ::testing::ValuesIn(kGoldens), Name);
+INSTANTIATE_TEST_SUITE_P(Goldens, GoldenTest, ::testing::ValuesIn(GoldenNames(kFolder)), Name);
+INSTANTIATE_TEST_SUITE_P(Goldens, CudaGoldenTest, ::testing::ValuesIn(GoldenNames(kFolder)), Name);
 
 }  // namespace
 }  // namespace sluice
