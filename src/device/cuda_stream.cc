@@ -20,6 +20,9 @@ std::string VersionName(int version) {
 CudaDeviceInfo QueryDevice(int ordinal) {
   cudaDeviceProp properties;
   CheckCuda(cudaGetDeviceProperties(&properties, ordinal), "cudaGetDeviceProperties");
+  char pci_bus_id[32] = {};
+  CheckCuda(cudaDeviceGetPCIBusId(pci_bus_id, sizeof(pci_bus_id), ordinal),
+            "cudaDeviceGetPCIBusId");
   return {.ordinal = ordinal,
           .name = properties.name,
           .compute_major = properties.major,
@@ -27,7 +30,8 @@ CudaDeviceInfo QueryDevice(int ordinal) {
           .multiprocessors = properties.multiProcessorCount,
           .shared_bytes_per_block = static_cast<int>(properties.sharedMemPerBlockOptin),
           .l2_bytes = properties.l2CacheSize,
-          .total_bytes = properties.totalGlobalMem};
+          .total_bytes = properties.totalGlobalMem,
+          .pci_bus_id = pci_bus_id};
 }
 
 // Why there is no device, in the words of whoever must mend it.

@@ -22,6 +22,7 @@ struct CudaDeviceInfo {
   int shared_bytes_per_block = 0;  // the most that a block can ask for
   int l2_bytes = 0;
   uint64_t total_bytes = 0;
+  std::string pci_bus_id;  // "0000:1b:00.0"
 };
 
 // The devices that the driver shows; empty without a driver, and in a build without CUDA.
