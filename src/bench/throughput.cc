@@ -10,15 +10,13 @@
 
 #include "base/check.h"
 #include "base/machine.h"
-#include "bench/samples.h"
+#include "bench/timing.h"
 #include "decode/decode_strategy.h"
 #include "sampling/random.h"
 #include "sched/engine_loop.h"
 
 namespace sluice {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 std::vector<std::vector<TokenId>> RandomPrompts(int vocab_size, const ThroughputOptions& options) {
   std::vector<std::vector<TokenId>> prompts(options.prompts);
@@ -42,7 +40,7 @@ class Run {
                .max_num_batched_tokens = options.max_num_batched_tokens}) {}
 
   void Submit(const std::vector<TokenId>& prompt) {
-    const Clock::time_point submitted = Clock::now();
+    const BenchClock::time_point submitted = BenchClock::now();
     const SamplingParams greedy{
         .temperature = 0, .max_tokens = options_.output_tokens, .ignore_eos = true};
     {
@@ -66,8 +64,9 @@ class Run {
   const std::vector<double>& between_tokens() const { return between_tokens_; }
 
  private:
-  void OnOutput(const Output& output, Clock::time_point submitted, Clock::time_point& last) {
-    const Clock::time_point now = Clock::now();
+  void OnOutput(const Output& output, BenchClock::time_point submitted,
+                BenchClock::time_point& last) {
+    const BenchClock::time_point now = BenchClock::now();
     const std::lock_guard lock(mutex_);
     if (!output.tokens.empty()) {
       const bool first = last == submitted;
@@ -115,13 +114,13 @@ boost::json::object Figures(const Run& run, const ThroughputOptions& options, si
 boost::json::object Measure(ModelRunner& runner, const ThroughputOptions& options,
                             std::span<const std::vector<TokenId>> prompts, bool batched) {
   Run run(runner, options, batched ? options.max_num_seqs : 1);
-  const Clock::time_point begin = Clock::now();
+  const BenchClock::time_point begin = BenchClock::now();
   for (const std::vector<TokenId>& prompt : prompts) {
     run.Submit(prompt);
     if (!batched) run.Wait();
   }
   run.Wait();
-  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  const double seconds = SecondsSince(begin);
   return Figures(run, options, prompts.size(), seconds, runner);
 }
 
@@ -135,20 +134,16 @@ boost::json::object BenchThroughput(ModelRunner& runner, const ThroughputOptions
   const std::vector<std::vector<TokenId>> prompts =
       RandomPrompts(runner.spec().vocab_size, options);
   const std::span<const std::vector<TokenId>> all(prompts);
-  const auto serial_count =
-      std::min(all.size(), static_cast<size_t>(options.serial_prompts));
+  const auto serial_count = std::min(all.size(), static_cast<size_t>(options.serial_prompts));
   // Once for nothing: memory is touched, graphs are recorded.
   Measure(runner, options, all.first(std::min<size_t>(all.size(), options.max_num_seqs)), true);
   boost::json::object serial = Measure(runner, options, all.first(serial_count), false);
   boost::json::object batched = Measure(runner, options, all, true);
-  const double ratio = batched.at("output_tokens_per_s").as_double() /
-                       serial.at("output_tokens_per_s").as_double();
-  return {{"prompt_tokens", options.prompt_tokens},
-          {"output_tokens", options.output_tokens},
-          {"max_num_seqs", options.max_num_seqs},
-          {"serial", std::move(serial)},
-          {"batched", std::move(batched)},
-          {"ratio", ratio}};
+  const double ratio =
+      batched.at("output_tokens_per_s").as_double() / serial.at("output_tokens_per_s").as_double();
+  return {{"prompt_tokens", options.prompt_tokens}, {"output_tokens", options.output_tokens},
+          {"max_num_seqs", options.max_num_seqs},   {"serial", std::move(serial)},
+          {"batched", std::move(batched)},          {"ratio", ratio}};
 }
 
 }  // namespace sluice

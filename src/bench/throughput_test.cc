@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "arch/testing.h"
-#include "bench/samples.h"
+#include "bench/timing.h"
 
 namespace sluice {
 namespace {

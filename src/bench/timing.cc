@@ -39,11 +39,14 @@ double SecondsSince(BenchClock::time_point start) {
   return std::chrono::duration<double>(BenchClock::now() - start).count();
 }
 
-double Median(std::vector<double> values) {
+double Quantile(std::vector<double> values, double q) {
   SLUICE_CHECK(!values.empty());
+  SLUICE_CHECK(q >= 0.0 && q <= 1.0);
   std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+  const double at = q * static_cast<double>(values.size() - 1);
+  const auto below = static_cast<size_t>(at);
+  const size_t above = std::min(below + 1, values.size() - 1);
+  return values[below] + (at - static_cast<double>(below)) * (values[above] - values[below]);
 }
 
 double TimeCalls(CudaStream* stream, const std::function<void(int)>& call) {

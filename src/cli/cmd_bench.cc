@@ -7,6 +7,7 @@
 
 #include "base/machine.h"
 #include "bench/latency.h"
+#include "bench/throughput.h"
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
@@ -52,11 +53,11 @@ Loaded Load(const BenchFlags& flags) {
 }
 
 // What ran, where: at the head of every result.
-boost::json::object Describe(const Loaded& loaded, const BenchFlags& flags) {
+boost::json::object Describe(const Loaded& loaded, const ModelFlags& flags) {
   const RunnerOptions& options = loaded.runner->options();
   return {{"model", loaded.model.name},
           {"random_weights", loaded.model.random_weights},
-          {"routing", flags.model.routing},
+          {"routing", flags.routing},
           {"dtype", DTypeName(options.dtype)},
           {"device", options.cuda.has_value() ? FindCudaDevice(*options.cuda).name : "cpu"},
           {"cpu", CpuModelName()},
@@ -71,7 +72,7 @@ std::string Machine(const RunnerOptions& options) {
 
 int RunLatency(const BenchFlags& flags) {
   const Loaded loaded = Load(flags);
-  boost::json::object result = Describe(loaded, flags);
+  boost::json::object result = Describe(loaded, flags.model);
   const boost::json::object figures = BenchLatency(*loaded.runner, flags.latency);
   result.insert(figures.begin(), figures.end());
   if (flags.json) {
@@ -98,7 +99,7 @@ int RunLatency(const BenchFlags& flags) {
 
 int RunKvCache(const BenchFlags& flags) {
   const Loaded loaded = Load(flags);
-  boost::json::object result = Describe(loaded, flags);
+  boost::json::object result = Describe(loaded, flags.model);
   const boost::json::object figures = BenchKvCache(*loaded.runner, flags.latency);
   result.insert(figures.begin(), figures.end());
   if (flags.json) {
@@ -114,6 +115,46 @@ int RunKvCache(const BenchFlags& flags) {
   fmt::print("  without              {:10.1f} ms   {:.1f} tok/s\n", number("without_cache_ms"),
              number("without_cache_tokens_per_s"));
   fmt::print("  ratio                {:10.2f}\n", number("ratio"));
+  return 0;
+}
+
+struct ThroughputFlags {
+  ModelFlags model;
+  ThroughputOptions throughput;
+  bool json = false;
+};
+
+int RunThroughput(const ThroughputFlags& flags) {
+  const ThroughputOptions& throughput = flags.throughput;
+  Loaded loaded{.model = OpenModel(flags.model)};
+  RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model, {});
+  const int positions = throughput.prompt_tokens + throughput.output_tokens;
+  options.num_pages = throughput.max_num_seqs * (positions / options.page_size + 1);
+  options.max_step_rows = throughput.max_num_batched_tokens;
+  loaded.runner = LoadRunner(loaded.model, flags.model, options);
+  boost::json::object result = Describe(loaded, flags.model);
+  const boost::json::object figures = BenchThroughput(*loaded.runner, throughput);
+  result.insert(figures.begin(), figures.end());
+  if (flags.json) {
+    fmt::print("{}\n", boost::json::serialize(result));
+    return 0;
+  }
+  fmt::print("{} {} on {}, {} in, {} out{}\n", loaded.model.name,
+             result["dtype"].as_string().c_str(), Machine(loaded.runner->options()),
+             throughput.prompt_tokens, throughput.output_tokens,
+             loaded.model.random_weights ? ", random weights" : "");
+  fmt::print("  {:14}{:>10}{:>14}{:>14}{:>14}{:>14}{:>14}\n", "", "requests", "output tok/s",
+             "total tok/s", "P50 a token", "P99 a token", "memory");
+  for (const char* mode : {"serial", "batched"}) {
+    const boost::json::object& run = figures.at(mode).as_object();
+    const auto number = [&](const char* key) { return run.at(key).to_number<double>(); };
+    fmt::print("  {:14}{:>10}{:>14.1f}{:>14.1f}{:>11.2f} ms{:>11.2f} ms{:>14}\n", mode,
+               number("prompts"), number("output_tokens_per_s"), number("total_tokens_per_s"),
+               number("token_p50_ms"), number("token_p99_ms"),
+               FormatBytes(static_cast<uint64_t>(number("memory_bytes"))));
+  }
+  fmt::print("  batched / serial {:.2f}x, {} sequences at once\n", figures.at("ratio").as_double(),
+             throughput.max_num_seqs);
   return 0;
 }
 
@@ -138,6 +179,28 @@ Command AddBenchKvCache(CLI::App& app) {
       app.add_subcommand("kv-cache", "Time the same generation with a KV cache and without one");
   AddBenchFlags(*command, *flags);
   return [flags] { return RunKvCache(*flags); };
+}
+
+Command AddBenchThroughput(CLI::App& app) {
+  auto flags = std::make_shared<ThroughputFlags>();
+  CLI::App* command = app.add_subcommand(
+      "throughput", "Serve requests one after the other, then batched as they come");
+  AddModelFlags(*command, flags->model);
+  ThroughputOptions& options = flags->throughput;
+  command->add_option("--num-prompts", options.prompts, "Requests of the batched run")
+      ->check(Quiet(CLI::Range(1, 1 << 20)));
+  command->add_option("--serial-prompts", options.serial_prompts, "Of them, run one by one")
+      ->check(Quiet(CLI::Range(1, 1 << 20)));
+  command->add_option("--input-len", options.prompt_tokens, "Prompt tokens a request")
+      ->check(Quiet(CLI::Range(1, 1 << 20)));
+  command->add_option("--output-len", options.output_tokens, "Tokens to make a request")
+      ->check(Quiet(CLI::Range(2, 1 << 20)));
+  command->add_option("--max-num-seqs", options.max_num_seqs, "Requests in flight at once")
+      ->check(Quiet(CLI::Range(1, 4096)));
+  command->add_option("--max-num-batched-tokens", options.max_num_batched_tokens, "Tokens a step")
+      ->check(Quiet(CLI::Range(1, 1 << 20)));
+  command->add_flag("--json", flags->json, "Print every figure as JSON");
+  return [flags] { return RunThroughput(*flags); };
 }
 
 }  // namespace sluice

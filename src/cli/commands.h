@@ -18,6 +18,7 @@ Command AddChat(CLI::App& app);
 Command AddVerify(CLI::App& app);
 Command AddBenchLatency(CLI::App& app);
 Command AddBenchKvCache(CLI::App& app);
+Command AddBenchThroughput(CLI::App& app);
 Command AddDoctor(CLI::App& app);
 Command AddPull(CLI::App& app);
 Command AddProfile(CLI::App& app);

@@ -74,12 +74,14 @@ class DeviceMonitor::Library {
     if (handle_ == nullptr) return false;
     auto* initialise = Find<int()>(handle_, "nvmlInit_v2");
     auto* shutdown = Find<int()>(handle_, "nvmlShutdown");
-    auto* find_device = Find<int(const char*, Device*)>(handle_, "nvmlDeviceGetHandleByPciBusId_v2");
+    auto* find_device =
+        Find<int(const char*, Device*)>(handle_, "nvmlDeviceGetHandleByPciBusId_v2");
     memory_ = Find<int(Device, Memory*)>(handle_, "nvmlDeviceGetMemoryInfo");
     utilization_ = Find<int(Device, Utilization*)>(handle_, "nvmlDeviceGetUtilizationRates");
     power_ = Find<int(Device, unsigned*)>(handle_, "nvmlDeviceGetPowerUsage");
     clock_ = Find<int(Device, int, unsigned*)>(handle_, "nvmlDeviceGetClockInfo");
-    if (!initialise || !shutdown || !find_device || !memory_ || !utilization_ || !power_ || !clock_) {
+    if (!initialise || !shutdown || !find_device || !memory_ || !utilization_ || !power_ ||
+        !clock_) {
       return false;
     }
     initialised_ = initialise() == kSuccess;
