@@ -134,17 +134,19 @@ bool ChatTemplate::ReadsParts() const {
   }
 }
 
-ChatTemplate ChatTemplate::FromTokenizerConfig(
+std::optional<ChatTemplate> ChatTemplate::FromTokenizerConfig(
     std::string_view tokenizer_config_json, std::optional<std::string_view> chat_template_jinja) {
   const boost::json::object config = ParseConfig(tokenizer_config_json);
-  std::string jinja(kChatMlTemplate);
-  std::string file = "ChatML";
+  std::string jinja;
+  std::string file;
   if (chat_template_jinja) {
     jinja = *chat_template_jinja;
     file = "chat_template.jinja";
   } else if (const auto* json = config.if_contains("chat_template"); json && !json->is_null()) {
     jinja = *TemplateOf(*json);
     file = "tokenizer_config.json";
+  } else {
+    return std::nullopt;
   }
   ChatTemplate result = ParseOf(file, jinja);
   for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",

@@ -39,7 +39,7 @@ struct RenderOptions {
   std::optional<std::chrono::system_clock::time_point> now = {};
 };
 
-// The template of a checkpoint that brings none: ChatML.
+// ChatML, for a checkpoint that brings no template but has its tokens, <|im_start|> and <|im_end|>.
 extern const std::string_view kChatMlTemplate;
 
 // A checkpoint's chat template: Jinja as Hugging Face's transformers runs it (trim_blocks,
@@ -52,9 +52,11 @@ class ChatTemplate {
   static ChatTemplate Parse(std::string_view jinja);
 
   // Takes the texts of tokenizer_config.json ("{}" for none) and, where the checkpoint has one,
-  // chat_template.jinja, which wins. Of several named templates "default" is taken.
-  static ChatTemplate FromTokenizerConfig(std::string_view tokenizer_config_json,
-                                          std::optional<std::string_view> chat_template_jinja = {});
+  // chat_template.jinja, which wins. Of several named templates "default" is taken; nothing where
+  // there is none.
+  static std::optional<ChatTemplate> FromTokenizerConfig(
+      std::string_view tokenizer_config_json,
+      std::optional<std::string_view> chat_template_jinja = {});
 
   // Throws Error(kInvalidArgument) when the template refuses the messages or they do not suit it,
   // and Error(kResourceExhausted) when rendering takes too long.

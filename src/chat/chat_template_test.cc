@@ -185,18 +185,18 @@ TEST(ChatTemplateTest, HostileTemplatesEnd) {
 
 TEST(ChatTemplateTest, ReadsTokenizerConfigs) {
   const std::vector<ChatMessage> messages = {{.role = "user", .content = "hi"}};
-  const std::string chatml = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
-  EXPECT_EQ(ChatTemplate::FromTokenizerConfig("{}").Render(messages), chatml);
-  EXPECT_EQ(ChatTemplate::FromTokenizerConfig(R"({"chat_template": null})").Render(messages),
-            chatml);
+  EXPECT_EQ(ChatTemplate::Parse(kChatMlTemplate).Render(messages),
+            "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_FALSE(ChatTemplate::FromTokenizerConfig("{}").has_value());
+  EXPECT_FALSE(ChatTemplate::FromTokenizerConfig(R"({"chat_template": null})").has_value());
   const std::string config =
       R"({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": null, "chat_template":
           [{"name": "rag", "template": "no"}, {"name": "default", "template":
             "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token is defined }}"}]})";
-  const ChatTemplate chat = ChatTemplate::FromTokenizerConfig(config);
+  const ChatTemplate chat = ChatTemplate::FromTokenizerConfig(config).value();
   EXPECT_EQ(chat.Render(messages), "<s>hi</s>False");
   EXPECT_EQ(chat.Render(messages, {.bos_token = "<b>"}), "<b>hi</s>False");
-  EXPECT_EQ(ChatTemplate::FromTokenizerConfig(config, "jinja wins\n").Render(messages),
+  EXPECT_EQ(ChatTemplate::FromTokenizerConfig(config, "jinja wins\n").value().Render(messages),
             "jinja wins");
   for (const char* broken : {"[]", "{", R"({"chat_template": 1})"}) {
     EXPECT_EQ(CodeOf([&] { ChatTemplate::FromTokenizerConfig(broken); }), ErrorCode::kDataLoss);
@@ -234,7 +234,7 @@ TEST(ChatTemplateTest, StorytellerChatsGiveTheReferenceIds) {
   const std::string model = kSource + "/models/storyteller/";
   const auto tokenizer = Tokenizer::Load(model + "tokenizer.json");
   const ChatTemplate chat =
-      ChatTemplate::FromTokenizerConfig(ReadFile(model + "tokenizer_config.json"));
+      ChatTemplate::FromTokenizerConfig(ReadFile(model + "tokenizer_config.json")).value();
   const auto references =
       boost::json::parse(ReadFile(kSource + "/tests/data/storyteller_greedy.json"));
   ASSERT_FALSE(references.at("chats").as_array().empty());

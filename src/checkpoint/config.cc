@@ -123,9 +123,11 @@ HfConfig HfConfig::FromJson(std::string_view text, const std::string& origin) {
 }
 
 HfConfig HfConfig::FromFile(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
+  // Looked at first: to open a pipe would wait for whoever writes it.
   std::error_code ignored;
-  if (!stream || !std::filesystem::is_regular_file(file, ignored)) {
+  std::ifstream stream;
+  if (std::filesystem::is_regular_file(file, ignored)) stream.open(file, std::ios::binary);
+  if (!stream.is_open()) {
     throw Error(ErrorCode::kNotFound,
                 file.string() + ": cannot be read; expected a Hugging Face config.json");
   }

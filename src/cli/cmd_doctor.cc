@@ -211,10 +211,16 @@ void PrintMachine(const json::object& machine) {
   fmt::print("{}\n", machine.at("models").as_array().empty() ? " none" : "");
 }
 
+// "7.34 M", "30.5 B".
+std::string Count(const json::value& number) {
+  const auto count = number.to_number<double>();
+  return count < 1e9 ? fmt::format("{:.3g} M", count / 1e6) : fmt::format("{:.1f} B", count / 1e9);
+}
+
 void PrintSpec(const json::object& model) {
-  fmt::print("  {}: {:.4g} M parameters, {:.4g} M for each token; {} layers, {} positions\n",
-             Text(model.at("family")), model.at("parameters").to_number<double>() / 1e6,
-             model.at("active_parameters").to_number<double>() / 1e6, model.at("layers").as_int64(),
+  fmt::print("  {}: {} parameters, {} for each token; {} layers, {} positions\n",
+             Text(model.at("family")), Count(model.at("parameters")),
+             Count(model.at("active_parameters")), model.at("layers").as_int64(),
              model.at("positions").as_int64());
   if (model.at("experts").as_int64() > 0) {
     fmt::print("  {} experts in each of {} layers, {} for each token\n",

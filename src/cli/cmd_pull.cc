@@ -171,7 +171,7 @@ std::vector<std::string> Targets(const PullFlags& flags, const std::vector<Model
     throw Error(ErrorCode::kInvalidArgument,
                 "there is no group '" + flags.group + "': `sluice pull --list` shows them");
   }
-  if (!IsModelName(asked)) {
+  if (!IsModelName(asked) || asked.find('/') == std::string::npos) {
     throw Error(
         ErrorCode::kInvalidArgument,
         "'" + asked + "' is neither ORG/NAME nor a group: `sluice pull --list` shows the groups");

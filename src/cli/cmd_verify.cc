@@ -137,6 +137,9 @@ boost::json::object VerifyGolden(const VerifyFlags& flags, const OpenedModel& mo
             ? 0
             : TokensWithOtherExperts(model.spec, golden, *ours, *reference);
   }
+  if (!passed && moe && !flags.replay_routing && options.dtype != DType::kF32) {
+    report["hint"] = "rounding chose other experts; --replay-routing compares with the same ones";
+  }
   // A replayed routing knows the golden's own positions only, so there is nothing to continue with.
   const bool replayed = moe && flags.replay_routing && options.dtype != DType::kF32;
   if (!golden.greedy_ids.empty() && !replayed) {

@@ -27,8 +27,12 @@ namespace fs = std::filesystem;
 constexpr uint64_t kDefaultKvShare = 4;
 
 std::string ReadText(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(ErrorCode::kNotFound, "cannot read '" + path.string() + "'");
+  std::error_code ignored;
+  std::ifstream file;
+  if (fs::is_regular_file(path, ignored)) file.open(path, std::ios::binary);
+  if (!file.is_open()) {
+    throw Error(ErrorCode::kNotFound, "cannot read '" + path.string() + "': no such file");
+  }
   std::ostringstream text;
   text << file.rdbuf();
   return text.str();
@@ -55,6 +59,14 @@ void OpenTokenizer(OpenedModel& model, const fs::path& dir) {
   const std::optional<std::string> config = ReadTextIfThere(dir / "tokenizer_config.json");
   const std::optional<std::string> jinja = ReadTextIfThere(dir / "chat_template.jinja");
   model.chat_template = ChatTemplate::FromTokenizerConfig(config.value_or("{}"), jinja);
+  if (model.chat_template.has_value()) return;
+  const auto is_special = [&](const char* token) {
+    const std::optional<TokenId> id = model.tokenizer->IdOf(token);
+    return id.has_value() && model.tokenizer->IsSpecial(*id);
+  };
+  if (is_special("<|im_start|>") && is_special("<|im_end|>")) {
+    model.chat_template = ChatTemplate::Parse(kChatMlTemplate);
+  }
 }
 
 OpenedModel OpenEmbedded(const ModelFlags& flags) {
@@ -151,7 +163,15 @@ OpenedModel OpenFolder(const ModelFlags& flags, const Steps& steps) {
   return model;
 }
 
+void CheckRevision(const ModelFlags& flags) {
+  const bool is_hub_name = !flags.model.empty() && !fs::exists(flags.model);
+  if (flags.revision.empty() || is_hub_name) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              "--revision " + flags.revision + " is of a model named as ORG/NAME: leave it out");
+}
+
 OpenedModel Open(const ModelFlags& flags, const Steps& steps) {
+  CheckRevision(flags);
   OpenedModel model = !flags.topology.empty() ? OpenTopology(flags)
                       : flags.model.empty()   ? OpenEmbedded(flags)
                                               : OpenFolder(flags, steps);

@@ -61,8 +61,14 @@ TextEngine::TextEngine(const ModelFlags& flags, const EngineFlags& engine)
 
 TextEngine::Answer TextEngine::Generate(const std::vector<TokenId>& prompt, SamplingParams params,
                                         const std::function<void(std::string_view)>& on_text) {
-  if (params.max_tokens == 0) {
-    params.max_tokens = std::max(1, worker_.Info().max_model_len - static_cast<int>(prompt.size()));
+  const int room = worker_.Info().max_model_len - static_cast<int>(prompt.size());
+  if (params.max_tokens == 0) params.max_tokens = std::max(1, room);
+  if (room > 0 && params.max_tokens > room) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--max-tokens " + std::to_string(params.max_tokens) + " behind a prompt of " +
+                    std::to_string(prompt.size()) + " tokens exceeds the context of " +
+                    std::to_string(worker_.Info().max_model_len) + ": ask for " +
+                    std::to_string(room) + " at most");
   }
   auto queue = std::make_shared<OutputQueue>();
   TextGeneration text(*model_.tokenizer, params, /*skip_special=*/true);

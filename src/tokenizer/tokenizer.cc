@@ -108,14 +108,20 @@ std::unique_ptr<Tokenizer> Tokenizer::FromJson(std::string_view json) {
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::Load(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
+  std::error_code ignored;
+  std::ifstream file;
+  if (std::filesystem::is_regular_file(path, ignored)) file.open(path, std::ios::binary);
   const std::string json((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.good() && !file.eof()) {
+  if (!file.is_open() || file.bad()) {
     throw Error(ErrorCode::kNotFound,
                 "cannot read " + path.string() +
                     "; a Hugging Face checkpoint folder holds its tokenizer there");
   }
-  return FromJson(json);
+  try {
+    return FromJson(json);
+  } catch (const Error& error) {
+    throw Error(error.code(), path.parent_path().string() + ": " + error.what());
+  }
 }
 
 Tokenizer::Tokenizer(Parts parts)

@@ -33,8 +33,9 @@ void RenderAll(const ChatTemplate& chat, std::string_view variables) {
 void Parse(std::string_view input) {
   const std::vector<std::string_view> parts = fuzz::Cut(input, 2);
   const bool config = parts[0].starts_with("{\"");
-  RenderAll(config ? ChatTemplate::FromTokenizerConfig(parts[0]) : ChatTemplate::Parse(parts[0]),
-            parts[1]);
+  const std::optional<ChatTemplate> chat =
+      config ? ChatTemplate::FromTokenizerConfig(parts[0]) : ChatTemplate::Parse(parts[0]);
+  if (chat.has_value()) RenderAll(*chat, parts[1]);
 }
 
 }  // namespace
