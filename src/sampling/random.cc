@@ -26,12 +26,15 @@ std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<u
   return counter;
 }
 
-double UniformAt(uint64_t seed, uint64_t token, uint32_t draw) {
+uint64_t RandomBitsAt(uint64_t seed, uint64_t token, uint32_t draw) {
   const auto bits =
       Philox4x32({static_cast<uint32_t>(token), static_cast<uint32_t>(token >> 32), draw, 0},
                  {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  const uint64_t word = (uint64_t{bits[0]} << 32) | bits[1];
-  return static_cast<double>(word >> 11) * 0x1p-53;
+  return (uint64_t{bits[0]} << 32) | bits[1];
+}
+
+double UniformAt(uint64_t seed, uint64_t token, uint32_t draw) {
+  return static_cast<double>(RandomBitsAt(seed, token, draw) >> 11) * 0x1p-53;
 }
 
 uint64_t MixSeed(uint64_t seed, uint64_t stream) {

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "device/buffer.h"
+#include "device/cuda_stream.h"
+#include "sampling/sampler.h"
+
+namespace sluice {
+
+// Sample (sampler.h) on a CUDA device, for the rows of a step: the same token for the same logits
+// and context, to the bit, and the same logprobs; only these come back to the host. One thread.
+class DeviceSampler {
+ public:
+  // For rows of up to `vocab_size` logits, at most `max_rows` at once. The stream outlives it.
+  DeviceSampler(CudaStream& stream, int64_t vocab_size, int max_rows);
+
+  // The device's memory that one takes, but for the edits of penalties and biases.
+  static uint64_t DeviceBytes(int max_rows);
+
+  struct Request {
+    int64_t row = 0;                         // of the logits
+    const SampleContext* context = nullptr;  // read by Queue and Result
+  };
+
+  // Queues the draw of each request's row of `logits` [n, vocab_size] f32, memory of the device;
+  // it is as it was when the draw is done. What the last call queued must be done.
+  void Queue(TensorView logits, std::span<const Request> requests);
+
+  // What was drawn for request `i` of the last call, once the stream is there. Throws as Sample
+  // does.
+  SampledToken Result(size_t i);
+
+ private:
+  // Makes `buffer` hold `bytes` or more; what it held is gone.
+  static void Reserve(size_t bytes, MemoryKind kind, Buffer& buffer);
+
+  CudaStream& stream_;
+  int64_t vocab_size_;
+  int max_rows_;
+  Buffer told_;         // pinned: the rows' requests, then the edits of all
+  Buffer told_device_;  // the same on the device
+  Buffer saved_;        // f32: logits under the edits
+  Buffer states_;
+  Buffer histograms_;
+  Buffer outcomes_;  // pinned
+  std::vector<LogitEdit> edits_;
+  std::vector<const SampleContext*> contexts_;
+  SampleScratch scratch_;
+};
+
+}  // namespace sluice
