@@ -95,6 +95,9 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
                  "Experts held in memory at once, the others are read when needed; 0 = all")
       ->check(Quiet(CLI::NonNegativeNumber))
       ->group(machine);
+  app.add_flag("--blocking-launches", flags.blocking_launches,
+               "Wait for each CUDA kernel, so that an error names the one that made it; slow")
+      ->group(machine);
   app.add_flag("--reference-ops", flags.reference_ops,
                "Every op by its plain maths in double precision, slowly")
       ->group(machine);

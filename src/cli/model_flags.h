@@ -33,6 +33,7 @@ struct ModelFlags {
   int block_size = 16;
   int expert_slots = 0;
   bool reference_ops = false;
+  bool blocking_launches = false;
 };
 
 // The flags that say how requests share the engine: of the commands that answer prompts.

@@ -42,6 +42,9 @@ void CudaStream::Fill(void* /*target*/, uint8_t /*value*/, size_t /*bytes*/) {
 void CudaStream::Synchronize() {
   Refuse();
 }
+bool CudaStream::Works() const {
+  Refuse();
+}
 
 CudaEvent::CudaEvent() {
   Refuse();

@@ -121,7 +121,14 @@ void CudaStream::Fill(void* target, uint8_t value, size_t bytes) {
 }
 
 void CudaStream::Synchronize() {
-  CheckCuda(cudaStreamSynchronize(handle_), "a kernel of the stream");
+  CheckCuda(cudaStreamSynchronize(handle_),
+            blocking_ ? "a copy of the stream"
+                      : "a kernel of the stream (--blocking-launches tells which)");
+}
+
+bool CudaStream::Works() const {
+  const cudaError_t status = cudaStreamQuery(handle_);
+  return status == cudaSuccess || status == cudaErrorNotReady;
 }
 
 CudaEvent::CudaEvent() {

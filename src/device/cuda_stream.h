@@ -62,6 +62,9 @@ class CudaStream {
   // Waits until everything queued is done. Throws Error(kInternal) for what failed.
   void Synchronize();
 
+  // False once a kernel has failed: the device takes no more work from this process.
+  bool Works() const;
+
  private:
   CudaDeviceInfo device_;
   CUstream_st* handle_ = nullptr;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 #include <mutex>
+#include <string>
 
 #include "engine/model_runner.h"
 
@@ -49,7 +50,9 @@ StepResult InProcessWorker::Execute(const StepPlan& plan) {
   } catch (const std::exception& error) {
     spdlog::error("step {} failed: {}", plan.step, error.what());
     result.slices.clear();
-    result.error = error.what();
+    result.error = "step " + std::to_string(plan.step) + ": " + error.what();
+    // An error inside a kernel ends the device's context: nothing runs in this process again.
+    result.worker_lost = runner_.stream() != nullptr && !runner_.stream()->Works();
   }
   return result;
 }

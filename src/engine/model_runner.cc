@@ -159,6 +159,7 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
   Validate(spec_);
   const MemoryNeeds needs = EstimateMemory(spec_, options_);
   CheckFits(needs, options_);
+  if (stream_ != nullptr) stream_->SetBlocking(options_.blocking_launches);
 
   // Experts that are read when they are needed are not part of loading.
   const bool experts_wait = options_.expert_slots > 0;

@@ -35,8 +35,9 @@ struct RunnerOptions {
   std::optional<DType> kv_dtype;        // of keys and values: f32 or bf16; none = as the weights
   int num_threads = 1;                  // counts the caller
   CpuTier tier = CpuTier::kPortable;
-  bool reference_ops = false;  // every op by its plain maths, slowly
-  int page_size = 16;          // positions a KV page
+  bool reference_ops = false;      // every op by its plain maths, slowly
+  bool blocking_launches = false;  // a CUDA error names its kernel; slow
+  int page_size = 16;              // positions a KV page
   int num_pages = 0;
   int max_model_len = 0;                    // at most the spec's max_positions
   int max_step_rows = 512;                  // most rows of one step: what scratch is estimated for

@@ -14,7 +14,7 @@ struct WorkerInfo {
 
 // Runs steps. One caller thread. A sequence whose logits cannot be sampled is reported in its
 // SliceResult::error. A failure inside a step is reported in StepResult::error and
-// leaves the worker usable; only a failure that ends the worker throws.
+// leaves the worker usable, unless StepResult::worker_lost says that its device is gone.
 class Worker {
  public:
   virtual ~Worker() = default;

@@ -62,6 +62,7 @@ struct StepResult {
   uint64_t step = 0;
   std::vector<SliceResult> slices;  // in the plan's order; empty when `error` is set
   std::string error;                // not empty: the whole step failed, nothing was committed
+  bool worker_lost = false;         // with `error`: the worker can run no step any more
 };
 
 }  // namespace sluice

@@ -76,6 +76,9 @@ RequestId EngineLoop::Submit(Request request, OutputCallback callback) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) throw Error(ErrorCode::kUnavailable, "the engine has stopped");
+    if (!failure_.empty()) {
+      throw Error(ErrorCode::kUnavailable, "the engine has failed: " + failure_);
+    }
     id = next_id_++;
     commands_.push_back({.kind = Command::Kind::kSubmit,
                          .id = id,
@@ -107,6 +110,7 @@ void EngineLoop::Enqueue(Command command) {
 EngineStats EngineLoop::Stats() const {
   const std::lock_guard lock(mutex_);
   EngineStats stats = stats_;
+  stats.failure = failure_;
   for (const Command& command : commands_) {
     if (command.kind == Command::Kind::kSubmit) stats.waiting += command.request.sampling.n;
   }
@@ -142,6 +146,17 @@ void EngineLoop::Obey(Command command) {
 }
 
 void EngineLoop::Start(Command command) {
+  if (const std::string failure = Stats().failure; !failure.empty()) {
+    // Queued before the worker was lost.
+    for (int i = 0; i < command.request.sampling.n; ++i) {
+      command.callback({.index = i,
+                        .tokens = {},
+                        .prompt = {},
+                        .finish = FinishReason::kError,
+                        .error = failure});
+    }
+    return;
+  }
   const SamplingParams& sampling = command.request.sampling;
   if (metrics_) metrics_->OnSubmit(command.request);
   SequenceTimes times;
@@ -166,7 +181,9 @@ void EngineLoop::RunStep() {
       times.admitted = now;
       if (metrics_) metrics_->OnAdmitted(times);
     }
-    reports = scheduler_.Commit(plan, Execute(plan));
+    const StepResult result = Execute(plan);
+    reports = scheduler_.Commit(plan, result);
+    if (result.worker_lost) EndByFailure(result.error, reports);
     int rows = 0;
     for (const SequenceSlice& slice : plan.slices) rows += static_cast<int>(slice.tokens.size());
     if (metrics_) metrics_->OnStep(rows, before, scheduler_.Stats());
@@ -176,6 +193,17 @@ void EngineLoop::RunStep() {
     reports = scheduler_.EndAll(FinishReason::kError, error.what());
   }
   Deliver(std::move(reports));
+}
+
+// Ends what the failed step left; what comes after is refused.
+void EngineLoop::EndByFailure(const std::string& failure, std::vector<SequenceReport>& reports) {
+  {
+    const std::lock_guard lock(mutex_);
+    failure_ = failure;
+  }
+  for (SequenceReport& report : scheduler_.EndAll(FinishReason::kError, failure)) {
+    reports.push_back(std::move(report));
+  }
 }
 
 StepResult EngineLoop::Execute(const StepPlan& plan) {

@@ -70,6 +70,7 @@ class EngineLoop : public Generator {
   void Start(Command command);
   void RunStep();
   StepResult Execute(const StepPlan& plan);
+  void EndByFailure(const std::string& failure, std::vector<SequenceReport>& reports);
   void Deliver(std::vector<SequenceReport> reports);
   bool Report(LiveRequest& live, Output output);
   void PublishStats();
@@ -89,6 +90,7 @@ class EngineLoop : public Generator {
   std::condition_variable wake_;
   std::vector<Command> commands_;
   EngineStats stats_;
+  std::string failure_;  // what the worker was lost by
   RequestId next_id_ = 1;
   bool stopping_ = false;
 

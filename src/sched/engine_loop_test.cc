@@ -20,8 +20,8 @@ using testing::SizeIs;
 
 constexpr int kVocab = 50;
 
-// Answers each row with the token after its own. Fails steps while `fail` is set, and holds them
-// while `hold` is.
+// Answers each row with the token after its own. Fails steps while `fail` is set, for good where
+// `lose` is, and holds them while `hold` is.
 class CountingWorker : public Worker {
  public:
   WorkerInfo Info() const override {
@@ -30,8 +30,11 @@ class CountingWorker : public Worker {
 
   StepResult Execute(const StepPlan& plan) override {
     while (hold) std::this_thread::yield();
+    if (lose) {
+      return {.step = plan.step, .slices = {}, .error = "the device is gone", .worker_lost = true};
+    }
     if (fail) throw std::runtime_error("the worker broke");
-    StepResult result{.step = plan.step, .slices = {}, .error = ""};
+    StepResult result{.step = plan.step};
     for (const SequenceSlice& slice : plan.slices) {
       SliceResult answer{.sequence = slice.sequence, .samples = {}, .scores = {}};
       if (!slice.sample_rows.empty()) seeds.insert(slice.sample.seed);
@@ -44,6 +47,7 @@ class CountingWorker : public Worker {
   }
 
   std::atomic<bool> fail = false;
+  std::atomic<bool> lose = false;
   std::atomic<bool> hold = false;
   std::set<uint64_t> seeds;  // of sampled slices; read when the loop is done
 };
@@ -146,6 +150,33 @@ TEST(EngineLoop, AFailedStepEndsItsRequestsAndTheLoopGoesOn) {
   loop.Submit(Ask({1}, 2), fine.Callback());
   fine.Wait();
   EXPECT_THAT(fine.tokens(), ElementsAre(2, 3));
+}
+
+TEST(EngineLoop, ALostWorkerEndsEveryRequestAndIsTold) {
+  CountingWorker worker;
+  worker.hold = true;
+  worker.lose = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {.max_num_seqs = 1});
+  EXPECT_EQ(loop.Stats().failure, "");
+  Sink running;
+  Sink waiting;
+  loop.Submit(Ask({1}, 4), running.Callback());
+  loop.Submit(Ask({1}, 4), waiting.Callback());
+  worker.hold = false;
+  running.Wait();
+  waiting.Wait();
+  for (const Sink* sink : {&running, &waiting}) {
+    EXPECT_THAT(sink->finishes(), ElementsAre(FinishReason::kError));
+    EXPECT_EQ(sink->error(), "the device is gone");
+  }
+  EXPECT_EQ(loop.Stats().failure, "the device is gone");
+  try {
+    loop.Submit(Ask({1}, 4), [](const Output&) { ADD_FAILURE() << "was run"; });
+    FAIL() << "was taken";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
+    EXPECT_THAT(error.what(), testing::HasSubstr("the device is gone"));
+  }
 }
 
 TEST(EngineLoop, AbortFreesThePages) {

@@ -20,6 +20,7 @@ struct EngineStats {
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
   uint64_t preemptions = 0;
+  std::string failure;  // not empty: the engine lost its worker by this and serves no more
 };
 
 // The engine as doors see it: requests go in, reports come out. Thread-safe.

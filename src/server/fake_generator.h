@@ -68,13 +68,18 @@ class FakeGenerator : public Generator {
   EngineStats Stats() const override {
     const std::lock_guard lock(mutex_);
     const int running = static_cast<int>(live_.size());
-    return {.running = running, .pages_total = 1000, .pages_used = running};
+    return {.running = running, .pages_total = 1000, .pages_used = running, .failure = lost_};
   }
 
   // The next Submits throw this.
   void RefuseWith(std::optional<Error> refusal) {
     const std::lock_guard lock(mutex_);
     refusal_ = std::move(refusal);
+  }
+  // What Stats says the engine was lost by.
+  void Lose(std::string failure) {
+    const std::lock_guard lock(mutex_);
+    lost_ = std::move(failure);
   }
   // Every live sequence is reported with kError at the next round.
   void FailStep(std::string message) {
@@ -187,6 +192,7 @@ class FakeGenerator : public Generator {
   std::set<std::pair<RequestId, int>> ended_;
   std::optional<Error> refusal_;
   std::optional<std::string> failure_;
+  std::string lost_;
   RequestId next_ = 1;
   bool stop_ = false;
   std::thread thread_;

@@ -345,6 +345,8 @@ std::shared_ptr<Exchange> Routes::Model(const HttpRequest& request, ResponseWrit
 }
 
 std::shared_ptr<Exchange> Routes::Health(const HttpRequest&, ResponseWriter& writer) {
+  const std::string failure = model_.generator.Stats().failure;
+  if (!failure.empty()) throw Error(ErrorCode::kUnavailable, "the engine has failed: " + failure);
   SendJson({{"status", "ok"}}, writer);
   return nullptr;
 }

@@ -460,6 +460,14 @@ TEST_F(RoutesTest, KeysAreAsked) {
   EXPECT_EQ(health.sent.status, 200);
 }
 
+TEST_F(RoutesTest, HealthTellsOfALostEngine) {
+  generator_->Lose("step 7: a kernel failed on CUDA device 0");
+  FakeWriter health;
+  Do(health, "GET", "/health");
+  EXPECT_EQ(health.sent.status, 503);
+  EXPECT_THAT(health.sent.body, testing::HasSubstr("step 7: a kernel failed on CUDA device 0"));
+}
+
 TEST_F(RoutesTest, WhatTheEngineRefusesBecomesAStatus) {
   for (const auto& [code, status] :
        std::vector<std::pair<ErrorCode, int>>{{ErrorCode::kInvalidArgument, 400},
