@@ -15,8 +15,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-const std::filesystem::path kGoldens =
-    std::filesystem::path(SLUICE_SOURCE_DIR) / "tests/golden";
+const std::filesystem::path kGoldens = std::filesystem::path(SLUICE_SOURCE_DIR) / "tests/golden";
 
 HfConfig Golden(const std::string& name) {
   return HfConfig::FromFolder(kGoldens / name);

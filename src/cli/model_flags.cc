@@ -58,8 +58,9 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
       ->check(Quiet(CLI::IsMember(
           {"auto", "float32", "f32", "float", "bfloat16", "bf16", "float16", "f16", "half"})))
       ->group(group);
-  app.add_option("--kv-cache-dtype", flags.kv_cache_dtype,
-                 "Keys and values: float32, bfloat16, or auto: bfloat16 for bf16 weights, else float32")
+  app.add_option(
+         "--kv-cache-dtype", flags.kv_cache_dtype,
+         "Keys and values: float32, bfloat16, or auto: bfloat16 for bf16 weights, else float32")
       ->check(Quiet(CLI::IsMember({"auto", "float32", "f32", "bfloat16", "bf16"})))
       ->group(group);
   app.add_option("--seed", flags.seed, "Seed of random weights, and of sampling in run and chat")
