@@ -3,7 +3,9 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <boost/json/serialize.hpp>
+#include <functional>
 #include <memory>
+#include <utility>
 
 #include "base/machine.h"
 #include "bench/latency.h"
@@ -11,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
+#include "device/device_monitor.h"
 
 namespace sluice {
 namespace {
@@ -70,10 +73,31 @@ std::string Machine(const RunnerOptions& options) {
   return fmt::format("{} threads ({})", options.num_threads, CpuTierName(options.tier));
 }
 
+// Runs a benchmark and returns what it gives, on a GPU with the samples of the driver's management
+// library taken meanwhile.
+boost::json::object Watched(ModelRunner& runner,
+                            const std::function<boost::json::object()>& benchmark) {
+  if (runner.stream() == nullptr) return benchmark();
+  DeviceMonitor monitor(runner.stream()->device().pci_bus_id);
+  boost::json::object figures = benchmark();
+  boost::json::array samples;
+  for (const DeviceSample& sample : monitor.Stop()) {
+    samples.push_back({{"seconds", sample.seconds},
+                       {"memory_bytes", sample.memory_bytes},
+                       {"compute_percent", sample.compute_percent},
+                       {"memory_percent", sample.memory_percent},
+                       {"watts", sample.watts},
+                       {"clock_mhz", sample.clock_mhz}});
+  }
+  figures["device_samples"] = std::move(samples);
+  return figures;
+}
+
 int RunLatency(const BenchFlags& flags) {
   const Loaded loaded = Load(flags);
   boost::json::object result = Describe(loaded, flags.model);
-  const boost::json::object figures = BenchLatency(*loaded.runner, flags.latency);
+  const boost::json::object figures =
+      Watched(*loaded.runner, [&] { return BenchLatency(*loaded.runner, flags.latency); });
   result.insert(figures.begin(), figures.end());
   if (flags.json) {
     fmt::print("{}\n", boost::json::serialize(result));
@@ -133,7 +157,8 @@ int RunThroughput(const ThroughputFlags& flags) {
   options.max_step_rows = throughput.max_num_batched_tokens;
   loaded.runner = LoadRunner(loaded.model, flags.model, options);
   boost::json::object result = Describe(loaded, flags.model);
-  const boost::json::object figures = BenchThroughput(*loaded.runner, throughput);
+  const boost::json::object figures =
+      Watched(*loaded.runner, [&] { return BenchThroughput(*loaded.runner, throughput); });
   result.insert(figures.begin(), figures.end());
   if (flags.json) {
     fmt::print("{}\n", boost::json::serialize(result));
