@@ -172,7 +172,8 @@ uint64_t Truncate(const SamplingParams& params, std::span<float> weights, Sample
 
   // All masses below this one sum to less than what top_p leaves out, so none of them is kept.
   const uint64_t goal = TopPGoal(params.top_p, total);
-  const auto floor = static_cast<float>((total - goal) / weights.size() * (1 / kMassUnits) * 0.999);
+  const auto floor = static_cast<float>(static_cast<double>(total - goal) /
+                                        static_cast<double>(weights.size()) / kMassUnits * 0.999);
   scratch.candidates.clear();
   for (size_t i = 0; i < weights.size(); ++i) {
     if (weights[i] >= floor && weights[i] > 0) {
