@@ -7,10 +7,9 @@
 
 #include "base/error.h"
 #include "bench/timing.h"
+#include "moe/moe_layer.h"
 #include "ops/common/upload.h"
 #include "ops/gemm/gemm.h"
-#include "ops/grouped_gemm/grouped_gemm.h"
-#include "ops/router/router.h"
 
 namespace sluice {
 namespace {
@@ -183,14 +182,7 @@ double LayerBench::Gate() {
   const TensorView logits = arena_.Allocate(DType::kF32, {rows_, moe.num_experts});
   const TensorView chosen = arena_.Allocate(DType::kF32, {rows_, moe.top_k});
   const TensorView ids = arena_.Allocate(DType::kI32, {rows_, moe.top_k});
-  const ops::RouterDesc desc{.num_experts = moe.num_experts,
-                             .top_k = moe.top_k,
-                             .score = moe.score,
-                             .num_groups = moe.num_groups,
-                             .top_groups = moe.top_groups,
-                             .renormalize_topk = moe.renormalize_topk,
-                             .topk_norm = moe.topk_norm,
-                             .scale = moe.scale};
+  const ops::RouterDesc desc = RouterDescOf(moe);
   return Time([&](int call) {
     const MoeWeights& weights = weights_.layer(call % spec_.num_layers).moe;
     ops::Gemm({}, x, weights.router, {}, logits, ctx);
@@ -207,16 +199,7 @@ double LayerBench::Expert() {
   const int64_t count = std::clamp<int64_t>(kTurnBytes / layout.SlotBytes(), 1, experts);
   const Buffer slab(count * layout.SlotBytes(), memory_);
   FillBytes(slab.data(), static_cast<int64_t>(slab.size()));
-  const auto matrix = [&](int64_t offset, int64_t rows, int64_t cols) {
-    return ops::ExpertMatrix{.slab = slab.data(),
-                             .slot_stride = layout.SlotBytes(),
-                             .offset = offset,
-                             .dtype = layout.dtype,
-                             .rows = rows,
-                             .cols = cols};
-  };
-  const ops::ExpertMatrix gate_up = matrix(0, 2 * layout.ffn, layout.hidden);
-  const ops::ExpertMatrix down = matrix(layout.DownOffset(), layout.hidden, layout.ffn);
+  const ExpertMatrices matrices = MatricesOf(layout, slab.data());
   std::vector<int32_t> slot_ids(count);
   std::iota(slot_ids.begin(), slot_ids.end(), 0);
   const std::vector<int32_t> row_ends = {0, expert_rows_};
@@ -229,10 +212,10 @@ double LayerBench::Expert() {
   return Time([&](int call) {
     const int64_t turn = call % count;
     const ConstTensorView slot = slots.Slice(turn, turn + 1);
-    ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, x, {}, offsets, slot, gate_up, {},
-                     inner, ctx);
-    ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, offsets, slot, down, {},
-                     y, ctx);
+    ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, x, {}, offsets, slot,
+                     matrices.gate_up, {}, inner, ctx);
+    ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, offsets, slot,
+                     matrices.down, {}, y, ctx);
   });
 }
 

@@ -6,8 +6,6 @@
 #include "base/check.h"
 #include "ops/experts/experts.h"
 #include "ops/gemm/gemm.h"
-#include "ops/grouped_gemm/grouped_gemm.h"
-#include "ops/router/router.h"
 
 namespace sluice {
 namespace {
@@ -17,45 +15,16 @@ Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
   const int64_t tokens = x.dim(0);
   const TensorView logits = ctx.arena.Allocate(DType::kF32, {tokens, spec.num_experts});
   const Routing chosen = moe.routing.RouterOutput(layer);
-  const ops::RouterDesc desc{.num_experts = spec.num_experts,
-                             .top_k = spec.top_k,
-                             .score = spec.score,
-                             .num_groups = spec.num_groups,
-                             .top_groups = spec.top_groups,
-                             .renormalize_topk = spec.renormalize_topk,
-                             .topk_norm = spec.topk_norm,
-                             .scale = spec.scale};
   ops::Gemm({}, x, weights.router, {}, logits, ctx);
-  ops::Router(desc, logits, weights.router_bias, chosen.weights, chosen.ids, {}, ctx);
+  ops::Router(RouterDescOf(spec), logits, weights.router_bias, chosen.weights, chosen.ids, {}, ctx);
   return moe.routing.Settle(layer);
-}
-
-// The matrices of every expert, as they lie in the store's slots.
-struct ExpertMatrices {
-  ops::ExpertMatrix gate_up;
-  ops::ExpertMatrix down;
-};
-
-ExpertMatrices MatricesOf(const ExpertStore& experts) {
-  const ExpertLayout& layout = experts.layout();
-  const ops::ExpertMatrix gate_up{.slab = experts.slab(),
-                                  .slot_stride = layout.SlotBytes(),
-                                  .offset = 0,
-                                  .dtype = layout.dtype,
-                                  .rows = 2 * layout.ffn,
-                                  .cols = layout.hidden};
-  ops::ExpertMatrix down = gate_up;
-  down.offset = layout.DownOffset();
-  down.rows = layout.hidden;
-  down.cols = layout.ffn;
-  return {gate_up, down};
 }
 
 // Runs the experts that `slots` [local experts] has a slot for over their rows. The others' rows
 // are left alone.
 void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner, MoeContext& moe,
               ops::OpContext& ctx) {
-  const auto [gate_up, down] = MatricesOf(moe.experts);
+  const auto [gate_up, down] = MatricesOf(moe.experts.layout(), moe.experts.slab());
   ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, rows.x, rows.gather, rows.offsets,
                    slots, gate_up, {}, inner, ctx);
   ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, rows.offsets, slots, down,
@@ -98,6 +67,31 @@ void RunExperts(int layer, const ExpertRows& rows, MoeContext& moe, ops::OpConte
 
 }  // namespace
 
+ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab) {
+  const ops::ExpertMatrix gate_up{.slab = slab,
+                                  .slot_stride = layout.SlotBytes(),
+                                  .offset = 0,
+                                  .dtype = layout.dtype,
+                                  .rows = 2 * layout.ffn,
+                                  .cols = layout.hidden};
+  ops::ExpertMatrix down = gate_up;
+  down.offset = layout.DownOffset();
+  down.rows = layout.hidden;
+  down.cols = layout.ffn;
+  return {gate_up, down};
+}
+
+ops::RouterDesc RouterDescOf(const MoeSpec& spec) {
+  return {.num_experts = spec.num_experts,
+          .top_k = spec.top_k,
+          .score = spec.score,
+          .num_groups = spec.num_groups,
+          .top_groups = spec.top_groups,
+          .renormalize_topk = spec.renormalize_topk,
+          .topk_norm = spec.topk_norm,
+          .scale = spec.scale};
+}
+
 void MoeLayer(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
               TensorView out, MoeContext& moe, ops::OpContext& ctx) {
   Arena::Scope scope(ctx.arena);
@@ -106,7 +100,7 @@ void MoeLayer(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTe
                                  .down = weights.shared_down,
                                  .gate = weights.shared_expert_gate};
   if (moe.experts.AllResident() && moe.experts.num_experts() == spec.num_experts) {
-    const auto [gate_up, down] = MatricesOf(moe.experts);
+    const auto [gate_up, down] = MatricesOf(moe.experts.layout(), moe.experts.slab());
     ops::Experts(x, routing.ids, routing.weights, moe.experts.SlotTable(layer), gate_up, down,
                  shared, out, ctx);
     return;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -10,6 +11,8 @@
 #include "moe/token_dispatcher.h"
 #include "offload/expert_store.h"
 #include "ops/common/op_context.h"
+#include "ops/grouped_gemm/grouped_gemm.h"
+#include "ops/router/router.h"
 
 namespace sluice {
 
@@ -31,6 +34,16 @@ struct MoeContext {
   TokenDispatcher& dispatcher;
   StepRouting& routing;
 };
+
+// How the layers of a model choose experts.
+ops::RouterDesc RouterDescOf(const MoeSpec& spec);
+
+// The matrices of every expert, as they lie in the slots of a slab.
+struct ExpertMatrices {
+  ops::ExpertMatrix gate_up;
+  ops::ExpertMatrix down;
+};
+ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab);
 
 // out += experts(x) + shared expert(x). x [T, hidden] f32 (on CUDA also of the weights' dtype), out
 // [T, hidden] f32, not aliased. Where every expert is on this rank and in a slot, ops::Experts does
