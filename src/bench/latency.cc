@@ -38,7 +38,8 @@ class DistinctExperts : public RouterObserver {
 // Drives a batch of random prompts through a runner.
 class Batch {
  public:
-  Batch(ModelRunner& runner, const LatencyOptions& options) : runner_(runner), options_(options) {
+  Batch(ModelRunner& runner, const LatencyOptions& options)
+      : runner_(runner), worker_(runner), options_(options) {
     prompts_.resize(options.batch);
     uint64_t drawn = 0;
     for (std::vector<TokenId>& prompt : prompts_) {
@@ -59,48 +60,70 @@ class Batch {
 
   void Reset() { tokens_ = prompts_; }
 
-  // Runs the prompt, in its chunks, and appends the most likely token.
-  void Prefill() {
-    const int chunk = options_.prefill_chunk > 0 ? options_.prefill_chunk : length();
-    int begin = 0;
-    for (; begin + chunk < length(); begin += chunk) {
-      StepPlan plan;
-      AddSlices(begin, begin + chunk, plan);
-      runner_.Run(plan, [](const ModelRunner::LogitsRow&) {});
-    }
-    Step(begin);
-  }
-
-  // Runs positions [begin, end of each sequence) and appends the most likely token.
+  // Runs positions [begin, end of each sequence) and appends the most likely token, in as many
+  // steps as the prefill chunk and the runner's rows a step ask for.
   void Step(int begin) {
-    StepPlan plan;
-    AddSlices(begin, length(), plan);
-    for (SequenceSlice& slice : plan.slices) slice.sample_rows = {length() - begin - 1};
-    std::vector<TokenId> next(options_.batch);
-    runner_.Run(plan, [&](const ModelRunner::LogitsRow& row) {
-      next[row.slice] = static_cast<TokenId>(
-          std::max_element(row.logits.begin(), row.logits.end()) - row.logits.begin());
-    });
-    for (int b = 0; b < options_.batch; ++b) tokens_[b].push_back(next[b]);
+    const int end = length();
+    const int chunk = options_.prefill_chunk > 0 ? options_.prefill_chunk : end;
+    std::vector<int> done(options_.batch, begin);
+    while (*std::min_element(done.begin(), done.end()) < end) {
+      StepPlan plan;
+      int room = runner_.options().max_step_rows;
+      for (int b = 0; b < options_.batch && room > 0; ++b) {
+        const int count = std::min({room, chunk, end - done[b]});
+        if (count == 0) continue;
+        SequenceSlice& slice = plan.slices.emplace_back(ContiguousSlice(
+            b, tokens_[b], done[b], done[b] + count, b * pages_each_, runner_.options().page_size));
+        slice.sample.params.temperature = 0;
+        done[b] += count;
+        room -= count;
+        if (done[b] == end) slice.sample_rows = {count - 1};
+      }
+      Execute(plan);
+    }
   }
 
-  int length() const { return static_cast<int>(tokens_[0].size()); }
+  int length() const { return static_cast<int>(tokens_.back().size()); }
   const std::vector<std::vector<TokenId>>& tokens() const { return tokens_; }
 
  private:
-  void AddSlices(int begin, int end, StepPlan& plan) const {
-    const int page_size = runner_.options().page_size;
-    for (int b = 0; b < options_.batch; ++b) {
-      plan.slices.push_back(ContiguousSlice(b, tokens_[b], begin, end, b * pages_each_, page_size));
+  void Execute(const StepPlan& plan) {
+    const StepResult result = worker_.Execute(plan);
+    if (!result.error.empty()) throw Error(ErrorCode::kInternal, result.error);
+    for (const SliceResult& slice : result.slices) {
+      if (!slice.error.empty()) throw Error(ErrorCode::kInternal, slice.error);
+      for (const SampledToken& drawn : slice.samples) {
+        tokens_[slice.sequence].push_back(drawn.token);
+      }
     }
   }
 
   ModelRunner& runner_;
+  InProcessWorker worker_;
   const LatencyOptions& options_;
   int pages_each_ = 0;
   std::vector<std::vector<TokenId>> prompts_;
   std::vector<std::vector<TokenId>> tokens_;
 };
+
+// What was planned of memory and what was taken, and by how much that is more than the plan.
+boost::json::object MemoryJson(const ModelRunner& runner) {
+  const MemoryUse use = runner.Memory();
+  const MemoryNeeds& planned = use.planned;
+  boost::json::object memory{{"planned_bytes", planned.total()},
+                             {"weight_bytes", planned.weight_bytes},
+                             {"kv_bytes", planned.kv_bytes},
+                             {"scratch_bytes", planned.scratch_bytes},
+                             {"process_bytes", planned.process_bytes},
+                             {"arena_bytes", planned.arena_bytes},
+                             {"arena_peak_bytes", use.arena_peak_bytes}};
+  if (runner.stream() == nullptr) return memory;
+  memory["taken_bytes"] = use.taken_bytes;
+  memory["taken_over_planned"] =
+      static_cast<double>(use.taken_bytes) / static_cast<double>(planned.total());
+  memory["recorded_steps"] = runner.graphs().recorded();
+  return memory;
+}
 
 boost::json::array ToJson(const std::vector<double>& values) {
   return boost::json::array(values.begin(), values.end());
@@ -158,21 +181,26 @@ boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& opti
   CheckOptions(runner, options);
   Batch batch(runner, options);
   DistinctExperts experts;
-  std::vector<double> prefill, decode;  // seconds, [repeats] and [repeats * (output - 1)]
+  // Seconds, [repeats] and twice [repeats * (output - 1)].
+  std::vector<double> prefill, decode, host;
   // One run counts the experts, so that nobody looks on while the clock runs; one warms up.
   for (int repeat = -2; repeat < options.repeats; ++repeat) {
     batch.Reset();
     const Clock::time_point start = Clock::now();
-    batch.Prefill();
+    batch.Step(0);
     if (repeat >= 0) prefill.push_back(SecondsSince(start));
     if (repeat == -2) runner.SetObserver(&experts);
     for (int i = 1; i < options.output_tokens; ++i) {
+      const double waited = runner.SecondsWaited();
       const Clock::time_point step_start = Clock::now();
       batch.Step(batch.length() - 1);
-      if (repeat >= 0) decode.push_back(SecondsSince(step_start));
+      if (repeat < 0) continue;
+      decode.push_back(SecondsSince(step_start));
+      host.push_back(decode.back() - (runner.SecondsWaited() - waited));
     }
     runner.SetObserver(nullptr);
   }
+  const boost::json::object memory = MemoryJson(runner);
   const double step_bytes = DecodeStepBytes(runner, options, experts.PerLayer());
   const double bandwidth =
       runner.stream() != nullptr
@@ -194,6 +222,8 @@ boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& opti
           {"read_bandwidth_bytes_per_s", bandwidth},
           {"floor_ms", floor * 1e3},
           {"share_of_floor", floor / tpot},
+          {"memory", memory},
+          {"decode_host_ms", runner.stream() == nullptr ? 0.0 : Median(host) * 1e3},
           {"prefill_s", ToJson(prefill)},
           {"decode_step_s", ToJson(decode)}};
 }

@@ -8,7 +8,8 @@
 
 namespace sluice {
 
-// Wall times of one batch that is prefilled and then decoded step by step, greedily.
+// Wall times of one batch that is prefilled, in steps of as many rows as the runner's options say,
+// and then decoded step by step, greedily, through the engine's worker.
 struct LatencyOptions {
   int batch = 1;
   int prompt_tokens = 128;

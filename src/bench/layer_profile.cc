@@ -78,12 +78,14 @@ class LayerBench {
         stream_(options.cuda ? std::make_unique<CudaStream>(*options.cuda) : nullptr),
         memory_(options.cuda ? MemoryKind::kCuda : MemoryKind::kHost),
         arena_(memory_),
-        staging_(MemoryKind::kPinned),
+        inbox_(stream_ == nullptr
+                   ? nullptr
+                   : std::make_unique<ops::Inbox>(*stream_, ops::Inbox::Sends::kEach)),
         context_of_ops_{.pool = pool_,
                         .arena = arena_,
                         .tier = options.tier,
                         .cuda = stream_.get(),
-                        .staging = &staging_},
+                        .inbox = inbox_.get()},
         source_(ListTensors(spec_), options.dtype, 0),
         weights_(spec_, source_, options.dtype, pool_, {}, stream_.get()) {}
 
@@ -125,7 +127,7 @@ class LayerBench {
   std::unique_ptr<CudaStream> stream_;  // null on the CPU
   MemoryKind memory_;
   Arena arena_;
-  Arena staging_;
+  std::unique_ptr<ops::Inbox> inbox_;
   ops::OpContext context_of_ops_;
   DummySource source_;
   ModelWeights weights_;
@@ -133,7 +135,6 @@ class LayerBench {
 
 double LayerBench::Attention() {
   const Arena::Scope scope(arena_);
-  const Arena::Scope staging_scope(staging_);
   const int page_size = options_.page_size;
   const int pages_each = (context_ + page_size - 1) / page_size;
   const PagePool pages(KvLayoutOf(spec_, options_), rows_ * pages_each, memory_);
@@ -192,7 +193,6 @@ double LayerBench::Gate() {
 
 double LayerBench::Expert() {
   const Arena::Scope scope(arena_);
-  const Arena::Scope staging_scope(staging_);
   ops::OpContext& ctx = context_of_ops_;
   const ExpertLayout layout = ExpertLayoutOf(spec_, options_.dtype);
   const int64_t experts = int64_t{whole_.NumMoeLayers()} * whole_.moe.num_experts;

@@ -21,6 +21,7 @@ namespace {
 struct BenchFlags {
   ModelFlags model;
   LatencyOptions latency;
+  int max_num_batched_tokens = 8192;
   bool json = false;
 };
 
@@ -32,6 +33,10 @@ void AddBenchFlags(CLI::App& command, BenchFlags& flags) {
       ->check(Quiet(CLI::Range(1, 1 << 20)));
   command.add_option("--output-len", flags.latency.output_tokens, "Tokens to make a sequence")
       ->check(Quiet(CLI::Range(2, 1 << 20)));
+  command
+      .add_option("--max-num-batched-tokens", flags.max_num_batched_tokens,
+                  "Tokens of one step: prefills longer than what is left are cut in chunks")
+      ->check(Quiet(CLI::Range(1, 1 << 20)));
   command.add_option("--repeats", flags.latency.repeats, "Timed runs, after one warm-up")
       ->check(Quiet(CLI::Range(1, 1000)));
   command.add_flag("--json", flags.json, "Print every figure and the raw samples as JSON");
@@ -47,10 +52,11 @@ Loaded Load(const BenchFlags& flags) {
   RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model, {});
   const int positions = flags.latency.prompt_tokens + flags.latency.output_tokens;
   options.num_pages = flags.latency.batch * (positions / options.page_size + 1);
-  const int chunk = flags.latency.prefill_chunk;
-  options.max_step_rows =
-      flags.latency.batch *
-      (chunk > 0 ? std::min(chunk, flags.latency.prompt_tokens) : flags.latency.prompt_tokens);
+  options.max_model_len = std::min(options.max_model_len, positions);
+  options.max_sequences = flags.latency.batch;
+  const int64_t rows = int64_t{flags.latency.batch} * positions;
+  options.max_step_rows = std::max(
+      flags.latency.batch, static_cast<int>(std::min<int64_t>(rows, flags.max_num_batched_tokens)));
   loaded.runner = LoadRunner(loaded.model, flags.model, options);
   return loaded;
 }
@@ -154,7 +160,9 @@ int RunThroughput(const ThroughputFlags& flags) {
   RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model, {});
   const int positions = throughput.prompt_tokens + throughput.output_tokens;
   options.num_pages = throughput.max_num_seqs * (positions / options.page_size + 1);
-  options.max_step_rows = throughput.max_num_batched_tokens;
+  options.max_model_len = std::min(options.max_model_len, positions);
+  options.max_sequences = throughput.max_num_seqs;
+  options.max_step_rows = std::max(throughput.max_num_batched_tokens, throughput.max_num_seqs);
   loaded.runner = LoadRunner(loaded.model, flags.model, options);
   boost::json::object result = Describe(loaded, flags.model);
   const boost::json::object figures =

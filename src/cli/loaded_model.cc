@@ -321,6 +321,7 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
   }
   options.expert_slots = flags.expert_slots;
   options.max_step_rows = std::max(engine.max_num_batched_tokens, engine.max_num_seqs);
+  options.max_sequences = engine.max_num_seqs;
   options.num_pages = DefaultPages(spec, engine, options);
   return options;
 }

@@ -85,7 +85,15 @@ TensorView Arena::Allocate(DType dtype, const Shape& shape) {
   }
   std::byte* data = blocks_[block_].data() + used_;
   used_ += bytes;
+  size_t all = used_;
+  for (size_t i = 0; i < block_; ++i) all += blocks_[i].size();
+  peak_ = std::max(peak_, all);
   return TensorView(data, dtype, shape);
+}
+
+void Arena::Reserve(size_t bytes) {
+  SLUICE_CHECK(blocks_.empty());
+  blocks_.emplace_back(RoundUp(bytes, kArenaAlignment), kind_);
 }
 
 size_t Arena::CapacityBytes() const {

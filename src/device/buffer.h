@@ -72,8 +72,12 @@ class Arena {
   // An uninitialised tensor, aligned to 256 bytes, that lives until the enclosing Scope ends.
   TensorView Allocate(DType dtype, const Shape& shape);
 
-  // Bytes held in blocks, used or not.
+  // Takes a first block of so many bytes, of an arena that holds none yet.
+  void Reserve(size_t bytes);
+
+  // Bytes held in blocks, used or not, and the most that were ever used of them.
   size_t CapacityBytes() const;
+  size_t PeakBytes() const { return peak_; }
 
   class Scope {
    public:
@@ -96,6 +100,7 @@ class Arena {
   std::vector<Buffer> blocks_;
   size_t block_ = 0;  // index of the block being filled
   size_t used_ = 0;   // bytes used of it
+  size_t peak_ = 0;   // of the blocks before it and of it
 };
 
 }  // namespace sluice

@@ -133,6 +133,140 @@ TEST_F(EngineTest, LoadingEndsAtItsTotalWithAndWithoutSlots) {
   }
 }
 
+TEST_F(EngineTest, WhatDoesNotFitIsToldWhatWould) {
+  const RunnerOptions options{.page_size = 16, .num_pages = 1 << 30, .max_model_len = 64};
+  const MemoryNeeds needs = EstimateMemory(spec_, options);
+  try {
+    CheckFits(spec_, options, needs);
+    FAIL() << "fits";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kResourceExhausted);
+    const std::string text = error.what();
+    EXPECT_NE(text.find("one sequence of 64 positions would fit (--max-model-len)"),
+              std::string::npos)
+        << text;
+    EXPECT_NE(text.find(" of 64 (--max-num-seqs"), std::string::npos) << text;
+  }
+  RunnerOptions wide = options;
+  wide.num_pages = 1;
+  wide.max_step_rows = std::numeric_limits<int>::max();
+  try {
+    CheckFits(spec_, wide, EstimateMemory(spec_, wide));
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("--max-num-batched-tokens"), std::string::npos);
+  }
+}
+
+TEST_F(EngineTest, StepsTakeWhatWasPlannedOfScratch) {
+  for (const int rows : {64, 256}) {
+    RunnerOptions options{.max_step_rows = rows};
+    const auto runner = MakeRunner(options);
+    const std::vector<TokenId> tokens(60, 5);
+    const std::vector<std::span<const TokenId>> sequences(2, tokens);
+    ForwardSequences(*runner, sequences, {.chunk = rows / 2});
+    EXPECT_LE(runner->Memory().arena_peak_bytes, runner->Memory().planned.arena_bytes) << rows;
+  }
+}
+
+// The same worker on a CUDA device and on the host.
+class EngineCudaTest : public EngineTest {
+ protected:
+  void SetUp() override {
+    if (CudaDevices().empty()) GTEST_SKIP() << "there is no CUDA device";
+    device_ = MakeRunner({.cuda = 0});
+  }
+
+  // A step in which `batch` sequences, at positions that begin at `position`, draw a token each.
+  static StepPlan Decode(int batch, int position) {
+    StepPlan plan;
+    for (int b = 0; b < batch; ++b) {
+      SequenceSlice& slice = plan.slices.emplace_back();
+      slice.sequence = b;
+      slice.tokens = {(7 * b + position) % 64};
+      slice.positions = slice.kv_positions = {position};
+      slice.kv_length = position + 1;
+      slice.pages = {b % 8};
+      slice.sample_rows = {0};
+      slice.sample.seed = b;
+      slice.sample.params.temperature = b % 3 == 0 ? 0.0f : 1.0f;
+      if (b % 3 == 2) slice.sample.params.logprobs = 2;
+    }
+    return plan;
+  }
+
+  std::unique_ptr<ModelRunner> device_;
+};
+
+TEST_F(EngineCudaTest, DrawsTheHostsTokensInEveryBatch) {
+  const auto host = MakeRunner();
+  InProcessWorker on_host(*host);
+  InProcessWorker on_device(*device_);
+  for (int position = 0; position < 6; ++position) {
+    for (const int batch : {1, 2, 3, 5, 8}) {
+      const StepPlan plan = Decode(batch, position);
+      const StepResult want = on_host.Execute(plan);
+      const StepResult got = on_device.Execute(plan);
+      ASSERT_EQ(got.error, "");
+      for (int b = 0; b < batch; ++b) {
+        const SampledToken& a = got.slices[b].samples.at(0);
+        const SampledToken& e = want.slices[b].samples.at(0);
+        EXPECT_EQ(a.token, e.token) << batch << " " << b << " " << position;
+        EXPECT_NEAR(a.logprob, e.logprob, 1e-4);
+        EXPECT_EQ(a.top.size(), e.top.size());
+      }
+    }
+  }
+}
+
+TEST_F(EngineCudaTest, RecordsOneStepABatchBucket) {
+  InProcessWorker worker(*device_);
+  const auto run = [&](int batch, int position) {
+    EXPECT_EQ(worker.Execute(Decode(batch, position)).error, "");
+  };
+  for (int i = 0; i < 3; ++i) {
+    for (const int batch : {5, 6, 7, 8}) run(batch, 3);
+  }
+  EXPECT_EQ(device_->graphs().recorded(), 1);
+  for (int i = 0; i < 2; ++i) {
+    for (const int batch : {9, 12, 16}) run(batch, 3);
+  }
+  EXPECT_EQ(device_->graphs().recorded(), 2);
+  for (const int batch : {8, 5, 16, 10}) run(batch, 3);
+  EXPECT_EQ(device_->graphs().recorded(), 2);
+}
+
+TEST_F(EngineCudaTest, ALostSampleFailsAloneOnTheDevice) {
+  StepPlan plan = Decode(2, 0);
+  plan.slices[1].sample.params.min_tokens = 1;
+  for (TokenId id = 0; id < 64; ++id) plan.slices[1].sample.end_ids.push_back(id);
+  const StepResult result = InProcessWorker(*device_).Execute(plan);
+  EXPECT_EQ(result.slices[0].error, "");
+  EXPECT_NE(result.slices[1].error, "");
+  EXPECT_FALSE(result.worker_lost);
+}
+
+TEST_F(EngineCudaTest, TakesTheMemoryThatWasPlanned) {
+  InProcessWorker worker(*device_);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(worker.Execute(Decode(8, i)).error, "");
+  const MemoryUse use = device_->Memory();
+  EXPECT_LE(use.arena_peak_bytes, use.planned.arena_bytes);
+  EXPECT_LE(static_cast<double>(use.taken_bytes), 1.03 * static_cast<double>(use.planned.total()));
+}
+
+TEST(BatchBucket, AreFewAndHoldTheirRows) {
+  EXPECT_EQ(BatchBucket(1), 1);
+  EXPECT_EQ(BatchBucket(2), 2);
+  EXPECT_EQ(BatchBucket(3), 4);
+  EXPECT_EQ(BatchBucket(64), 64);
+  EXPECT_EQ(BatchBucket(65), 80);
+  EXPECT_EQ(BatchBucket(257), 320);
+  for (int64_t rows = 1; rows < 1000; ++rows) {
+    EXPECT_GE(BatchBucket(rows), rows);
+    EXPECT_GE(BatchBucket(rows + 1), BatchBucket(rows));
+    EXPECT_EQ(BatchBucket(BatchBucket(rows)), BatchBucket(rows));
+  }
+}
+
 TEST(CompareLogits, MeasuresDistances) {
   const std::vector<float> reference = {0, 3, 4, 0};
   EXPECT_EQ(CompareLogits(reference, reference, 2).relative_l2, 0);

@@ -4,6 +4,7 @@
 #include <exception>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "engine/model_runner.h"
 
@@ -38,7 +39,7 @@ StepResult InProcessWorker::Execute(const StepPlan& plan) {
   }
   try {
     std::mutex error_mutex;
-    runner_.Run(plan, [&](const ModelRunner::LogitsRow& row) {
+    const auto digest = [&](const ModelRunner::LogitsRow& row) {
       SliceResult& target = result.slices[row.slice];
       try {
         DigestRow(plan.slices[row.slice], row, target);
@@ -46,6 +47,11 @@ StepResult InProcessWorker::Execute(const StepPlan& plan) {
         std::lock_guard lock(error_mutex);
         target.error = error.what();
       }
+    };
+    runner_.Run(plan, digest, [&](ModelRunner::DrawnRow row) {
+      SliceResult& target = result.slices[row.slice];
+      if (!row.error.empty()) target.error = std::move(row.error);
+      target.samples[row.nth] = std::move(row.token);
     });
   } catch (const std::exception& error) {
     spdlog::error("step {} failed: {}", plan.step, error.what());

@@ -4,6 +4,13 @@
 
 namespace sluice {
 
+int64_t BatchBucket(int64_t rows) {
+  if (rows <= 2) return rows;
+  if (rows <= 4) return 4;
+  const int64_t step = rows <= 64 ? 8 : rows <= 256 ? 16 : 64;
+  return (rows + step - 1) / step * step;
+}
+
 StepOutput StepGraphs::Run(const StepShape& shape, CudaStream& stream,
                            const std::function<StepOutput()>& queue) {
   const auto found = steps_.find(shape);
@@ -17,6 +24,7 @@ StepOutput StepGraphs::Run(const StepShape& shape, CudaStream& stream,
   step.last_used = ++clock_;
   if (!step.graph.has_value()) {
     step.graph = CudaGraph::Record(stream, [&] { step.output = queue(); });
+    ++recorded_;
   }
   step.graph->Launch(stream);
   return step.output;

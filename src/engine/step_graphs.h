@@ -19,12 +19,15 @@ struct StepShape {
   int64_t wanted = 0;       // rows whose logits are made
   int64_t table_width = 0;  // pages of a sequence in the batch's page table
   int64_t kv_length = 0;    // as attention chooses its splits by
-  bool tree = false;
   bool routing_given = false;
   bool routing_kept = false;
 
   auto operator<=>(const StepShape&) const = default;
 };
+
+// The number of rows that a decode step of `rows` is brought to, so that few shapes are recorded:
+// 1, 2, 4, then multiples of 8 to 64, of 16 to 256, and of 64.
+int64_t BatchBucket(int64_t rows);
 
 // Where a step leaves its results.
 struct StepOutput {
@@ -41,6 +44,9 @@ class StepGraphs {
   StepOutput Run(const StepShape& shape, CudaStream& stream,
                  const std::function<StepOutput()>& queue);
 
+  // Steps recorded so far.
+  int64_t recorded() const { return recorded_; }
+
  private:
   // Graphs kept: each takes some megabytes of host and device memory.
   static constexpr size_t kMost = 128;
@@ -55,6 +61,7 @@ class StepGraphs {
 
   std::map<StepShape, Recorded> steps_;
   uint64_t clock_ = 0;
+  int64_t recorded_ = 0;
 };
 
 }  // namespace sluice

@@ -33,17 +33,37 @@ StepRouting::StepRouting(const Options& options, ops::OpContext& context)
   given_ = !source.IsModel() && !source.ReadsModel();
   waits_ = !source.IsModel() && source.ReadsModel();
   keeps_ = source.IsModel() && options_.observer != nullptr;
-  if (given_ || keeps_) all_ = Allocate(context_.arena, all);
-  if (given_) GiveAll();
+  if (keeps_) all_ = Allocate(context_.arena, all);
+  if (given_) GiveAll(all);
 }
 
-// Asks the source for every layer and queues one copy of it all.
-void StepRouting::GiveAll() {
-  const Routing host = Allocate(*context_.staging, all_.ids.shape());
+// Asks the source for every layer.
+void StepRouting::GiveAll(const Shape& shape) {
+  SLUICE_CHECK(context_.inbox != nullptr);
+  const auto bytes = static_cast<size_t>(shape.NumElements()) * sizeof(float);
+  const ops::Inbox::Piece weights = context_.inbox->Take(bytes);
+  const ops::Inbox::Piece ids = context_.inbox->Take(bytes);
+  const auto at = [&](std::byte* weight, std::byte* id) {
+    return Routing{.weights = TensorView(weight, DType::kF32, shape),
+                   .ids = TensorView(id, DType::kI32, shape)};
+  };
+  const Routing host = at(weights.host, ids.host);
+  // Draws of a token's experts in one layer that a thread should have to itself, at least.
+  constexpr int64_t kGrainRows = 256;
+  const int64_t grain = kGrainRows / std::max<int64_t>(1, std::ssize(options_.tokens)) + 1;
+  context_.pool.ParallelFor(
+      std::ssize(options_.layers), grain, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          const Routing layer = Layer(host, static_cast<size_t>(i));
+          options_.source.Apply(options_.layers[i], options_.tokens, layer.weights, layer.ids);
+        }
+      });
   for (size_t i = 0; i < options_.layers.size(); ++i) {
-    ShowToHost(options_.layers[i], Layer(host, i));
+    ShowToObserver(options_.layers[i], Layer(host, i));
   }
-  Copy(host, all_, *context_.cuda);
+  context_.inbox->Filled(weights);
+  context_.inbox->Filled(ids);
+  all_ = at(weights.device, ids.device);
 }
 
 size_t StepRouting::Ordinal(int layer) const {
@@ -68,8 +88,14 @@ Routing StepRouting::Settle(int layer) {
 
 void StepRouting::ShowToHost(int layer, const Routing& routing) {
   options_.source.Apply(layer, options_.tokens, routing.weights, routing.ids);
+  ShowToObserver(layer, routing);
+}
+
+void StepRouting::ShowToObserver(int layer, const Routing& routing) {
   if (options_.observer == nullptr) return;
-  options_.observer->Observe(options_.step, layer, options_.tokens, routing.weights, routing.ids);
+  const int64_t seen = std::ssize(options_.tokens) - options_.padding;
+  options_.observer->Observe(options_.step, layer, options_.tokens.first(seen),
+                             routing.weights.Slice(0, seen), routing.ids.Slice(0, seen));
 }
 
 // The host works on a copy that then goes back.

@@ -34,6 +34,7 @@ class StepRouting {
     RouterObserver* observer = nullptr;  // may be null
     uint64_t step = 0;
     std::span<const RoutingKey> tokens;  // [T] who the rows are
+    int64_t padding = 0;  // so many at the end fill the step up: no observer is told of them
   };
 
   // Tensors come from the context's arena, and live as long as what it gives back then. What the
@@ -56,8 +57,9 @@ class StepRouting {
 
  private:
   void ShowToHost(int layer, const Routing& routing);
+  void ShowToObserver(int layer, const Routing& routing);
   void ShowDeviceToHost(int layer, const Routing& routing);
-  void GiveAll();
+  void GiveAll(const Shape& shape);
   size_t Ordinal(int layer) const;
 
   Options options_;

@@ -55,7 +55,14 @@ class StepRoutingTest : public ::testing::TestWithParam<bool> {
       : stream_(GetParam() ? std::make_unique<CudaStream>() : nullptr),
         arena_(GetParam() ? MemoryKind::kCuda : MemoryKind::kHost),
         staging_(MemoryKind::kPinned),
-        context_{.pool = pool_, .arena = arena_, .cuda = stream_.get(), .staging = &staging_} {}
+        inbox_(stream_ == nullptr
+                   ? nullptr
+                   : std::make_unique<ops::Inbox>(*stream_, ops::Inbox::Sends::kEach)),
+        context_{.pool = pool_,
+                 .arena = arena_,
+                 .cuda = stream_.get(),
+                 .inbox = inbox_.get(),
+                 .staging = &staging_} {}
 
   // What each layer ran with.
   std::vector<Recorder::Seen> Run(RoutingSource& source, RouterObserver* observer) {
@@ -108,6 +115,7 @@ class StepRoutingTest : public ::testing::TestWithParam<bool> {
   std::unique_ptr<CudaStream> stream_;
   Arena arena_;
   Arena staging_;
+  std::unique_ptr<ops::Inbox> inbox_;
   ops::OpContext context_;
   Recorder recorder_;
 };

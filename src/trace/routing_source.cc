@@ -188,15 +188,17 @@ void SyntheticRouting::Apply(int layer, std::span<const RoutingKey> tokens, Tens
                              TensorView ids) {
   const int top_k = CheckRouting(tokens, weights, ids);
   SLUICE_CHECK_LE(top_k, num_experts_);
+  const std::vector<int32_t>& order = LayerOrder(layer);
   int32_t* id = ids.data<int32_t>();
   for (const RoutingKey& token : tokens) {
     Draw(layer, token, {id, static_cast<size_t>(top_k)});
+    for (int k = 0; k < top_k; ++k) id[k] = order[id[k]];
     id += top_k;
   }
   std::fill_n(weights.data<float>(), weights.NumElements(), 1.0f / static_cast<float>(top_k));
 }
 
-void SyntheticRouting::Draw(int layer, const RoutingKey& key, std::span<int32_t> experts) {
+void SyntheticRouting::Draw(int layer, const RoutingKey& key, std::span<int32_t> experts) const {
   TokenRandom random(desc_.seed, static_cast<uint64_t>(layer), key.sequence,
                      static_cast<uint64_t>(key.position));
   switch (desc_.kind) {
@@ -219,20 +221,19 @@ void SyntheticRouting::Draw(int layer, const RoutingKey& key, std::span<int32_t>
       DrawDrifting(random, key.position, experts);
       break;
   }
-  const std::vector<int32_t>& order = LayerOrder(layer);
-  for (int32_t& expert : experts) expert = order[expert];
 }
 
-void SyntheticRouting::DrawZipf(TokenRandom& random, std::span<int32_t> ranks) {
+void SyntheticRouting::DrawZipf(TokenRandom& random, std::span<int32_t> ranks) const {
   // The largest of log(u) / p draw without replacement by popularity p (Efraimidis and Spirakis:
   // "Weighted random sampling with a reservoir").
-  keys_.clear();
+  std::vector<std::pair<double, int32_t>> keys;
+  keys.reserve(static_cast<size_t>(num_experts_));
   for (int rank = 0; rank < num_experts_; ++rank) {
-    keys_.emplace_back(std::log(random.Uniform()) / popularity_[rank], rank);
+    keys.emplace_back(std::log(random.Uniform()) / popularity_[rank], rank);
   }
-  std::partial_sort(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(ranks.size()),
-                    keys_.end(), std::greater<>());
-  for (size_t k = 0; k < ranks.size(); ++k) ranks[k] = keys_[k].second;
+  std::partial_sort(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(ranks.size()),
+                    keys.end(), std::greater<>());
+  for (size_t k = 0; k < ranks.size(); ++k) ranks[k] = keys[k].second;
 }
 
 void SyntheticRouting::DrawMarkov(int layer, const RoutingKey& key,
@@ -275,7 +276,7 @@ int32_t SyntheticRouting::DrawOther(TokenRandom& random, std::span<const int32_t
 
 const std::vector<int32_t>& SyntheticRouting::LayerOrder(int layer) {
   SLUICE_CHECK_GE(layer, 0);
-  if (order_.size() <= static_cast<size_t>(layer)) order_.resize(static_cast<size_t>(layer) + 1);
+  const std::lock_guard lock(order_mutex_);
   std::vector<int32_t>& order = order_[layer];
   if (!order.empty()) return order;
   order.resize(static_cast<size_t>(num_experts_));

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,7 +21,8 @@ class RoutingSource {
  public:
   virtual ~RoutingSource() = default;
 
-  // May overwrite what the router chose. One thread at a time.
+  // May overwrite what the router chose. One thread at a time; where ReadsModel is false several,
+  // each with a layer of its own.
   virtual void Apply(int layer, std::span<const RoutingKey> tokens,
                      TensorView weights,   // [T, top_k] f32, contiguous
                      TensorView ids) = 0;  // [T, top_k] i32, contiguous
@@ -94,9 +97,9 @@ class SyntheticRouting : public RoutingSource {
   bool ReadsModel() const override { return false; }
 
  private:
-  void Draw(int layer, const RoutingKey& key, std::span<int32_t> experts);
+  void Draw(int layer, const RoutingKey& key, std::span<int32_t> experts) const;
   // Ranks of each kind's draw.
-  void DrawZipf(TokenRandom& random, std::span<int32_t> ranks);
+  void DrawZipf(TokenRandom& random, std::span<int32_t> ranks) const;
   void DrawMarkov(int layer, const RoutingKey& key, std::span<int32_t> ranks) const;
   void DrawDrifting(TokenRandom& random, int32_t position, std::span<int32_t> ranks) const;
   // A rank by popularity 1 / rank that is not among `taken`.
@@ -105,10 +108,10 @@ class SyntheticRouting : public RoutingSource {
 
   SyntheticDesc desc_;
   int num_experts_;
-  std::vector<double> popularity_;                // [num_experts] of rank r, for kZipf
-  std::vector<double> cumulative_;                // [num_experts] of 1 / rank, from above 0 to 1
-  std::vector<std::vector<int32_t>> order_;       // [layer][rank] expert; made when first asked for
-  std::vector<std::pair<double, int32_t>> keys_;  // scratch of one draw
+  std::vector<double> popularity_;  // [num_experts] of rank r, for kZipf
+  std::vector<double> cumulative_;  // [num_experts] of 1 / rank, from above 0 to 1
+  std::mutex order_mutex_;
+  std::map<int, std::vector<int32_t>> order_;  // by layer, [rank] expert; made when first asked for
 };
 
 // What a routing source must suit.

@@ -113,14 +113,13 @@ void Fill(std::span<const AttentionSequence> sequences, const Sizes& sizes, cons
 AttentionBatch PlaceSequences(std::span<const AttentionSequence> sequences, OpContext& context) {
   AttentionBatch batch{.sequences = sequences, .placed = {}};
   if (!context.OnCuda()) return batch;
-  SLUICE_CHECK(context.staging != nullptr);
+  SLUICE_CHECK(context.inbox != nullptr);
   PlacedSequences& placed = batch.placed;
   const Sizes sizes = SizesOf(sequences);
   Block measured(nullptr, nullptr);
   TakeParts(sizes, measured, placed);
-  const TensorView host = context.staging->Allocate(DType::kU8, {measured.used()});
-  const TensorView device = context.arena.Allocate(DType::kU8, {measured.used()});
-  Block block(static_cast<std::byte*>(host.raw()), static_cast<std::byte*>(device.raw()));
+  const Inbox::Piece piece = context.inbox->Take(static_cast<size_t>(measured.used()));
+  Block block(piece.host, piece.device);
   Fill(sequences, sizes, TakeParts(sizes, block, placed));
   for (const AttentionSequence& sequence : sequences) {
     placed.max_query_count = std::max(placed.max_query_count, sequence.query_count);
@@ -133,7 +132,7 @@ AttentionBatch PlaceSequences(std::span<const AttentionSequence> sequences, OpCo
   }
   placed.max_kv_length =
       static_cast<int>(std::bit_ceil(static_cast<unsigned>(placed.max_kv_length)));
-  if constexpr (kCudaBuilt) context.cuda->Copy(device.raw(), host.raw(), measured.used());
+  context.inbox->Filled(piece);
   return batch;
 }
 

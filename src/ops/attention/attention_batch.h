@@ -56,9 +56,8 @@ struct AttentionBatch {
 };
 
 // The sequences as a batch, made once a step. Behind each other they must cover rows [0, T). On
-// CUDA one copy is queued from the context's staging memory to its arena, and the result lives as
-// long as that; page tables are cut to their width's next power of two, so that addresses stay the
-// same while the batch's size and that width do.
+// CUDA the tables are a piece of the context's inbox; page tables are cut to their width's next
+// power of two, so that addresses stay the same while the batch's size and that width do.
 AttentionBatch PlaceSequences(std::span<const AttentionSequence> sequences, OpContext& context);
 
 }  // namespace sluice::ops

@@ -64,7 +64,11 @@ CudaLimits QueryLimits(const CudaDeviceInfo& device) {
 }  // namespace
 
 CudaBench::CudaBench()
-    : context_{.pool = pool_, .arena = arena_, .cuda = &stream_, .staging = &staging_},
+    : context_{.pool = pool_,
+               .arena = arena_,
+               .cuda = &stream_,
+               .inbox = &inbox_,
+               .staging = &staging_},
       limits_(QueryLimits(stream_.device())) {}
 
 Tensor CudaBench::Upload(const Tensor& host) {

@@ -53,6 +53,7 @@ class CudaBench {
   ThreadPool pool_{1};
   Arena arena_{MemoryKind::kCuda};
   Arena staging_{MemoryKind::kPinned};
+  Inbox inbox_{stream_, Inbox::Sends::kEach};
   OpContext context_;
   CudaLimits limits_;
 };

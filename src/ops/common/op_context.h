@@ -4,6 +4,7 @@
 #include "base/thread_pool.h"
 #include "device/buffer.h"
 #include "device/cuda_stream.h"
+#include "ops/common/inbox.h"
 
 namespace sluice::ops {
 
@@ -25,8 +26,10 @@ struct OpContext {
   CpuTier tier = CpuTier::kPortable;
   bool reference = false;
   CudaStream* cuda = nullptr;
-  // With `cuda`: pinned memory for what the host tells a step's kernels. Queued copies read it, so
-  // whoever ends its Scope knows that the stream has passed them.
+  // With `cuda`: what the host tells a step's kernels, and pinned memory for what they tell it.
+  // Queued copies use both, so whoever clears the one and ends a Scope of the other knows that the
+  // stream has passed them.
+  Inbox* inbox = nullptr;
   Arena* staging = nullptr;
 
   bool OnCuda() const { return kCudaBuilt && cuda != nullptr; }

@@ -44,6 +44,8 @@ OpRunner::OpRunner(const Backend& backend, int threads)
   stream_->SetBlocking(true);
   context_.cuda = stream_.get();
   context_.staging = &staging_;
+  inbox_ = std::make_unique<Inbox>(*stream_, Inbox::Sends::kEach);
+  context_.inbox = inbox_.get();
 }
 
 Tensor HostTensor(DType dtype, const Shape& shape) {

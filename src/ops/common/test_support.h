@@ -41,6 +41,7 @@ class OpRunner {
   ThreadPool pool_;
   Arena arena_;
   Arena staging_;
+  std::unique_ptr<Inbox> inbox_;
   OpContext context_;
 };
 

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "arch/model_spec.h"
+#include "base/machine.h"
+#include "device/dtype.h"
+#include "dist/process_group.h"
+#include "kv/page_pool.h"
+#include "trace/router_observer.h"
+
+namespace sluice {
+
+struct RunnerOptions {
+  std::optional<int> cuda;  // the CUDA device that computes and holds the model; none = the CPU
+  double gpu_memory_utilization = 0.9;  // share of the device's memory that this process may take
+  DType dtype = DType::kF32;            // of the weights: f32, bf16 or f16
+  std::optional<DType> kv_dtype;        // of keys and values: f32 or bf16; none = as the weights
+  int num_threads = 1;                  // counts the caller
+  CpuTier tier = CpuTier::kPortable;
+  bool reference_ops = false;  // every op by its plain maths, slowly
+  int page_size = 16;          // positions a KV page
+  int num_pages = 0;
+  int max_model_len = 0;                    // at most the spec's max_positions
+  int max_step_rows = 512;                  // most rows of one step: what scratch is planned for
+  int max_sequences = 64;                   // most sequences of one step, likewise
+  int expert_slots = 0;                     // 0 = every expert resident
+  bool blocking_launches = false;           // a CUDA error names its kernel; slow
+  bool poison_freed_slots = false;          // see ExpertStore::Options
+  ProcessGroup* expert_parallel = nullptr;  // experts are sharded over its ranks; null = all here
+  RouterObserver* observer = nullptr;       // may be null
+};
+
+// What a model needs in the memory of the device that runs it.
+struct MemoryNeeds {
+  uint64_t weight_bytes = 0;
+  uint64_t expert_bytes = 0;  // of weight_bytes: the slots of routed experts
+  uint64_t kv_bytes = 0;
+  uint64_t scratch_bytes = 0;  // of a step of max_step_rows
+  uint64_t arena_bytes = 0;    // of scratch_bytes: the step's tensors
+  uint64_t inbox_bytes = 0;    // of scratch_bytes: what the host tells a device's kernels
+  // Code, tokenizer, threads, queues; on a CUDA device kernels' code and recorded steps.
+  uint64_t process_bytes = 0;
+  uint64_t total() const { return weight_bytes + kv_bytes + scratch_bytes + process_bytes; }
+};
+MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options);
+
+// Throws Error(kResourceExhausted) where the needs pass the memory that is available, and says what
+// would fit.
+void CheckFits(const ModelSpec& spec, const RunnerOptions& options, const MemoryNeeds& needs);
+
+// Experts that this process holds. Throws Error(kUnsupported) where they cannot be shared evenly.
+int LocalExperts(const ModelSpec& spec, const RunnerOptions& options);
+
+// Most rows whose logits are held at once.
+int64_t MaxLogitRows(const RunnerOptions& options);
+
+// Bytes that are free for a model: of the host, or within the share of a CUDA device's memory that
+// the options allow. Throws Error(kUnsupported) when there is no such device.
+uint64_t AvailableMemory(const RunnerOptions& options);
+
+// The types that weights can be held in, whatever the checkpoint stores.
+std::span<const DType> WeightDTypes();
+
+// The KV layout that a spec has under `options`.
+KvLayout KvLayoutOf(const ModelSpec& spec, const RunnerOptions& options);
+
+}  // namespace sluice

@@ -1,0 +1,55 @@
+#include "ops/common/inbox.h"
+
+#include <algorithm>
+
+namespace sluice::ops {
+namespace {
+
+constexpr size_t kAlignment = 256;
+
+}  // namespace
+
+Inbox::Inbox(CudaStream& stream, Sends sends, size_t bytes) : stream_(stream), sends_(sends) {
+  AddBlock(bytes);
+}
+
+void Inbox::AddBlock(size_t bytes) {
+  blocks_.push_back(
+      {.host = Buffer(bytes, MemoryKind::kPinned), .device = Buffer(bytes, MemoryKind::kCuda)});
+}
+
+Inbox::Piece Inbox::Take(size_t bytes) {
+  const size_t taken = (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  while (block_ < blocks_.size() && blocks_[block_].used + taken > blocks_[block_].host.size()) {
+    ++block_;
+  }
+  if (block_ == blocks_.size()) AddBlock(std::max(taken, 2 * blocks_.back().host.size()));
+  Block& block = blocks_[block_];
+  const Piece piece{.host = block.host.data() + block.used,
+                    .device = block.device.data() + block.used,
+                    .bytes = bytes};
+  block.used += taken;
+  return piece;
+}
+
+void Inbox::Filled(const Piece& piece) {
+  if (sends_ == Sends::kEach && piece.bytes > 0) {
+    stream_.Copy(piece.device, piece.host, piece.bytes);
+  }
+}
+
+void Inbox::Send() {
+  for (Block& block : blocks_) {
+    if (block.used == block.sent) continue;
+    stream_.Copy(block.device.data() + block.sent, block.host.data() + block.sent,
+                 block.used - block.sent);
+    block.sent = block.used;
+  }
+}
+
+void Inbox::Clear() {
+  for (Block& block : blocks_) block.used = block.sent = 0;
+  block_ = 0;
+}
+
+}  // namespace sluice::ops
