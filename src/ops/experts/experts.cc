@@ -51,9 +51,7 @@ void CheckCall(const Call& call, const OpContext& context) {
   if (!call.shared.gate_up.empty()) CheckShared(call.shared, hidden);
 }
 
-[[maybe_unused]] cuda::ExpertsParams CudaParams(const Call& call) {
-  const SharedExpert& shared = call.shared;
-  const bool has_shared = !shared.gate_up.empty();
+[[maybe_unused]] cuda::ExpertsParams RoutedParams(const Call& call) {
   return {.dtype = call.gate_up.dtype,
           .x = call.x.raw(),
           .x_stride = call.x.stride(0),
@@ -67,10 +65,10 @@ void CheckCall(const Call& call, const OpContext& context) {
           .ffn = static_cast<int>(call.down.cols),
           .gate_up = {call.gate_up.slab + call.gate_up.offset, call.gate_up.slot_stride},
           .down = {call.down.slab + call.down.offset, call.down.slot_stride},
-          .shared_ffn = has_shared ? static_cast<int>(shared.down.dim(1)) : 0,
-          .shared_gate_up = has_shared ? shared.gate_up.raw() : nullptr,
-          .shared_down = has_shared ? shared.down.raw() : nullptr,
-          .shared_gate = shared.gate.empty() ? nullptr : shared.gate.raw(),
+          .shared_ffn = 0,
+          .shared_gate_up = nullptr,
+          .shared_down = nullptr,
+          .shared_gate = nullptr,
           .inner = nullptr,
           .shared_inner = nullptr,
           .shared_weights = nullptr,
@@ -78,26 +76,59 @@ void CheckCall(const Call& call, const OpContext& context) {
           .out_stride = call.out.stride(0)};
 }
 
-// Whether two launches did the whole call.
-bool RunFewTokens(const Call& call, OpContext& context) {
+[[maybe_unused]] void AddShared(const SharedExpert& shared, cuda::ExpertsParams& params) {
+  params.shared_ffn = static_cast<int>(shared.down.dim(1));
+  params.shared_gate_up = shared.gate_up.raw();
+  params.shared_down = shared.down.raw();
+  params.shared_gate = shared.gate.empty() ? nullptr : shared.gate.raw();
+}
+
+[[maybe_unused]] bool AllOf(const SharedExpert& shared, DType dtype) {
+  return shared.gate_up.dtype() == dtype && shared.down.dtype() == dtype &&
+         (shared.gate.empty() || shared.gate.dtype() == dtype);
+}
+
+// What of a call two launches did.
+enum class Done { kNothing, kRouted, kAll };
+
+Done RunFewTokens(const Call& call, OpContext& context) {
   if constexpr (kCudaBuilt) {
-    if (!context.OnCuda()) return false;
-    const bool one_dtype =
-        call.x.dtype() == call.gate_up.dtype &&
-        (call.shared.gate_up.empty() || (call.shared.gate_up.dtype() == call.gate_up.dtype &&
-                                         call.shared.down.dtype() == call.gate_up.dtype)) &&
-        (call.shared.gate.empty() || call.shared.gate.dtype() == call.x.dtype());
-    cuda::ExpertsParams params = CudaParams(call);
-    if (!one_dtype || !cuda::TakesFewTokens(params, context.cuda->device())) return false;
+    if (!context.OnCuda() || call.x.dtype() != call.gate_up.dtype) return Done::kNothing;
+    const CudaDeviceInfo& device = context.cuda->device();
+    const cuda::ExpertsParams routed = RoutedParams(call);
+    if (!cuda::TakesFewTokens(routed, device)) return Done::kNothing;
+    cuda::ExpertsParams params = routed;
+    Done done = Done::kAll;
+    if (!call.shared.gate_up.empty()) {
+      AddShared(call.shared, params);
+      if (!AllOf(call.shared, params.dtype) || !cuda::TakesFewTokens(params, device)) {
+        params = routed;
+        done = Done::kRouted;
+      }
+    }
     const int64_t tokens = params.tokens;
     Arena& arena = context.arena;
     params.inner = arena.Allocate(params.dtype, {tokens * params.top_k, params.ffn}).raw();
     params.shared_inner = arena.Allocate(params.dtype, {tokens, params.shared_ffn}).raw();
     params.shared_weights = arena.Allocate(DType::kF32, {tokens}).data<float>();
     cuda::ExpertsOfFewTokens(params, *context.cuda);
-    return true;
+    return done;
   }
-  return false;
+  return Done::kNothing;
+}
+
+void RunRouted(const Call& call, OpContext& context) {
+  const int64_t rows = call.ids.NumElements();
+  const DispatchPlan plan =
+      BuildDispatchPlan(call.ids, static_cast<int>(call.slots.dim(0)), context);
+  const TensorView inner =
+      context.arena.Allocate(context.ProductDType(call.gate_up.dtype), {rows, call.down.cols});
+  const TensorView y = context.arena.Allocate(DType::kF32, {rows, call.x.dim(1)});
+  GroupedGemm({.epilogue = GroupedEpilogue::kSwiGlu}, call.x, plan.row_token, plan.offsets,
+              call.slots, call.gate_up, {}, inner, context);
+  GroupedGemm({.epilogue = GroupedEpilogue::kNone}, inner, {}, plan.offsets, call.slots, call.down,
+              {}, y, context);
+  Combine(y, plan.row_of, call.weights, call.out, context);
 }
 
 }  // namespace
@@ -107,20 +138,11 @@ void Experts(ConstTensorView x, ConstTensorView ids, ConstTensorView weights, Co
              TensorView out, OpContext& context) {
   const Call call{x, ids, weights, slots, gate_up, down, shared, out};
   CheckCall(call, context);
-  const int64_t rows = ids.NumElements();
   if (x.dim(0) == 0) return;
   const Arena::Scope scope(context.arena);
-  if (RunFewTokens(call, context)) return;
-  const DispatchPlan plan = BuildDispatchPlan(ids, static_cast<int>(slots.dim(0)), context);
-  const TensorView inner =
-      context.arena.Allocate(context.ProductDType(gate_up.dtype), {rows, down.cols});
-  const TensorView y = context.arena.Allocate(DType::kF32, {rows, x.dim(1)});
-  GroupedGemm({.epilogue = GroupedEpilogue::kSwiGlu}, x, plan.row_token, plan.offsets, slots,
-              gate_up, {}, inner, context);
-  GroupedGemm({.epilogue = GroupedEpilogue::kNone}, inner, {}, plan.offsets, slots, down, {}, y,
-              context);
-  Combine(y, plan.row_of, weights, out, context);
-  AddSharedExpert(shared, x, out, context);
+  const Done done = RunFewTokens(call, context);
+  if (done == Done::kNothing) RunRouted(call, context);
+  if (done != Done::kAll) AddSharedExpert(shared, x, out, context);
 }
 
 void AddSharedExpert(const SharedExpert& shared, ConstTensorView x, TensorView out,

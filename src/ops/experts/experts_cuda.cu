@@ -10,14 +10,16 @@ namespace sluice::ops::cuda {
 namespace {
 
 constexpr int kMostTokens = 64;
+// Beyond, the shared expert has too many tokens for kernels that are made to read weights.
+constexpr int kMostSharedTokens = 32;
 // Of the first kernel: warps of a block, which share k, and blocks of a multiprocessor.
 constexpr int kGateUpWarps = 8;
 constexpr int kGateUpBlocks = 2;
 // Of the second: warps of the one block of a multiprocessor, fewer where shared memory is small.
 constexpr int kMostDownWarps = 16;
 
-// Blocks of so many warps whose registers a multiprocessor is to hold: of both kernels at the same
-// time where a token's tile is alone.
+// Blocks of so many warps whose registers a multiprocessor is to hold; where a token's tile is
+// alone, half of them stay for the kernels before and after.
 constexpr int MinBlocks(int tiles, int warps) {
   return (tiles == 1 ? 32 : 16) / warps;
 }
@@ -40,6 +42,12 @@ struct Item {
   int rows;
   enum { kRouted, kShared, kSharedWeight } kind;
 };
+
+// The token of an item's row.
+template <class T>
+__device__ __forceinline__ int TokenOf(const Item<T>& item, const Groups& groups, int row) {
+  return item.kind == Item<T>::kRouted ? groups.tokens[item.begin + row] : row;
+}
 
 // The items of a call: the shared expert's, that of its weight, then the routed experts'.
 template <class T>
@@ -95,9 +103,9 @@ template <class T>
 class ItemStream {
  public:
   __device__ ItemStream(const ExpertsParams& p, const Items<T>& items, const Groups& groups)
-      : items_(items),
+      : p_(p),
+        items_(items),
         groups_(groups),
-        depth_(p.hidden),
         stages_(CeilDiv(p.hidden, kStageK * kGateUpWarps)),
         index_(static_cast<int>(blockIdx.x)) {}
 
@@ -105,14 +113,20 @@ class ItemStream {
   __device__ int Stages() const { return stages_; }
 
   // Starts the next stage, of items below `limit`; false if there is none.
-  __device__ bool Start(int limit, WeightRing& ring) {
+  template <Part kPart>
+  __device__ bool Start(int limit, StageRing& ring) {
     if (index_ >= limit) return false;
     if (stage_ == 0) Enter();
     const int k =
-        (stage_ * kGateUpWarps + static_cast<int>(threadIdx.x) / kWarp) * kStageK + lane_k_;
-    const int left = depth_ - k;
-    const T* low = left > 0 ? gate_ + k : gate_;
-    ring.Start(low, low + up_, valid_, valid_, left);
+        (stage_ * kGateUpWarps + static_cast<int>(threadIdx.x) / kWarp) * kStageK + LaneK();
+    from_.left = p_.hidden - k;
+    StageSource<T> from = from_;
+    if (from.left > 0) {
+      from.low += k;
+      from.high += k;
+      from.input += k;
+    }
+    ring.Start<kPart>(from);
     if (++stage_ == stages_) {
       stage_ = 0;
       index_ += static_cast<int>(gridDim.x);
@@ -123,22 +137,27 @@ class ItemStream {
  private:
   __device__ void Enter() {
     const Item<T> item = items_.Of(index_, groups_);
-    const int column = static_cast<int>(threadIdx.x) % kWarp / 4;
-    valid_ = column < item.columns;
-    gate_ = item.gate + (valid_ ? int64_t{column} * depth_ : 0);
-    up_ = item.up;
+    const int lane = LaneToken();  // and column
+    const bool column_exists = lane < item.columns;
+    const bool token_exists = lane < item.rows;
+    const T* gate = item.gate + (column_exists ? int64_t{lane} * p_.hidden : 0);
+    from_ = {.low = gate,
+             .high = gate + item.up,
+             .input = static_cast<const T*>(p_.x) +
+                      (token_exists ? TokenOf(item, groups_, lane) * p_.x_stride : 0),
+             .low_valid = column_exists,
+             .high_valid = column_exists,
+             .input_valid = token_exists,
+             .left = 0};
   }
 
+  const ExpertsParams& p_;
   const Items<T>& items_;
   const Groups& groups_;
-  int depth_;
   int stages_;
   int index_;
   int stage_ = 0;
-  int lane_k_ = static_cast<int>(threadIdx.x) % 4 * kPackSize<T>;
-  const T* gate_ = nullptr;
-  int64_t up_ = 0;
-  bool valid_ = false;
+  StageSource<T> from_{};
 };
 
 // Adds the warps' sums in their order and writes the item's results. `shared` holds
@@ -148,7 +167,7 @@ __device__ void FinishItem(const ExpertsParams& p, const Groups& groups, const I
                            const float (&sums)[kTiles][4], float* shared) {
   constexpr int kTileSums = kTileRows * kTileTokens;
   constexpr int kSums = kTiles * kTileSums;
-  const int group = static_cast<int>(threadIdx.x) % kWarp / 4;
+  const int group = LaneToken();
   const int pair = static_cast<int>(threadIdx.x) % 4;
   float* own = shared + threadIdx.x / kWarp * kSums + group * kTileTokens + 2 * pair;
 #pragma unroll
@@ -188,45 +207,51 @@ template <class T, int kTiles>
 __global__ void __launch_bounds__(kGateUpWarps* kWarp, MinBlocks(kTiles, kGateUpWarps))
     GateUpKernel(const ExpertsParams p) {
   extern __shared__ __align__(16) int4 cells[];
-  float* shared_sums = reinterpret_cast<float*>(cells + kGateUpWarps * kWarpCells);
+  float* shared_sums =
+      reinterpret_cast<float*>(cells + kGateUpWarps * kStages * StageCells(p.tokens));
   Groups groups = PrepareGroups(
       p, reinterpret_cast<int32_t*>(shared_sums + kGateUpWarps * kTiles * kTileRows * kTileTokens));
   const Items<T> items(p);
-  WeightRing ring(cells);
+  StageRing ring(cells, p.tokens);
   ItemStream<T> stream(p, items, groups);
+  // The shared expert's weights need nothing that earlier kernels make; their inputs follow.
+  StageRing late_ring = ring;
+  ItemStream<T> late_stream = stream;
   int started = 0;
-  while (started < kStages && stream.Start(items.WithoutIds(), ring)) ++started;
+  while (started < kStages && stream.template Start<Part::kWeights>(items.WithoutIds(), ring)) {
+    ++started;
+  }
   WaitForEarlier();
   LetNextStart();  // not before: the next kernel reads the ids that this one waited for
+  for (int i = 0; i < started; ++i) {
+    late_stream.template Start<Part::kInputs>(items.WithoutIds(), late_ring);
+  }
   FillGroups(p, groups);
   const int all = items.All(groups);
-  for (; started < kStages; ++started) {
-    if (!stream.Start(all, ring)) ring.StartNothing();
-  }
+  const auto start_next = [&] {
+    if (!stream.template Start<Part::kAll>(all, ring)) ring.StartNothing();
+  };
+  for (; started < kStages; ++started) start_next();
 
   const T* x = static_cast<const T*>(p.x);
-  const auto x_stride = static_cast<int>(p.x_stride);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int group = static_cast<int>(threadIdx.x) % kWarp / 4;
-  const int lane_k = static_cast<int>(threadIdx.x) % 4 * kPackSize<T>;
   for (int index = blockIdx.x; index < all; index += gridDim.x) {
     const Item<T> item = items.Of(index, groups);
     const int tiles = CeilDiv(item.rows, kTileTokens);
     InputRows<kTiles> rows;
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      const int row = t * kTileTokens + group;
+    for (int t = 1; t < kTiles; ++t) {
+      const int row = t * kTileTokens + LaneToken();
       rows.at[t] = -1;
       if (row < item.rows) {
-        const bool routed = item.kind == Item<T>::kRouted;
-        rows.at[t] = (routed ? groups.tokens[item.begin + row] : row) * x_stride;
+        rows.at[t] = TokenOf(item, groups, row) * static_cast<int>(p.x_stride);
       }
     }
     float sums[kTiles][4] = {};
     for (int stage = 0; stage < stream.Stages(); ++stage) {
-      const int k = (stage * kGateUpWarps + warp) * kStageK + lane_k;
+      const int k = (stage * kGateUpWarps + warp) * kStageK + LaneK();
       RunStage<T>(ring, x, rows, tiles, k, p.hidden - k, sums);
-      if (!stream.Start(all, ring)) ring.StartNothing();
+      start_next();
     }
     FinishItem<T, kTiles>(p, groups, item, sums, shared_sums);
   }
@@ -260,6 +285,11 @@ class Sources {
   // This warp's share of a tile's stages: [Begin(), End()).
   __device__ int Begin() const { return Border(static_cast<int>(threadIdx.x) / kWarp); }
   __device__ int End() const { return Border(static_cast<int>(threadIdx.x) / kWarp + 1); }
+
+  // The row of a source's inputs that its row `row` is.
+  __device__ int InputRow(const Source<T>& source, int row) const {
+    return source.shared ? row : groups_.pairs[source.begin + row];
+  }
 
   // The source that stage `stage` of a tile belongs to, and where its first stage is.
   __device__ Source<T> Of(int stage, int& first) const {
@@ -324,15 +354,19 @@ class TileStream {
         columns_(columns),
         stage_(begin_) {}
 
-  __device__ void Start(WeightRing& ring) {
+  template <Part kPart>
+  __device__ void Start(StageRing& ring) {
     if (columns_.begin >= columns_.end || begin_ == end_) return ring.StartNothing();
     if (stage_ == begin_ || stage_ == source_end_) Enter();
-    const int k = (stage_ - source_begin_) * kStageK + lane_k_;
-    const int left = depth_ - k;
-    const T* low = row_ + (left > 0 ? k : 0);
-    const bool high_valid = columns_.begin + column_ + kTileRows / 2 < columns_.end;
-    const T* high = low + (high_valid ? int64_t{kTileRows / 2} * depth_ : 0);
-    ring.Start(low, high, columns_.begin + column_ < columns_.end, high_valid, left);
+    const int k = (stage_ - source_begin_) * kStageK + LaneK();
+    from_.left = depth_ - k;
+    StageSource<T> from = from_;
+    if (from.left > 0) {
+      from.low += k;
+      from.high += k;
+      from.input += k;
+    }
+    ring.Start<kPart>(from);
     if (++stage_ == end_) {
       stage_ = begin_;
       columns_.begin += kTileRows;
@@ -344,7 +378,19 @@ class TileStream {
     const Source<T> source = sources_.Of(stage_, source_begin_);
     source_end_ = source_begin_ + source.stages;
     depth_ = source.depth;
-    row_ = source.matrix + int64_t{min(columns_.begin + column_, columns_.end - 1)} * depth_;
+    const int lane = LaneToken();  // and column
+    const int column = columns_.begin + lane;
+    const bool low_exists = column < columns_.end;
+    const bool high_exists = column + kTileRows / 2 < columns_.end;
+    const T* low = source.matrix + int64_t{low_exists ? column : columns_.begin} * depth_;
+    from_ = {.low = low,
+             .high = low + (high_exists ? int64_t{kTileRows / 2} * depth_ : 0),
+             .input = source.inputs +
+                      (lane < source.rows ? sources_.InputRow(source, lane) * depth_ : 0),
+             .low_valid = low_exists,
+             .high_valid = high_exists,
+             .input_valid = lane < source.rows,
+             .left = 0};
   }
 
   const Sources<T>& sources_;
@@ -352,19 +398,17 @@ class TileStream {
   int end_;
   ColumnRange columns_;  // of the tile at hand and those behind it
   int stage_;
-  int column_ = static_cast<int>(threadIdx.x) % kWarp / 4;
-  int lane_k_ = static_cast<int>(threadIdx.x) % 4 * kPackSize<T>;
   int source_begin_ = 0;
   int source_end_ = 0;
   int depth_ = 0;
-  const T* row_ = nullptr;
+  StageSource<T> from_{};
 };
 
 // own[token][column] += weight * sums; they are zero then.
 template <class T, int kTiles>
 __device__ void AddWeighted(const ExpertsParams& p, const Groups& groups, const Source<T>& source,
                             float (&sums)[kTiles][4], float* own) {
-  const int group = static_cast<int>(threadIdx.x) % kWarp / 4;
+  const int group = LaneToken();
   const int pair = static_cast<int>(threadIdx.x) % 4;
 #pragma unroll
   for (int i = 0; i < 2 * kTiles; ++i) {
@@ -422,7 +466,7 @@ __global__ void __launch_bounds__(kMostDownWarps* kWarp, MinBlocks(kTiles, kMost
   const ExpertsParams& p = params.call;
   LetNextStart();
   const int warps = static_cast<int>(blockDim.x) / kWarp;
-  float* shared_sums = reinterpret_cast<float*>(cells + warps * kWarpCells);
+  float* shared_sums = reinterpret_cast<float*>(cells + warps * kStages * StageCells(p.tokens));
   const int all_sums = warps * p.tokens * kTileRows;
   Groups groups = PrepareGroups(p, reinterpret_cast<int32_t*>(shared_sums + all_sums));
   for (int i = threadIdx.x; i < all_sums; i += blockDim.x) shared_sums[i] = 0.0f;
@@ -430,13 +474,14 @@ __global__ void __launch_bounds__(kMostDownWarps* kWarp, MinBlocks(kTiles, kMost
   FillGroups(p, groups);
   const Sources<T> sources(p, groups);
   const ColumnRange columns = ColumnsOfBlock(params);
-  WeightRing ring(cells);
+  StageRing ring(cells, p.tokens);
   TileStream<T> stream(sources, columns);
-  for (int i = 0; i < kStages; ++i) stream.Start(ring);
+  StageRing late_ring = ring;
+  TileStream<T> late_stream = stream;
+  for (int i = 0; i < kStages; ++i) stream.template Start<Part::kWeights>(ring);
   WaitForEarlier();
+  for (int i = 0; i < kStages; ++i) late_stream.template Start<Part::kInputs>(late_ring);
 
-  const int group = static_cast<int>(threadIdx.x) % kWarp / 4;
-  const int lane_k = static_cast<int>(threadIdx.x) % 4 * kPackSize<T>;
   float* own = shared_sums + static_cast<int>(threadIdx.x) / kWarp * p.tokens * kTileRows;
   for (int column = columns.begin; column < columns.end; column += kTileRows) {
     float sums[kTiles][4] = {};
@@ -446,18 +491,15 @@ __global__ void __launch_bounds__(kMostDownWarps* kWarp, MinBlocks(kTiles, kMost
       const int end = min(first + source.stages, sources.End());
       InputRows<kTiles> rows;
 #pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        const int row = t * kTileTokens + group;
-        rows.at[t] = -1;
-        if (row < source.rows) {
-          rows.at[t] = (source.shared ? row : groups.pairs[source.begin + row]) * source.depth;
-        }
+      for (int t = 1; t < kTiles; ++t) {
+        const int row = t * kTileTokens + LaneToken();
+        rows.at[t] = row < source.rows ? sources.InputRow(source, row) * source.depth : -1;
       }
       const int tiles = CeilDiv(source.rows, kTileTokens);
       for (; stage < end; ++stage) {
-        const int k = (stage - first) * kStageK + lane_k;
+        const int k = (stage - first) * kStageK + LaneK();
         RunStage<T>(ring, source.inputs, rows, tiles, k, source.depth - k, sums);
-        stream.Start(ring);
+        stream.template Start<Part::kAll>(ring);
       }
       AddWeighted<T, kTiles>(p, groups, source, sums, own);
     }
@@ -469,7 +511,8 @@ __global__ void __launch_bounds__(kMostDownWarps* kWarp, MinBlocks(kTiles, kMost
 // ---- launches ----
 
 int SharedBytes(const ExpertsParams& p, int warps, int warp_sums) {
-  return warps * (kWarpCellBytes + warp_sums * static_cast<int>(sizeof(float))) +
+  const int cells = kStages * StageCells(p.tokens) * static_cast<int>(sizeof(int4));
+  return warps * (cells + warp_sums * static_cast<int>(sizeof(float))) +
          Groups::SharedInts(p) * static_cast<int>(sizeof(int32_t));
 }
 int GateUpShared(const ExpertsParams& p, int tiles) {
@@ -491,26 +534,42 @@ int TilesOf(const ExpertsParams& p) {
   return tiles;
 }
 
+// Shared memory of a block, at least so much that no more than `blocks` find room together: started
+// while earlier kernels leave, they would crowd on the multiprocessors that are free first.
+size_t AtMost(int blocks, int shared, const CudaDeviceInfo& device) {
+  return std::max(shared, device.shared_bytes_per_block / (blocks + 1) + 1);
+}
+
 template <class T, int kTiles>
-void LaunchTiles(const ExpertsParams& p, CudaStream& stream) {
-  const int multiprocessors = stream.device().multiprocessors;
+void LaunchGateUp(const ExpertsParams& p, CudaStream& stream) {
   const int items = CeilDiv(p.shared_ffn, kColumns) + (p.shared_gate != nullptr ? 1 : 0) +
                     Groups::MostGroups(p) * CeilDiv(p.ffn, kColumns);
-  const LaunchShape gate_up{
-      .grid = static_cast<unsigned>(std::min(items, kGateUpBlocks * multiprocessors)),
+  const int blocks = std::min(items, kGateUpBlocks * stream.device().multiprocessors);
+  const LaunchShape shape{
+      .grid = static_cast<unsigned>(blocks),
       .block = kGateUpWarps * kWarp,
-      .shared_bytes = static_cast<size_t>(GateUpShared(p, kTiles))};
-  AllowShared("experts_gate_up", &GateUpKernel<T, kTiles>, gate_up.shared_bytes);
-  LaunchEarly<&GateUpKernel<T, kTiles>>("experts_gate_up", gate_up, stream, p);
+      .shared_bytes = AtMost(kGateUpBlocks, GateUpShared(p, kTiles), stream.device())};
+  AllowShared("experts_gate_up", &GateUpKernel<T, kTiles>, shape.shared_bytes);
+  LaunchEarly<&GateUpKernel<T, kTiles>>("experts_gate_up", shape, stream, p);
+}
 
+template <class T, int kTiles>
+void LaunchDown(const ExpertsParams& p, CudaStream& stream) {
   const int warps = DownWarps(p, stream.device());
-  const int columns = kColumns * CeilDiv(CeilDiv(p.hidden, kColumns), multiprocessors);
-  const LaunchShape down{.grid = static_cast<unsigned>(CeilDiv(p.hidden, columns)),
-                         .block = static_cast<unsigned>(warps * kWarp),
-                         .shared_bytes = static_cast<size_t>(DownShared(p, warps))};
-  AllowShared("experts_down", &DownKernel<T, kTiles>, down.shared_bytes);
-  LaunchEarly<&DownKernel<T, kTiles>>("experts_down", down, stream,
+  const int columns =
+      kColumns * CeilDiv(CeilDiv(p.hidden, kColumns), stream.device().multiprocessors);
+  const LaunchShape shape{.grid = static_cast<unsigned>(CeilDiv(p.hidden, columns)),
+                          .block = static_cast<unsigned>(warps * kWarp),
+                          .shared_bytes = AtMost(1, DownShared(p, warps), stream.device())};
+  AllowShared("experts_down", &DownKernel<T, kTiles>, shape.shared_bytes);
+  LaunchEarly<&DownKernel<T, kTiles>>("experts_down", shape, stream,
                                       DownParams{.call = p, .block_columns = columns});
+}
+
+template <class T, int kTiles>
+void LaunchTiles(const ExpertsParams& p, CudaStream& stream) {
+  LaunchGateUp<T, kTiles>(p, stream);
+  LaunchDown<T, kTiles>(p, stream);
 }
 
 template <class T>
@@ -538,7 +597,8 @@ bool TakesFewTokens(const ExpertsParams& p, const CudaDeviceInfo& device) {
   const bool even = p.hidden % kElements == 0 && p.ffn % kElements == 0 &&
                     p.shared_ffn % kElements == 0 && p.x_stride % kElements == 0 &&
                     p.gate_up.slot_stride % kBytes == 0 && p.down.slot_stride % kBytes == 0;
-  return p.dtype != DType::kF32 && p.tokens <= kMostTokens && p.top_k > 0 && p.hidden > 0 && even &&
+  const int most = p.shared_ffn > 0 ? kMostSharedTokens : kMostTokens;
+  return p.dtype != DType::kF32 && p.tokens <= most && p.top_k > 0 && p.hidden > 0 && even &&
          aligned(p.x) && aligned(p.gate_up.base) && aligned(p.down.base) &&
          aligned(p.shared_gate_up) && aligned(p.shared_down) && aligned(p.shared_gate) &&
          GateUpShared(p, TilesOf(p)) <= device.shared_bytes_per_block &&

@@ -12,55 +12,98 @@ namespace sluice::ops::cuda {
 
 inline constexpr int kTileRows = 16;   // of a matrix in one product
 inline constexpr int kTileTokens = 8;  // in one product
-inline constexpr int kPieces = 2;      // loads of a lane from each of its two rows of a stage
-inline constexpr int kStageK = kPieces * 4 * kPackSize<__half>;
-inline constexpr int kStages = 3;  // of a warp's weights, under way or in use
-inline constexpr int kStageCells = 2 * kPieces * kWarp;
-inline constexpr int kWarpCells = kStages * kStageCells;
-inline constexpr int kWarpCellBytes = kWarpCells * static_cast<int>(sizeof(int4));
+inline constexpr int kPieces = 2;      // loads of a lane from each row of a stage
+inline constexpr int kPieceK = 4 * kPackSize<__half>;
+inline constexpr int kStageK = kPieces * kPieceK;
+inline constexpr int kStages = 3;  // of a warp, under way or in use
+inline constexpr int kWeightCells = 2 * kPieces * kWarp;
 
-// A warp's weights on their way through shared memory, in cells of 16 bytes that one lane alone
-// writes and reads: nobody waits for anybody, and copies go on while the block does something else.
-class WeightRing {
+// Inputs of a stage's first tile are kept beside its weights; those of tokens that a call cannot
+// have take no room.
+__host__ __device__ constexpr int StageCells(int tokens) {
+  return kWeightCells + kPieces * 4 * (tokens < kTileTokens ? tokens : kTileTokens);
+}
+
+// The lane's row of a tile's tokens, and the element of a stage that its first load begins with.
+__device__ __forceinline__ int LaneToken() {
+  return static_cast<int>(threadIdx.x) % kWarp / 4;
+}
+__device__ __forceinline__ int LaneK() {
+  return static_cast<int>(threadIdx.x) % 4 * kPackSize<__half>;
+}
+
+// What a lane copies for a stage: pieces of 16 bytes of two rows of weights and of one token's
+// inputs, from here on. What is not valid is zero, and so is what is not `left`.
+template <class T>
+struct StageSource {
+  const T* low;
+  const T* high;
+  const T* input;
+  bool low_valid;
+  bool high_valid;
+  bool input_valid;
+  int left;  // elements of the rows from here on
+};
+
+// What of a stage is copied: inputs may be there later than weights.
+enum class Part { kAll, kWeights, kInputs };
+
+// A warp's weights and inputs on their way through shared memory, in cells of 16 bytes that one
+// lane alone writes and reads: nobody waits for anybody, and copies go on while the block does
+// something else.
+class StageRing {
  public:
-  __device__ explicit WeightRing(int4* cells)
-      : own_(cells + threadIdx.x / kWarp * kWarpCells + threadIdx.x % kWarp) {}
+  // `cells` has kStages * StageCells(tokens) for each warp.
+  __device__ StageRing(int4* cells, int tokens)
+      : stage_cells_(StageCells(tokens)),
+        tokens_(min(tokens, kTileTokens)),
+        weights_(cells + threadIdx.x / kWarp * kStages * stage_cells_ + threadIdx.x % kWarp),
+        inputs_(cells + threadIdx.x / kWarp * kStages * stage_cells_ + kWeightCells +
+                threadIdx.x % kWarp) {}
 
-  // Starts the copies of the next stage: pieces of 16 bytes of two rows, 32 elements apart.
-  // `low` and `high` are where the lane begins; what is not valid is zero.
-  template <class T>
-  __device__ __forceinline__ void Start(const T* low, const T* high, bool low_valid,
-                                        bool high_valid, int left) {
-    constexpr int kPiece = kStageK / kPieces;
-    int4* cells = own_ + started_ * kStageCells;
+  // Starts the copies of the next stage, or of the part that it still lacks.
+  template <Part kPart, class T>
+  __device__ __forceinline__ void Start(const StageSource<T>& from) {
+    const int first = started_ * stage_cells_;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      const bool exists = i * kPiece < left;
-      const int at = exists ? i * kPiece : 0;
-      CopyAsync16(cells + 2 * i * kWarp, low + at, exists && low_valid);
-      CopyAsync16(cells + (2 * i + 1) * kWarp, high + at, exists && high_valid);
+      const bool exists = i * kPieceK < from.left;
+      const int at = exists ? i * kPieceK : 0;
+      if constexpr (kPart != Part::kInputs) {
+        int4* cells = weights_ + first + 2 * i * kWarp;
+        CopyAsync16Streaming(cells, from.low + at, exists && from.low_valid);
+        CopyAsync16Streaming(cells + kWarp, from.high + at, exists && from.high_valid);
+      }
+      if constexpr (kPart != Part::kWeights) {
+        if (LaneToken() < tokens_) {
+          CopyAsync16(inputs_ + first + i * 4 * tokens_, from.input + at,
+                      exists && from.input_valid);
+        }
+      }
     }
     Close();
   }
   // A stage without copies.
   __device__ __forceinline__ void StartNothing() { Close(); }
 
-  // Waits for the oldest stage: the pieces of the first row and of the second.
-  struct Weights {
+  // The oldest stage's pieces of the two rows and of the first tile's inputs; waits for them.
+  struct Stage {
     int4 low[kPieces];
     int4 high[kPieces];
+    int4 inputs[kPieces];
   };
-  __device__ __forceinline__ Weights Take() {
+  __device__ __forceinline__ Stage Take() {
     CopyAsyncWait<kStages - 1>();
-    const int4* cells = own_ + taken_ * kStageCells;
+    const int first = taken_ * stage_cells_;
     taken_ = taken_ + 1 == kStages ? 0 : taken_ + 1;
-    Weights weights;
+    Stage stage;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      weights.low[i] = cells[2 * i * kWarp];
-      weights.high[i] = cells[(2 * i + 1) * kWarp];
+      stage.low[i] = weights_[first + 2 * i * kWarp];
+      stage.high[i] = weights_[first + (2 * i + 1) * kWarp];
+      stage.inputs[i] = LaneToken() < tokens_ ? inputs_[first + i * 4 * tokens_] : int4{};
     }
-    return weights;
+    return stage;
   }
 
  private:
@@ -69,7 +112,10 @@ class WeightRing {
     started_ = started_ + 1 == kStages ? 0 : started_ + 1;
   }
 
-  int4* own_;
+  int stage_cells_;
+  int tokens_;
+  int4* weights_;
+  int4* inputs_;
   int started_ = 0;
   int taken_ = 0;
 };
@@ -188,75 +234,84 @@ __device__ inline void FillGroups(const ExpertsParams& p, Groups& groups) {
   groups.count = *count;
 }
 
-// The rows of inputs that a lane reads, one of each tile of 8: where they begin, or -1.
+// The rows of inputs that a lane reads behind the first tile, one of each: where they begin, or -1.
 template <int kTiles>
 struct InputRows {
   int32_t at[kTiles];
 };
 
-// A lane's part of a stage's inputs for some tiles.
-template <int kCount>
-struct Inputs {
+template <class T>
+__device__ __forceinline__ void MultiplyPiece(const int4& low, const int4& high, const int4& input,
+                                              float (&sums)[4]) {
+  Mma<T>(sums,
+         {static_cast<uint32_t>(low.x), static_cast<uint32_t>(high.x), static_cast<uint32_t>(low.y),
+          static_cast<uint32_t>(high.y)},
+         static_cast<uint32_t>(input.x), static_cast<uint32_t>(input.y));
+  Mma<T>(sums,
+         {static_cast<uint32_t>(low.z), static_cast<uint32_t>(high.z), static_cast<uint32_t>(low.w),
+          static_cast<uint32_t>(high.w)},
+         static_cast<uint32_t>(input.z), static_cast<uint32_t>(input.w));
+}
+
+// A lane's inputs of tiles kFirst and on, `k` elements behind its rows' beginning; there are `left`
+// from there on.
+template <class T, int kFirst, int kCount>
+struct TileInputs {
+  template <int kTiles>
+  __device__ __forceinline__ TileInputs(const T* from, const InputRows<kTiles>& rows, int k,
+                                        int left) {
+#pragma unroll
+    for (int t = 0; t < kCount; ++t) {
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+        const int32_t at = rows.at[kFirst + t];
+        const bool valid = at >= 0 && i * kPieceK < left;
+        pieces[t][i] = valid ? *reinterpret_cast<const int4*>(from + at + k + i * kPieceK) : int4{};
+      }
+    }
+  }
+  template <int kTiles>
+  __device__ __forceinline__ void Multiply(const StageRing::Stage& stage,
+                                           float (&sums)[kTiles][4]) const {
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+#pragma unroll
+      for (int t = 0; t < kCount; ++t) {
+        MultiplyPiece<T>(stage.low[i], stage.high[i], pieces[t][i], sums[kFirst + t]);
+      }
+    }
+  }
+
   int4 pieces[kCount][kPieces];
 };
 
-// Of tiles kFirst and on. The lane's inputs begin `k` elements behind its rows' beginning, and
-// there are `left` from there on.
-template <class T, int kFirst, int kCount, int kTiles>
-__device__ __forceinline__ Inputs<kCount> LoadInputs(const T* from, const InputRows<kTiles>& rows,
-                                                     int k, int left) {
-  constexpr int kPiece = kStageK / kPieces;
-  Inputs<kCount> inputs;
-#pragma unroll
-  for (int t = 0; t < kCount; ++t) {
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const int32_t at = rows.at[kFirst + t];
-      const bool valid = at >= 0 && i * kPiece < left;
-      inputs.pieces[t][i] =
-          valid ? *reinterpret_cast<const int4*>(from + at + k + i * kPiece) : int4{};
-    }
-  }
-  return inputs;
-}
-
-template <class T, int kFirst, int kCount, int kTiles>
-__device__ __forceinline__ void Multiply(const WeightRing::Weights& w, const Inputs<kCount>& inputs,
-                                         float (&sums)[kTiles][4]) {
-#pragma unroll
-  for (int i = 0; i < kPieces; ++i) {
-    const int4 a = w.low[i];
-    const int4 b = w.high[i];
-    const uint32_t first[4] = {static_cast<uint32_t>(a.x), static_cast<uint32_t>(b.x),
-                               static_cast<uint32_t>(a.y), static_cast<uint32_t>(b.y)};
-    const uint32_t second[4] = {static_cast<uint32_t>(a.z), static_cast<uint32_t>(b.z),
-                                static_cast<uint32_t>(a.w), static_cast<uint32_t>(b.w)};
-#pragma unroll
-    for (int t = 0; t < kCount; ++t) {
-      const int4 x = inputs.pieces[t][i];
-      Mma<T>(sums[kFirst + t], first, static_cast<uint32_t>(x.x), static_cast<uint32_t>(x.y));
-      Mma<T>(sums[kFirst + t], second, static_cast<uint32_t>(x.z), static_cast<uint32_t>(x.w));
-    }
-  }
-}
-
-// sums += the oldest stage's weights times inputs, of kCount tiles or all eight; inputs are asked
-// for before the weights are waited for.
+// sums += the oldest stage's weights times inputs of kCount tiles; those behind the first are asked
+// for before the stage is waited for.
 template <class T, int kCount, int kTiles>
-__device__ __forceinline__ void RunTiles(WeightRing& ring, const T* from,
+__device__ __forceinline__ void RunTiles(StageRing& ring, const T* from,
                                          const InputRows<kTiles>& rows, int k, int left,
                                          float (&sums)[kTiles][4]) {
-  constexpr int kFirst = kCount < 4 ? kCount : 4;
-  const Inputs<kFirst> inputs = LoadInputs<T, 0, kFirst>(from, rows, k, left);
-  const WeightRing::Weights weights = ring.Take();
-  Multiply<T, 0>(weights, inputs, sums);
-  if constexpr (kCount == 8)
-    Multiply<T, 4>(weights, LoadInputs<T, 4, 4>(from, rows, k, left), sums);
+  constexpr int kAhead = kCount < 4 ? kCount : 4;
+  const auto multiply_first = [&](const StageRing::Stage& stage) {
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      MultiplyPiece<T>(stage.low[i], stage.high[i], stage.inputs[i], sums[0]);
+    }
+  };
+  if constexpr (kCount == 1) {
+    multiply_first(ring.Take());
+  } else {
+    const TileInputs<T, 1, kAhead - 1> inputs(from, rows, k, left);
+    const StageRing::Stage stage = ring.Take();
+    multiply_first(stage);
+    inputs.Multiply(stage, sums);
+    if constexpr (kCount == 8) TileInputs<T, 4, 4>(from, rows, k, left).Multiply(stage, sums);
+  }
 }
 
 // The same of `tiles` tiles, and perhaps some behind them whose rows are not there.
 template <class T, int kTiles>
-__device__ __forceinline__ void RunStage(WeightRing& ring, const T* from,
+__device__ __forceinline__ void RunStage(StageRing& ring, const T* from,
                                          const InputRows<kTiles>& rows, int tiles, int k, int left,
                                          float (&sums)[kTiles][4]) {
   if (kTiles == 1 || tiles <= 1) return RunTiles<T, 1>(ring, from, rows, k, left, sums);

@@ -34,6 +34,15 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
   CopyAsync16(SharedAddress(shared), global, valid);
 }
 
+// The same of what is read once, from begin to end: the second-level cache asks memory for the 256
+// bytes around, of which others want the rest in a moment.
+__device__ __forceinline__ void CopyAsync16Streaming(void* shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;\n" ::"r"(
+                   SharedAddress(shared)),
+               "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
+}
+
 // Closes a group of this thread's copies.
 __device__ __forceinline__ void CopyAsyncCommit() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
