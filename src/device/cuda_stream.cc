@@ -105,6 +105,8 @@ uint64_t CudaFreeBytes(int ordinal) {
 CudaStream::CudaStream(int ordinal) : device_(FindCudaDevice(ordinal)) {
   CheckCuda(cudaSetDevice(ordinal), "cudaSetDevice");
   CheckCuda(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "cudaStreamCreate");
+  counters_ = Buffer(kCounters * sizeof(int32_t), MemoryKind::kCuda);
+  Fill(counters_.data(), 0, counters_.size());
 }
 
 CudaStream::~CudaStream() {

@@ -53,6 +53,11 @@ class CudaStream {
   void SetBlocking(bool blocking) { blocking_ = blocking; }
   bool blocking() const { return blocking_; }
 
+  // [kCounters] i32 of the device, zeros: kernels whose last block finishes what all began count up
+  // in them and leave zeros. One kernel of the stream uses them at a time.
+  static constexpr int kCounters = 64;
+  int32_t* counters() const { return reinterpret_cast<int32_t*>(counters_.data()); }
+
   // Queues a copy between any two kinds of memory. Host memory that is not pinned is read before
   // the call returns, and written by the time it does.
   void Copy(void* target, const void* source, size_t bytes);
@@ -68,6 +73,7 @@ class CudaStream {
  private:
   CudaDeviceInfo device_;
   CUstream_st* handle_ = nullptr;
+  Buffer counters_;
   bool blocking_ = false;
 };
 

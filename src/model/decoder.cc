@@ -140,16 +140,13 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
 void Decoder::FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpContext& ctx) const {
   Arena::Scope scope(ctx.arena);
   const LayerWeights& w = weights_.layer(layer);
-  const int64_t tokens = x.dim(0);
-  const DType product = ctx.ProductDType(weights_.embedding().dtype());
   if (spec_.ffn[layer] == FfnKind::kMoe) {
     SLUICE_CHECK(moe != nullptr);
-    const TensorView h = ctx.arena.Allocate(product, {tokens, spec_.hidden_size});
-    ops::Norm(norm_, x, w.post_attention_norm, h, ctx);
-    MoeLayer(spec_.moe, layer, w.moe, h, x, *moe, ctx);
+    MoeLayer(spec_.moe, layer, norm_, w.post_attention_norm, w.moe, x, *moe, ctx);
     return;
   }
-  const TensorView inner = ctx.arena.Allocate(product, {tokens, w.down.dim(1)});
+  const DType product = ctx.ProductDType(weights_.embedding().dtype());
+  const TensorView inner = ctx.arena.Allocate(product, {x.dim(0), w.down.dim(1)});
   ops::NormGemm({.norm = norm_, .epilogue = ops::GemmEpilogue::kSwiGlu}, x, w.post_attention_norm,
                 w.gate_up, w.gate_up_bias, inner, ctx);
   ops::Gemm({.accumulate = true}, inner, w.down, w.down_bias, x, ctx);

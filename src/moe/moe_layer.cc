@@ -5,18 +5,18 @@
 
 #include "base/check.h"
 #include "ops/experts/experts.h"
-#include "ops/gemm/gemm.h"
+#include "ops/router/norm_router.h"
 
 namespace sluice {
 namespace {
 
-Routing Route(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
-              MoeContext& moe, ops::OpContext& ctx) {
-  const int64_t tokens = x.dim(0);
-  const TensorView logits = ctx.arena.Allocate(DType::kF32, {tokens, spec.num_experts});
+// h = norm(x), and what h's tokens are routed to.
+Routing Route(const MoeSpec& spec, int layer, const ops::NormDesc& norm,
+              ConstTensorView norm_weight, const MoeWeights& weights, ConstTensorView x,
+              TensorView h, MoeContext& moe, ops::OpContext& ctx) {
   const Routing chosen = moe.routing.RouterOutput(layer);
-  ops::Gemm({}, x, weights.router, {}, logits, ctx);
-  ops::Router(RouterDescOf(spec), logits, weights.router_bias, chosen.weights, chosen.ids, {}, ctx);
+  ops::NormRouter({.norm = norm, .router = RouterDescOf(spec)}, x, norm_weight, weights.router,
+                  weights.router_bias, h, chosen.weights, chosen.ids, ctx);
   return moe.routing.Settle(layer);
 }
 
@@ -92,23 +92,26 @@ ops::RouterDesc RouterDescOf(const MoeSpec& spec) {
           .scale = spec.scale};
 }
 
-void MoeLayer(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
-              TensorView out, MoeContext& moe, ops::OpContext& ctx) {
+void MoeLayer(const MoeSpec& spec, int layer, const ops::NormDesc& norm,
+              ConstTensorView norm_weight, const MoeWeights& weights, TensorView x, MoeContext& moe,
+              ops::OpContext& ctx) {
   Arena::Scope scope(ctx.arena);
-  const Routing routing = Route(spec, layer, weights, x, moe, ctx);
+  const DType product = ctx.ProductDType(moe.experts.layout().dtype);
+  const TensorView h = ctx.arena.Allocate(product, x.shape());
+  const Routing routing = Route(spec, layer, norm, norm_weight, weights, x, h, moe, ctx);
   const ops::SharedExpert shared{.gate_up = weights.shared_gate_up,
                                  .down = weights.shared_down,
                                  .gate = weights.shared_expert_gate};
   if (moe.experts.AllResident() && moe.experts.num_experts() == spec.num_experts) {
     const auto [gate_up, down] = MatricesOf(moe.experts.layout(), moe.experts.slab());
-    ops::Experts(x, routing.ids, routing.weights, moe.experts.SlotTable(layer), gate_up, down,
-                 shared, out, ctx);
+    ops::Experts(h, routing.ids, routing.weights, moe.experts.SlotTable(layer), gate_up, down,
+                 shared, x, ctx);
     return;
   }
-  const ExpertRows rows = moe.dispatcher.Dispatch(x, routing.ids, ctx);
+  const ExpertRows rows = moe.dispatcher.Dispatch(h, routing.ids, ctx);
   RunExperts(layer, rows, moe, ctx);
-  moe.dispatcher.Combine(routing.weights, out, ctx);
-  ops::AddSharedExpert(shared, x, out, ctx);
+  moe.dispatcher.Combine(routing.weights, x, ctx);
+  ops::AddSharedExpert(shared, h, x, ctx);
 }
 
 }  // namespace sluice

@@ -12,6 +12,7 @@
 #include "offload/expert_store.h"
 #include "ops/common/op_context.h"
 #include "ops/grouped_gemm/grouped_gemm.h"
+#include "ops/norm/norm.h"
 #include "ops/router/router.h"
 
 namespace sluice {
@@ -45,11 +46,11 @@ struct ExpertMatrices {
 };
 ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab);
 
-// out += experts(x) + shared expert(x). x [T, hidden] f32 (on CUDA also of the weights' dtype), out
-// [T, hidden] f32, not aliased. Where every expert is on this rank and in a slot, ops::Experts does
-// all that follows the choice. Else rows go through the dispatcher; with fewer slots than experts
-// in waves, on the CPU alone.
-void MoeLayer(const MoeSpec& spec, int layer, const MoeWeights& weights, ConstTensorView x,
-              TensorView out, MoeContext& moe, ops::OpContext& ctx);
+// x += experts(h) + shared expert(h), h = norm(x). x [T, hidden] f32, norm_weight [hidden] f32.
+// Where every expert is on this rank and in a slot, ops::Experts does all that follows the choice.
+// Else rows go through the dispatcher; with fewer slots than experts in waves, on the CPU alone.
+void MoeLayer(const MoeSpec& spec, int layer, const ops::NormDesc& norm,
+              ConstTensorView norm_weight, const MoeWeights& weights, TensorView x, MoeContext& moe,
+              ops::OpContext& ctx);
 
 }  // namespace sluice

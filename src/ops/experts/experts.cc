@@ -1,7 +1,6 @@
 #include "ops/experts/experts.h"
 
 #include "ops/activation/gated_add.h"
-#include "ops/activation/silu_mul.h"
 #include "ops/common/checks.h"
 #include "ops/experts/experts_kernels.h"
 #include "ops/gemm/gemm.h"
@@ -153,11 +152,9 @@ void AddSharedExpert(const SharedExpert& shared, ConstTensorView x, TensorView o
   const int64_t tokens = x.dim(0);
   const int64_t width = shared.down.dim(1);
   const Arena::Scope scope(context.arena);
-  const TensorView gate_up = context.arena.Allocate(DType::kF32, {tokens, 2 * width});
   const TensorView inner =
       context.arena.Allocate(context.ProductDType(shared.down.dtype()), {tokens, width});
-  Gemm({}, x, shared.gate_up, {}, gate_up, context);
-  SiluMul(gate_up, inner, context);
+  Gemm({.epilogue = GemmEpilogue::kSwiGlu}, x, shared.gate_up, {}, inner, context);
   if (shared.gate.empty()) {
     Gemm({.accumulate = true}, inner, shared.down, {}, out, context);
     return;

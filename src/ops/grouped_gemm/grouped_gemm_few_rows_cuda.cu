@@ -237,6 +237,8 @@ template <class T, int kTiles, bool kSwiGlu>
 __global__ void __launch_bounds__(kMaxWarps* kWarp, kTiles == 1 ? 3 : 2)
     FewRowsKernel(const GroupedParams p) {
   extern __shared__ float shared[];
+  LetNextStart();
+  WaitForEarlier();
   constexpr int kColumns = MatrixRows<kTiles, kSwiGlu>::kColumns;
   constexpr int kRowTiles = MaxRowTiles(kTiles);
   const auto slices = static_cast<unsigned>(CeilDiv(p.columns, int64_t{kColumns}));
@@ -269,7 +271,7 @@ void LaunchFewRows(const GroupedParams& p, CudaStream& stream) {
   const LaunchShape shape{.grid = static_cast<unsigned>(MostBlocks<kTiles, kSwiGlu>(p)),
                           .block = static_cast<unsigned>(warps * kWarp),
                           .shared_bytes = sums * sizeof(float)};
-  Launch("grouped_gemm_few_rows", &FewRowsKernel<T, kTiles, kSwiGlu>, shape, stream, p);
+  LaunchEarly<&FewRowsKernel<T, kTiles, kSwiGlu>>("grouped_gemm_few_rows", shape, stream, p);
 }
 
 template <class T, bool kSwiGlu>

@@ -228,6 +228,8 @@ __global__ void __launch_bounds__(kThreads, C::kBlocks) TilesKernel(const Groupe
   T* const stages = reinterpret_cast<T*>(shared);
   int32_t* const starts = reinterpret_cast<int32_t*>(stages + C::kStages * C::kStageElements);
   __shared__ int32_t warp_sums[kThreads / kWarp];
+  LetNextStart();
+  WaitForEarlier();
   CountTiles<C::kRows>(p, starts, warp_sums);
 
   const auto column_tiles = static_cast<int>(CeilDiv(p.columns, int64_t{C::kColumns}));
@@ -289,7 +291,7 @@ void LaunchTiles(const GroupedParams& p, CudaStream& stream) {
       .block = kThreads,
       .shared_bytes = SharedBytes<C>(p)};
   AllowShared("grouped_gemm_tiles", &TilesKernel<T, C>, shape.shared_bytes);
-  Launch("grouped_gemm_tiles", &TilesKernel<T, C>, shape, stream, p);
+  LaunchEarly<&TilesKernel<T, C>>("grouped_gemm_tiles", shape, stream, p);
 }
 
 // Wide tiles where groups have so many rows on average.

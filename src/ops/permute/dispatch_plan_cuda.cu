@@ -118,6 +118,8 @@ __device__ Counts CountsOf(const DispatchPlanParams& p, int expert, int of_block
 // block_counts[b][e]: ids of expert e in block b's segment.
 __global__ void __launch_bounds__(kMaxThreads) CountIdsKernel(const DispatchPlanParams p) {
   extern __shared__ int32_t counters[];  // [num_experts]
+  LetNextStart();
+  WaitForEarlier();
   for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) counters[e] = 0;
   __syncthreads();
   const Segment block = SegmentOfBlock(p);
@@ -135,6 +137,8 @@ __global__ void __launch_bounds__(kMaxThreads) CountIdsKernel(const DispatchPlan
 __global__ void __launch_bounds__(kMaxThreads) DispatchPlanKernel(const DispatchPlanParams p) {
   extern __shared__ int32_t counters[];  // [warps, num_experts]
   __shared__ int warp_sums[kMaxWarps];
+  LetNextStart();
+  WaitForEarlier();
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
   const Segment segment = SegmentOfWarp(SegmentOfBlock(p), warp, p.warps);
@@ -176,6 +180,8 @@ __global__ void __launch_bounds__(kMaxThreads) DispatchPlanKernel(const Dispatch
 template <int kWidth>
 __global__ void CombineKernel(const CombineAllParams p) {
   using Columns = Pack<float, kWidth>;
+  LetNextStart();
+  WaitForEarlier();
   const int64_t token = blockIdx.x;
   const int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kWidth;
   if (column >= p.width) return;
@@ -198,7 +204,7 @@ void LaunchCombine(const CombineAllParams& p, CudaStream& stream) {
   const LaunchShape shape{
       .grid = dim3(static_cast<unsigned>(p.tokens), static_cast<unsigned>(columns)),
       .block = kCombineThreads};
-  Launch("combine", &CombineKernel<kWidth>, shape, stream, p);
+  LaunchEarly<&CombineKernel<kWidth>>("combine", shape, stream, p);
 }
 
 bool Aligned(const float* pointer, int64_t stride) {
@@ -228,9 +234,9 @@ void BuildDispatchPlan(DispatchPlanParams params, CudaStream& stream) {
   if (params.blocks > 1) {
     LaunchShape counting = shape;
     counting.shared_bytes = static_cast<size_t>(counter_bytes);
-    Launch("count_ids", &CountIdsKernel, counting, stream, params);
+    LaunchEarly<&CountIdsKernel>("count_ids", counting, stream, params);
   }
-  Launch("dispatch_plan", &DispatchPlanKernel, shape, stream, params);
+  LaunchEarly<&DispatchPlanKernel>("dispatch_plan", shape, stream, params);
 }
 
 void Combine(const CombineAllParams& params, CudaStream& stream) {

@@ -146,8 +146,9 @@ bool RouterSupports(const RouterDesc& desc) {
          desc.top_groups <= desc.num_groups && desc.top_groups * size >= desc.top_k;
 }
 
-void Router(const RouterDesc& desc, ConstTensorView logits, ConstTensorView bias,
-            TensorView weights, TensorView ids, TensorView counts, OpContext& context) {
+cuda::RouterParams MakeRouterParams(const RouterDesc& desc, ConstTensorView logits,
+                                    ConstTensorView bias, TensorView weights, TensorView ids,
+                                    TensorView counts) {
   SLUICE_CHECK(RouterSupports(desc));
   CheckRank("router logits", logits, 2);
   const int64_t tokens = logits.dim(0);
@@ -159,39 +160,44 @@ void Router(const RouterDesc& desc, ConstTensorView logits, ConstTensorView bias
     CheckTensor("router bias", bias, DType::kF32, {desc.num_experts});
     SLUICE_CHECK(desc.score == RouterScore::kSigmoid);
   }
-  const float* biases = bias.empty() ? nullptr : bias.data<float>();
-  const bool by_logit = bias.empty() && desc.num_groups == desc.top_groups;
+  return {.logits = logits.data<float>(),
+          .logits_stride = logits.stride(0),
+          .bias = bias.empty() ? nullptr : bias.data<float>(),
+          .weights = weights.data<float>(),
+          .weights_stride = weights.stride(0),
+          .ids = ids.data<int32_t>(),
+          .ids_stride = ids.stride(0),
+          .counts = counts.empty() ? nullptr : counts.data<int32_t>(),
+          .tokens = tokens,
+          .num_experts = desc.num_experts,
+          .top_k = desc.top_k,
+          .softmax = desc.score == RouterScore::kSoftmax,
+          .by_logit = bias.empty() && desc.num_groups == desc.top_groups,
+          .num_groups = desc.num_groups,
+          .top_groups = desc.top_groups,
+          .renormalize_topk = desc.renormalize_topk,
+          .topk_norm = desc.topk_norm,
+          .scale = desc.scale};
+}
+
+void Router(const RouterDesc& desc, ConstTensorView logits, ConstTensorView bias,
+            TensorView weights, TensorView ids, TensorView counts, OpContext& context) {
+  const cuda::RouterParams params = MakeRouterParams(desc, logits, bias, weights, ids, counts);
   if constexpr (kCudaBuilt) {
     if (context.OnCuda()) {
-      cuda::Router({.logits = logits.data<float>(),
-                    .logits_stride = logits.stride(0),
-                    .bias = biases,
-                    .weights = weights.data<float>(),
-                    .weights_stride = weights.stride(0),
-                    .ids = ids.data<int32_t>(),
-                    .ids_stride = ids.stride(0),
-                    .counts = counts.empty() ? nullptr : counts.data<int32_t>(),
-                    .tokens = tokens,
-                    .num_experts = desc.num_experts,
-                    .top_k = desc.top_k,
-                    .softmax = desc.score == RouterScore::kSoftmax,
-                    .by_logit = by_logit,
-                    .num_groups = desc.num_groups,
-                    .top_groups = desc.top_groups,
-                    .renormalize_topk = desc.renormalize_topk,
-                    .topk_norm = desc.topk_norm,
-                    .scale = desc.scale},
-                   *context.cuda);
+      cuda::Router(params, *context.cuda);
       return;
     }
   }
+  const int64_t tokens = params.tokens;
+  const float* biases = params.bias;
   const auto kernel = context.reference ? &reference::RouterWeights
                                         : SLUICE_TIER_FUNCTION(context.tier, RouterWeights);
   context.pool.ParallelFor(tokens, kTokenGrain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       const float* row = logits.data<float>() + t * logits.stride(0);
       int32_t* row_ids = ids.data<int32_t>() + t * ids.stride(0);
-      if (by_logit) {
+      if (params.by_logit) {
         ChooseByLogit(row, desc.num_experts, desc.top_k, row_ids);
       } else {
         ChooseByBiasedSigmoid(desc, row, biases, row_ids);

@@ -4,6 +4,7 @@
 
 #include "device/cuda_stream.h"
 #include "ops/common/cpu/tiers.h"
+#include "ops/router/router.h"
 
 namespace sluice::ops {
 
@@ -58,5 +59,10 @@ struct RouterParams {
 void Router(const RouterParams& params, CudaStream& stream);
 
 }  // namespace cuda
+
+// A call of Router, its arguments checked.
+cuda::RouterParams MakeRouterParams(const RouterDesc& desc, ConstTensorView logits,
+                                    ConstTensorView bias, TensorView weights, TensorView ids,
+                                    TensorView counts);
 
 }  // namespace sluice::ops
