@@ -140,6 +140,38 @@ __host__ __device__ constexpr int BlockColumns(bool swiglu) {
   return swiglu ? kColumns / 2 : kColumns;
 }
 
+__device__ __forceinline__ int ThreadInBlock() {
+  return static_cast<int>(threadIdx.y) * kWarp + static_cast<int>(threadIdx.x);
+}
+
+// An element of the block's part of out.
+struct OutElement {
+  int token;
+  int n;  // column of the block
+  int64_t column;
+  int64_t at;  // place in out
+  bool exists;
+};
+
+__device__ __forceinline__ OutElement ElementOf(const GemmParams& p, int number) {
+  const int bits = p.swiglu ? 3 : 4;
+  static_assert(BlockColumns(true) == 1 << 3 && BlockColumns(false) == 1 << 4);
+  OutElement element{};
+  element.token = number >> bits;
+  element.n = number & ((1 << bits) - 1);
+  element.column = (static_cast<int64_t>(blockIdx.x) << bits) + element.n;
+  element.at = blockIdx.y * p.out_head_stride + element.token * p.out_stride + element.column;
+  element.exists = element.token < p.rows && element.column < p.columns;
+  return element;
+}
+
+// What sums are added to: the bias, and out where that is asked for.
+__device__ __forceinline__ float BeforeSum(const GemmParams& p, const OutElement& element) {
+  if (!element.exists || p.swiglu) return 0.0f;
+  const float before = p.accumulate ? static_cast<const float*>(p.out)[element.at] : 0.0f;
+  return p.bias == nullptr ? before : before + p.bias[element.column];
+}
+
 // One warp's share of K, every so many stages: sums[t] += w x^T for 16 rows of w and tokens
 // 8 t ..+7. `cells` is the warp's part of shared memory.
 //
@@ -149,11 +181,13 @@ __host__ __device__ constexpr int BlockColumns(bool swiglu) {
 // instruction's own, the same for w and x, which is all that a sum of products asks.
 //
 // Rows that are not there, of w or x, are read as the last one; nobody keeps what comes of it.
-template <class X, class T, int kTiles>
-__device__ __forceinline__ void SumShare(const FewRowsParams& params, int64_t first_column,
-                                         uint4* cells, void* input_shared,
-                                         float (&sums)[kTiles][kFragment]) {
+// `started` is called when earlier kernels are done and the first inputs are under way.
+template <class X, class T, int kTiles, class Started>
+__device__ __forceinline__ void SumShare(const FewRowsParams& params, uint4* cells,
+                                         void* input_shared, float (&sums)[kTiles][kFragment],
+                                         Started started) {
   const GemmParams& p = params.gemm;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * BlockColumns(p.swiglu);
   const int64_t head = blockIdx.y;
   const int depth = static_cast<int>(p.depth);
   const int lane_k = threadIdx.x % 4 * kLoad;
@@ -185,6 +219,7 @@ __device__ __forceinline__ void SumShare(const FewRowsParams& params, int64_t fi
   for (int slot = 0; slot < kStages; ++slot) copy_weights(slot, first + lane_k + slot * step);
   Inputs<X, T, kTiles> inputs(params, input_shared);
   inputs.Start(first + lane_k, step);
+  started();
   // The warp's lanes stay together: an mma is of them all.
   for (int start = first; start < depth; start += kStages * step) {
 #pragma unroll
@@ -213,9 +248,9 @@ __device__ __forceinline__ void SumShare(const FewRowsParams& params, int64_t fi
 }
 
 // Adds up the warps' sums in their order and writes the block's columns of every row of x.
-// Warp w's sums[t] stand behind each other at `cells` + w * kWarpCells.
-__device__ __forceinline__ void StoreSums(const GemmParams& p, int64_t first_column,
-                                          const uint4* cells) {
+// Warp w's sums[t] stand behind each other at `cells` + w * kWarpCells. `before` is BeforeSum of
+// this thread's first element.
+__device__ __forceinline__ void StoreSums(const GemmParams& p, const uint4* cells, float before) {
   // Of row n of the block's rows of w, on top of `sum`.
   const auto add_warps = [&](float sum, int token, int n) {
     // Where the mma left row n, column token % 8 of tile token / 8.
@@ -227,23 +262,19 @@ __device__ __forceinline__ void StoreSums(const GemmParams& p, int64_t first_col
     return sum;
   };
   const auto bias_of = [&](int64_t column) { return p.bias == nullptr ? 0.0f : p.bias[column]; };
-  const int threads = blockDim.y * kWarp;
-  const int columns = BlockColumns(p.swiglu);
-  for (int e = threadIdx.y * kWarp + threadIdx.x; e < static_cast<int>(p.rows) * columns;
-       e += threads) {
-    const int n = e % columns;
-    const int token = e / columns;
-    const int64_t column = first_column + n;
-    if (column >= p.columns) continue;
-    const int64_t at = blockIdx.y * p.out_head_stride + token * p.out_stride + column;
+  const int threads = static_cast<int>(blockDim.y) * kWarp;
+  const int count = static_cast<int>(p.rows) * BlockColumns(p.swiglu);
+  for (int e = ThreadInBlock(); e < count; e += threads) {
+    const OutElement element = ElementOf(p, e);
+    if (!element.exists) continue;
     if (!p.swiglu) {
-      float& out = static_cast<float*>(p.out)[at];
-      out = add_warps((p.accumulate ? out : 0.0f) + bias_of(column), token, n);
+      if (e >= threads) before = BeforeSum(p, element);
+      static_cast<float*>(p.out)[element.at] = add_warps(before, element.token, element.n);
       continue;
     }
-    const float gate = add_warps(bias_of(column), token, n);
-    const float up = add_warps(bias_of(p.columns + column), token, n + 8);
-    StoreFloat(p.out, p.out_dtype, at, Silu(gate) * up);
+    const float gate = add_warps(bias_of(element.column), element.token, element.n);
+    const float up = add_warps(bias_of(p.columns + element.column), element.token, element.n + 8);
+    StoreFloat(p.out, p.out_dtype, element.at, Silu(gate) * up);
   }
 }
 
@@ -264,10 +295,11 @@ __global__ void __launch_bounds__(kWarps* kWarp, (MinBlocks<X, T, kTiles>(kWarps
   extern __shared__ __align__(128) uint4 cells[];
   static_assert(kTiles <= kStages * kLoads);  // sums are left where weights were
   LetNextStart();
-  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * BlockColumns(p.gemm.swiglu);
   float sums[kTiles][kFragment] = {};
   uint4* own = cells + threadIdx.y * kWarpCells;
-  SumShare<X, T>(p, first_column, own, cells + blockDim.y * kWarpCells, sums);
+  float before = 0.0f;
+  SumShare<X, T>(p, own, cells + blockDim.y * kWarpCells, sums,
+                 [&] { before = BeforeSum(p.gemm, ElementOf(p.gemm, ThreadInBlock())); });
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
     own[t * kWarp + threadIdx.x] =
@@ -275,7 +307,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, (MinBlocks<X, T, kTiles>(kWarps
                    __float_as_uint(sums[t][2]), __float_as_uint(sums[t][3]));
   }
   __syncthreads();
-  StoreSums(p.gemm, first_column, cells);
+  StoreSums(p.gemm, cells, before);
 }
 
 int64_t Blocks(const GemmParams& p) {
