@@ -32,6 +32,9 @@ uint64_t CudaFreeBytes(int /*ordinal*/) {
 CudaStream::CudaStream(int /*ordinal*/) {
   Refuse();
 }
+CudaStream::CudaStream(const CudaDeviceInfo& /*device*/) {
+  Refuse();
+}
 CudaStream::~CudaStream() = default;
 void CudaStream::Copy(void* /*target*/, const void* /*source*/, size_t /*bytes*/) {
   Refuse();

@@ -102,8 +102,10 @@ uint64_t CudaFreeBytes(int ordinal) {
   return free_bytes;
 }
 
-CudaStream::CudaStream(int ordinal) : device_(FindCudaDevice(ordinal)) {
-  CheckCuda(cudaSetDevice(ordinal), "cudaSetDevice");
+CudaStream::CudaStream(int ordinal) : CudaStream(FindCudaDevice(ordinal)) {}
+
+CudaStream::CudaStream(const CudaDeviceInfo& device) : device_(device) {
+  CheckCuda(cudaSetDevice(device.ordinal), "cudaSetDevice");
   CheckCuda(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "cudaStreamCreate");
   counters_ = Buffer(kCounters * sizeof(int32_t), MemoryKind::kCuda);
   Fill(counters_.data(), 0, counters_.size());

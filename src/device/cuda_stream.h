@@ -41,6 +41,8 @@ uint64_t CudaFreeBytes(int ordinal);
 class CudaStream {
  public:
   explicit CudaStream(int ordinal = 0);
+  // On device.ordinal, whose kernels are chosen as for `device`: a smaller one, in tests.
+  explicit CudaStream(const CudaDeviceInfo& device);
   ~CudaStream();
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;

@@ -18,6 +18,15 @@ bool HasCuda() {
   return has;
 }
 
+// CUDA C++ Programming Guide, technical specifications per compute capability: the most shared
+// memory of a block.
+CudaDeviceInfo As(CudaDeviceInfo device, int major, int minor, int shared_kilobytes) {
+  device.compute_major = major;
+  device.compute_minor = minor;
+  device.shared_bytes_per_block = shared_kilobytes * 1024;
+  return device;
+}
+
 }  // namespace
 
 std::vector<Backend> CpuBackends() {
@@ -30,7 +39,14 @@ std::vector<Backend> CpuBackends() {
 
 std::vector<Backend> Backends() {
   std::vector<Backend> backends = CpuBackends();
-  if (HasCuda()) backends.push_back({"cuda", CpuTier::kPortable, false, true});
+  if (!HasCuda()) return backends;
+  const CudaDeviceInfo device = FindCudaDevice(0);
+  const auto add = [&](const char* name, const CudaDeviceInfo& as) {
+    backends.push_back({name, CpuTier::kPortable, false, as});
+  };
+  add("cuda", device);
+  add("cuda_sm80", As(device, 8, 0, 163));
+  add("cuda_sm86", As(device, 8, 6, 99));  // 8.9 has as much
   return backends;
 }
 
@@ -40,7 +56,7 @@ OpRunner::OpRunner(const Backend& backend, int threads)
       staging_(backend.cuda ? MemoryKind::kPinned : MemoryKind::kHost),
       context_{pool_, arena_, backend.tier, backend.reference} {
   if (!backend.cuda) return;
-  stream_ = std::make_unique<CudaStream>();
+  stream_ = std::make_unique<CudaStream>(*backend.cuda);
   stream_->SetBlocking(true);
   context_.cuda = stream_.get();
   context_.staging = &staging_;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <random>
 #include <span>
 #include <string>
@@ -19,13 +20,14 @@ struct Backend {
   std::string name;
   CpuTier tier;
   bool reference;
-  bool cuda = false;
+  std::optional<CudaDeviceInfo> cuda = {};  // as which device ops choose their kernels
 };
 
 // The reference and every tier up to the machine's own.
 std::vector<Backend> CpuBackends();
 
-// Those, and "cuda" where there is a device.
+// Those, and where there is a device "cuda", and "cuda_sm80" and "cuda_sm86": the kernels, and
+// their configurations within a block's shared memory, that devices of older architectures get.
 std::vector<Backend> Backends();
 
 // A pool, an arena and a context for one backend. On CUDA every op has run when it returns, and

@@ -175,8 +175,8 @@ __global__ void __launch_bounds__(kMostWarps* kWarp) NormRouterKernel(const Kern
   RouterParams router = p.router;
   router.logits = floats;
   router.logits_stride = router.num_experts;
-  RouteToken<kPerLane>(router, threadIdx.y,
-                       floats + count + threadIdx.y * (router.num_experts + router.num_groups));
+  RouteToken(router, threadIdx.y, LaneLogits<kPerLane>(router, threadIdx.y),
+             floats + count + threadIdx.y * (router.num_experts + router.num_groups));
 }
 
 // Half of the most warps where they hold the rows: the block then finds room beside the one before.

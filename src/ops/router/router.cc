@@ -215,7 +215,6 @@ void Router(const RouterDesc& desc, ConstTensorView logits, ConstTensorView bias
   });
   if (counts.empty()) return;
   int32_t* count = counts.data<int32_t>();
-  std::fill(count, count + desc.num_experts, 0);
   for (int64_t t = 0; t < tokens; ++t) {
     const int32_t* row_ids = ids.data<int32_t>() + t * ids.stride(0);
     for (int j = 0; j < desc.top_k; ++j) ++count[row_ids[j]];

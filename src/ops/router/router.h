@@ -40,8 +40,8 @@ void Router(const RouterDesc& desc,
             ConstTensorView bias,    // [num_experts] f32, for sigmoid scores; or empty()
             TensorView weights,      // [T, top_k] f32, the expert chosen first at the front
             TensorView ids,          // [T, top_k] i32, the experts of `weights`
-            TensorView counts,       // [num_experts] i32, tokens of each expert, overwritten; or
-                                     // empty()
+            TensorView counts,       // [num_experts] i32, to which the tokens of each expert are
+                                     // added; or empty()
             OpContext& context);
 
 // 1 / (1 + exp(-x)) rounded to f32. Made of additions, multiplications and a division of doubles,

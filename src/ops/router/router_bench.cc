@@ -12,8 +12,7 @@ void RunRouter(benchmark::State& state, const RouterDesc& desc, ConstTensorView 
   const Tensor logits = BenchTensor(DType::kF32, {tokens, desc.num_experts});
   Tensor weights(DType::kF32, {tokens, desc.top_k});
   Tensor ids(DType::kI32, {tokens, desc.top_k});
-  Tensor counts(DType::kI32, {desc.num_experts});
-  for (auto _ : state) Router(desc, logits, bias, weights, ids, counts, runner.context());
+  for (auto _ : state) Router(desc, logits, bias, weights, ids, {}, runner.context());
   state.SetBytesProcessed(state.iterations() * logits.view().NumBytes());
   state.SetItemsProcessed(state.iterations() * tokens);
 }

@@ -53,7 +53,6 @@ __device__ inline float SigmoidOf(float x) {
 // What one warp chooses among: lane l has experts l, l + 32, ...
 template <int kPerLane>
 struct Candidates {
-  float logits[kPerLane];
   // In the order in which TakeBest wants them.
   uint32_t order[kPerLane];
   int experts[kPerLane];
@@ -147,22 +146,33 @@ __device__ inline void SortCandidates(Candidates<kPerLane>& candidates) {
   }
 }
 
+// A token's logits, of a lane those of experts lane, lane + 32, ...
 template <int kPerLane>
-__device__ inline Candidates<kPerLane> LoadCandidates(const RouterParams& p, int64_t token,
-                                                      float* shared) {
-  const int lane = threadIdx.x % kWarp;
-  const float* row = p.logits + token * p.logits_stride;
-  Candidates<kPerLane> candidates;
+struct LaneLogits {
+  float values[kPerLane];
+
+  __device__ LaneLogits(const RouterParams& p, int64_t token) {
+    const int lane = threadIdx.x % kWarp;
+    const float* row = p.logits + token * p.logits_stride;
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    const int expert = lane + i * kWarp;
-    candidates.logits[i] = expert < p.num_experts ? row[expert] : -INFINITY;
+    for (int i = 0; i < kPerLane; ++i) {
+      const int expert = lane + i * kWarp;
+      values[i] = expert < p.num_experts ? row[expert] : -INFINITY;
+    }
   }
+};
+
+template <int kPerLane>
+__device__ inline Candidates<kPerLane> CandidatesOf(const RouterParams& p,
+                                                    const LaneLogits<kPerLane>& logits,
+                                                    float* shared) {
+  const int lane = threadIdx.x % kWarp;
+  Candidates<kPerLane> candidates;
   float values[kPerLane];
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     const int expert = lane + i * kWarp;
-    values[i] = candidates.logits[i];
+    values[i] = logits.values[i];
     if (!p.by_logit && expert < p.num_experts) {
       values[i] = SigmoidOf(values[i]) + (p.bias == nullptr ? 0.0f : p.bias[expert]);
     }
@@ -210,31 +220,35 @@ __device__ inline int TakeBest(Candidates<kPerLane>& candidates) {
   return winner;
 }
 
-// The scores of this lane's choices, 0 where it has none: choice `lane` and choice lane + 32.
+// This lane's choices and their scores, 0 where it has none: choice `lane` and choice lane + 32.
 struct Chosen {
   int ids[2];
   float scores[2];
 };
 
+// The scores, or where their sum divides them in the end what is in proportion to them.
 template <int kPerLane>
-__device__ inline void ScoreChosen(const RouterParams& p, const float* row,
-                                   const Candidates<kPerLane>& candidates, Chosen& chosen) {
+__device__ inline void ScoreChosen(const RouterParams& p, int64_t token,
+                                   const LaneLogits<kPerLane>& logits, Chosen& chosen) {
   const int lane = threadIdx.x % kWarp;
+  const float* row = p.logits + token * p.logits_stride;
   const float largest = row[__shfl_sync(kAllLanes, chosen.ids[0], 0)];
-  float total = 0.0f;
-  if (p.softmax) {
+  float inverse_total = 1.0f;
+  if (p.softmax && !p.renormalize_topk) {
+    float total = 0.0f;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
-      if (lane + i * kWarp < p.num_experts) total += expf(candidates.logits[i] - largest);
+      if (lane + i * kWarp < p.num_experts) total += expf(logits.values[i] - largest);
     }
-    total = WarpSum(total);
+    inverse_total = 1.0f / WarpSum(total);
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     chosen.scores[half] = 0.0f;
     if (lane + half * kWarp >= p.top_k) continue;
     const float logit = row[chosen.ids[half]];
-    chosen.scores[half] = p.softmax ? expf(logit - largest) / total : 1.0f / (1.0f + expf(-logit));
+    chosen.scores[half] =
+        p.softmax ? expf(logit - largest) * inverse_total : 1.0f / (1.0f + expf(-logit));
   }
 }
 
@@ -247,23 +261,26 @@ __device__ inline float NormOf(const RouterParams& p, const Chosen& chosen) {
 }
 
 template <int kPerLane>
-__device__ inline Chosen RouteToken(const RouterParams& p, int64_t token, float* shared) {
+__device__ inline Chosen RouteToken(const RouterParams& p, int64_t token,
+                                    const LaneLogits<kPerLane>& logits, float* shared) {
   const int lane = threadIdx.x % kWarp;
-  Candidates<kPerLane> candidates = LoadCandidates<kPerLane>(p, token, shared);
+  Candidates<kPerLane> candidates = CandidatesOf(p, logits, shared);
   Chosen chosen{};
   for (int j = 0; j < p.top_k; ++j) {
     const int id = TakeBest(candidates);
     if (j == lane) chosen.ids[0] = id;
     if (j == lane + kWarp) chosen.ids[1] = id;
   }
-  ScoreChosen(p, p.logits + token * p.logits_stride, candidates, chosen);
-  const float norm = NormOf(p, chosen) + (p.softmax ? 0.0f : kSigmoidSumFloor);
-  const float divisor = p.renormalize_topk ? norm : 1.0f;
+  ScoreChosen(p, token, logits, chosen);
+  float factor = p.scale;
+  if (p.renormalize_topk) {
+    factor /= NormOf(p, chosen) + (p.softmax ? 0.0f : kSigmoidSumFloor);
+  }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int j = lane + half * kWarp;
     if (j >= p.top_k) continue;
-    p.weights[token * p.weights_stride + j] = chosen.scores[half] / divisor * p.scale;
+    p.weights[token * p.weights_stride + j] = chosen.scores[half] * factor;
     p.ids[token * p.ids_stride + j] = chosen.ids[half];
   }
   return chosen;

@@ -4,9 +4,10 @@
 
 #include <cstddef>
 #include <source_location>
-#include <type_traits>
-#include <utility>
+#include <span>
+#include <string>
 
+#include "base/error.h"
 #include "device/cuda_check.h"
 #include "device/cuda_stream.h"
 
@@ -18,19 +19,45 @@ struct LaunchShape {
   size_t shared_bytes = 0;  // dynamic; more than 48 KB needs AllowShared first
 };
 
-// The one way in which kernels are launched: on the stream, with `params` by value; an error names
-// the kernel. A grid with nothing in it is no launch.
+// Throws Error(kInternal) where a block asks for more shared memory than the stream's device gives.
 template <class Params>
-void Launch(const char* name, void (*kernel)(Params), const LaunchShape& shape, CudaStream& stream,
-            const Params& params, std::source_location where = std::source_location::current()) {
+void CheckSharedMemory(const char* name, void (*kernel)(Params), const LaunchShape& shape,
+                       const CudaStream& stream) {
+  cudaFuncAttributes attributes{};
+  CheckCuda(cudaFuncGetAttributes(&attributes, kernel), name);
+  const size_t bytes = attributes.sharedSizeBytes + shape.shared_bytes;
+  const auto most = static_cast<size_t>(stream.device().shared_bytes_per_block);
+  if (bytes <= most) return;
+  throw Error(ErrorCode::kInternal, std::string(name) + " asks for " + std::to_string(bytes) +
+                                        " bytes of shared memory, a block has " +
+                                        std::to_string(most));
+}
+
+// What every launch below comes to.
+template <class Params>
+void LaunchWith(std::span<cudaLaunchAttribute> attributes, const char* name, void (*kernel)(Params),
+                const LaunchShape& shape, CudaStream& stream, const Params& params,
+                std::source_location where) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+  // The stream may stand for a smaller device than there is.
+  if (stream.blocking()) CheckSharedMemory(name, kernel, shape, stream);
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream.handle();
+  config.attrs = attributes.data();
+  config.numAttrs = static_cast<unsigned>(attributes.size());
   CheckCuda(cudaLaunchKernelEx(&config, kernel, params), name, where);
   if (stream.blocking()) CheckCuda(cudaStreamSynchronize(stream.handle()), name, where);
+}
+
+// Launches a kernel on the stream, with `params` by value; an error names the kernel. A grid with
+// nothing in it is no launch.
+template <class Params>
+void Launch(const char* name, void (*kernel)(Params), const LaunchShape& shape, CudaStream& stream,
+            const Params& params, std::source_location where = std::source_location::current()) {
+  LaunchWith({}, name, kernel, shape, stream, params, where);
 }
 
 // Of a kernel that LaunchEarly starts: waits until everything queued before it is done and can be
@@ -68,19 +95,11 @@ template <auto kKernel, class Params>
 void LaunchEarly(const char* name, const LaunchShape& shape, CudaStream& stream,
                  const Params& params,
                  std::source_location where = std::source_location::current()) {
-  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = shape.grid;
-  config.blockDim = shape.block;
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = stream.handle();
-  config.attrs = &early;
-  config.numAttrs = CanStartEarly<kKernel>(name) ? 1 : 0;
-  CheckCuda(cudaLaunchKernelEx(&config, kKernel, params), name, where);
-  if (stream.blocking()) CheckCuda(cudaStreamSynchronize(stream.handle()), name, where);
+  const std::span<cudaLaunchAttribute> attributes(&early, CanStartEarly<kKernel>(name) ? 1 : 0);
+  LaunchWith(attributes, name, kKernel, shape, stream, params, where);
 }
 
 // Lets `kernel` be launched with up to `bytes` of dynamic shared memory. To be called once a kernel

@@ -14,15 +14,7 @@ void LaunchTogether(const char* name, void (*kernel)(Params), const LaunchShape&
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeCooperative;
   together.val.cooperative = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = shape.grid;
-  config.blockDim = shape.block;
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = stream.handle();
-  config.attrs = &together;
-  config.numAttrs = 1;
-  CheckCuda(cudaLaunchKernelEx(&config, kernel, params), name, where);
-  if (stream.blocking()) CheckCuda(cudaStreamSynchronize(stream.handle()), name, where);
+  LaunchWith({&together, 1}, name, kernel, shape, stream, params, where);
 }
 
 }  // namespace sluice::ops::cuda
