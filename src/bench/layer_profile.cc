@@ -2,22 +2,17 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
+#include <span>
 #include <vector>
 
 #include "base/error.h"
+#include "bench/op_bench.h"
 #include "bench/timing.h"
-#include "moe/moe_layer.h"
 #include "ops/common/upload.h"
-#include "ops/gemm/gemm.h"
+#include "ops/router/norm_router.h"
 
 namespace sluice {
 namespace {
-
-// Weights that calls take in turn: more than caches hold.
-constexpr int64_t kTurnBytes = int64_t{256} << 20;
-// Each byte of weights and pages that no source fills: 0.0115 in bf16 and f32, 1.06 in f16.
-constexpr uint8_t kByte = 0x3c;
 
 int64_t TensorBytes(const TensorRule& rule, DType dtype) {
   return rule.shape.NumElements() * static_cast<int64_t>(SizeOf(dtype));
@@ -61,33 +56,21 @@ int LayersToKeep(const ModelSpec& spec, DType dtype) {
                 "the model has no layer with experts, whose latencies were asked for");
   }
   const int64_t one = AttentionBytes(spec, dtype) + GateBytes(spec, dtype);
-  return static_cast<int>(std::clamp<int64_t>(kTurnBytes / one, 1, spec.NumMoeLayers()));
+  return static_cast<int>(std::min<int64_t>(OpBench::Turns(one), spec.NumMoeLayers()));
 }
 
 class LayerBench {
  public:
   LayerBench(const ModelSpec& spec, const RunnerOptions& options, int rows, int context)
       : whole_(spec),
-        options_(options),
         rows_(rows),
         context_(context),
         expert_rows_(
             std::max(1, (rows * spec.moe.top_k + spec.moe.num_experts - 1) / spec.moe.num_experts)),
         spec_(CutTo(spec, LayersToKeep(spec, options.dtype))),
-        pool_(options.num_threads),
-        stream_(options.cuda ? std::make_unique<CudaStream>(*options.cuda) : nullptr),
-        memory_(options.cuda ? MemoryKind::kCuda : MemoryKind::kHost),
-        arena_(memory_),
-        inbox_(stream_ == nullptr
-                   ? nullptr
-                   : std::make_unique<ops::Inbox>(*stream_, ops::Inbox::Sends::kEach)),
-        context_of_ops_{.pool = pool_,
-                        .arena = arena_,
-                        .tier = options.tier,
-                        .cuda = stream_.get(),
-                        .inbox = inbox_.get()},
+        bench_(options),
         source_(ListTensors(spec_), options.dtype, 0),
-        weights_(spec_, source_, options.dtype, pool_, {}, stream_.get()) {}
+        weights_(spec_, source_, options.dtype, bench_.pool(), {}, bench_.stream()) {}
 
   double Attention();
   double Gate();
@@ -96,122 +79,82 @@ class LayerBench {
   double Load(int64_t bytes, int64_t count);
 
   int expert_rows() const { return expert_rows_; }
-  int64_t expert_bytes() const { return ExpertLayoutOf(whole_, options_.dtype).SlotBytes(); }
+  int64_t expert_bytes() const { return Layout().SlotBytes(); }
 
  private:
-  TensorView Filled(DType dtype, const Shape& shape) {
-    const TensorView tensor = arena_.Allocate(dtype, shape);
-    FillBytes(tensor.raw(), tensor.NumBytes());
-    return tensor;
-  }
-  void FillBytes(void* target, int64_t bytes) {
-    if (stream_ != nullptr) {
-      stream_->Fill(target, kByte, bytes);
-    } else {
-      std::memset(target, kByte, bytes);
-    }
-  }
-  double Time(const std::function<void(int)>& call) {
-    const double seconds = TimeCalls(stream_.get(), call);
-    if (stream_ != nullptr) stream_->Synchronize();
-    return seconds;
+  DType dtype() const { return bench_.options().dtype; }
+  ExpertLayout Layout() const { return ExpertLayoutOf(whole_, dtype()); }
+  double Time(int64_t turns, const std::function<void(int64_t)>& call) {
+    return Median(bench_.Sample(turns, call));
   }
 
   const ModelSpec& whole_;
-  const RunnerOptions& options_;
   int rows_;
   int context_;
   int expert_rows_;
   ModelSpec spec_;
-  ThreadPool pool_;
-  std::unique_ptr<CudaStream> stream_;  // null on the CPU
-  MemoryKind memory_;
-  Arena arena_;
-  std::unique_ptr<ops::Inbox> inbox_;
-  ops::OpContext context_of_ops_;
+  OpBench bench_;
   DummySource source_;
   ModelWeights weights_;
 };
 
 double LayerBench::Attention() {
-  const Arena::Scope scope(arena_);
-  const int page_size = options_.page_size;
-  const int pages_each = (context_ + page_size - 1) / page_size;
-  const PagePool pages(KvLayoutOf(spec_, options_), rows_ * pages_each, memory_);
-  for (int layer = 0; layer < spec_.num_layers; ++layer) {
-    for (const TensorView& part : {pages.Keys(layer), pages.Values(layer), pages.Latents(layer)}) {
-      if (!part.empty()) FillBytes(part.raw(), part.NumBytes());
-    }
-  }
+  ops::OpContext& ctx = bench_.context();
+  const Arena::Scope scope(ctx.arena);
+  const BenchSequences sequences(rows_, 1, context_, spec_.attention, bench_);
+  const PagePool pages =
+      RandomPages(KvLayoutOf(spec_, bench_.options()), sequences.num_pages(), bench_);
   const std::vector<int32_t> tokens(rows_, 1);
-  const std::vector<int32_t> positions(rows_, context_ - 1);
-  std::vector<int32_t> page_ids(static_cast<size_t>(rows_) * pages_each);
-  std::iota(page_ids.begin(), page_ids.end(), 0);
-  std::vector<int64_t> kv_slots;
-  std::vector<ops::AttentionSequence> sequences;
-  for (int row = 0; row < rows_; ++row) {
-    kv_slots.push_back(int64_t{row} * pages_each * page_size + context_ - 1);
-    sequences.push_back(
-        {.query_begin = row,
-         .query_count = 1,
-         .positions = std::span(positions).subspan(row, 1),
-         .pages = std::span(page_ids).subspan(static_cast<size_t>(row) * pages_each, pages_each),
-         .kv_length = context_,
-         .mask = spec_.attention.mask,
-         .slots_of_queries = std::span(positions).subspan(row, 1)});
-  }
-  ops::OpContext& ctx = context_of_ops_;
+  const std::vector<int64_t> kv_slots = sequences.KvSlots();
   const DecoderInput input{.tokens = ops::Upload(std::span(tokens), ctx),
-                           .positions = ops::Upload(std::span(positions), ctx),
+                           .positions = ops::Upload(sequences.positions(), ctx),
                            .kv_slots = ops::Upload(std::span(kv_slots), ctx),
-                           .attention = ops::PlaceSequences(sequences, ctx)};
+                           .attention = sequences.batch()};
   const ops::RopeDesc& rope = spec_.attention.rope;
-  const TensorView cos_sin = arena_.Allocate(DType::kF32, {rows_, 2, rope.rotary_dim / 2});
+  const TensorView cos_sin = ctx.arena.Allocate(DType::kF32, {rows_, 2, rope.rotary_dim / 2});
   ops::RopeAngles(rope, input.positions, cos_sin, ctx);
-  const TensorView x = Filled(DType::kF32, {rows_, spec_.hidden_size});
+  const Tensor x = bench_.Floats(DType::kF32, {rows_, spec_.hidden_size});
   const Decoder decoder(spec_, weights_);
-  return Time([&](int call) {
-    decoder.AttentionLayer(call % spec_.num_layers, input, cos_sin, pages, x, ctx);
+  return Time(spec_.num_layers, [&](int64_t call) {
+    const auto layer = static_cast<int>(call % spec_.num_layers);
+    decoder.AttentionLayer(layer, input, cos_sin, pages, x, ctx);
   });
 }
 
 double LayerBench::Gate() {
-  const Arena::Scope scope(arena_);
-  ops::OpContext& ctx = context_of_ops_;
+  ops::OpContext& ctx = bench_.context();
+  const Arena::Scope scope(ctx.arena);
   const MoeSpec& moe = spec_.moe;
-  const TensorView x = Filled(ctx.ProductDType(options_.dtype), {rows_, spec_.hidden_size});
-  const TensorView logits = arena_.Allocate(DType::kF32, {rows_, moe.num_experts});
-  const TensorView chosen = arena_.Allocate(DType::kF32, {rows_, moe.top_k});
-  const TensorView ids = arena_.Allocate(DType::kI32, {rows_, moe.top_k});
-  const ops::RouterDesc desc = RouterDescOf(moe);
-  return Time([&](int call) {
-    const MoeWeights& weights = weights_.layer(call % spec_.num_layers).moe;
-    ops::Gemm({}, x, weights.router, {}, logits, ctx);
-    ops::Router(desc, logits, weights.router_bias, chosen, ids, {}, ctx);
+  const Tensor x = bench_.Floats(DType::kF32, {rows_, spec_.hidden_size});
+  const TensorView h = ctx.arena.Allocate(bench_.ProductDType(), {rows_, spec_.hidden_size});
+  const TensorView chosen = ctx.arena.Allocate(DType::kF32, {rows_, moe.top_k});
+  const TensorView ids = ctx.arena.Allocate(DType::kI32, {rows_, moe.top_k});
+  const ops::NormRouterDesc desc{.norm = {.kind = spec_.norm, .eps = spec_.norm_eps},
+                                 .router = RouterDescOf(moe)};
+  return Time(spec_.num_layers, [&](int64_t call) {
+    const LayerWeights& layer = weights_.layer(static_cast<int>(call % spec_.num_layers));
+    ops::NormRouter(desc, x, layer.post_attention_norm, layer.moe.router, layer.moe.router_bias, h,
+                    chosen, ids, ctx);
   });
 }
 
 double LayerBench::Expert() {
-  const Arena::Scope scope(arena_);
-  ops::OpContext& ctx = context_of_ops_;
-  const ExpertLayout layout = ExpertLayoutOf(spec_, options_.dtype);
+  ops::OpContext& ctx = bench_.context();
+  const Arena::Scope scope(ctx.arena);
+  const ExpertLayout layout = Layout();
   const int64_t experts = int64_t{whole_.NumMoeLayers()} * whole_.moe.num_experts;
-  const int64_t count = std::clamp<int64_t>(kTurnBytes / layout.SlotBytes(), 1, experts);
-  const Buffer slab(count * layout.SlotBytes(), memory_);
-  FillBytes(slab.data(), static_cast<int64_t>(slab.size()));
-  const ExpertMatrices matrices = MatricesOf(layout, slab.data());
-  std::vector<int32_t> slot_ids(count);
-  std::iota(slot_ids.begin(), slot_ids.end(), 0);
+  const int64_t count = std::min(OpBench::Turns(layout.SlotBytes()), experts);
+  const ExpertSlab slab(layout, count, bench_);
+  const ExpertMatrices matrices = slab.matrices();
   const std::vector<int32_t> row_ends = {0, expert_rows_};
-  const TensorView slots = ops::Upload(std::span(slot_ids), ctx);
   const TensorView offsets = ops::Upload(std::span(row_ends), ctx);
-  const DType product = ctx.ProductDType(layout.dtype);
-  const TensorView x = Filled(product, {expert_rows_, layout.hidden});
-  const TensorView inner = arena_.Allocate(product, {expert_rows_, layout.ffn});
-  const TensorView y = arena_.Allocate(DType::kF32, {expert_rows_, layout.hidden});
-  return Time([&](int call) {
+  const DType product = bench_.ProductDType();
+  const Tensor x = bench_.Floats(product, {expert_rows_, layout.hidden});
+  const TensorView inner = ctx.arena.Allocate(product, {expert_rows_, layout.ffn});
+  const TensorView y = ctx.arena.Allocate(DType::kF32, {expert_rows_, layout.hidden});
+  return Time(count, [&](int64_t call) {
     const int64_t turn = call % count;
-    const ConstTensorView slot = slots.Slice(turn, turn + 1);
+    const ConstTensorView slot = slab.Slots(turn, turn + 1);
     ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, x, {}, offsets, slot,
                      matrices.gate_up, {}, inner, ctx);
     ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, offsets, slot,
@@ -220,18 +163,19 @@ double LayerBench::Expert() {
 }
 
 double LayerBench::Load(int64_t bytes, int64_t count) {
-  const int64_t turns = std::clamp<int64_t>(kTurnBytes / bytes, 1, count);
-  const Buffer source(turns * bytes, stream_ ? MemoryKind::kPinned : MemoryKind::kHost);
-  const Buffer target(turns * bytes, memory_);
-  std::memset(source.data(), kByte, source.size());
-  FillBytes(target.data(), turns * bytes);
-  return Time([&](int call) {
+  const int64_t turns = std::min(OpBench::Turns(bytes), count);
+  CudaStream* stream = bench_.stream();
+  const Buffer source(turns * bytes, stream ? MemoryKind::kPinned : MemoryKind::kHost);
+  const Buffer target(turns * bytes, bench_.memory());
+  std::memset(source.data(), 1, source.size());
+  bench_.FillFloats(DType::kF32, target.data(), turns * bytes);
+  return Time(turns, [&](int64_t call) {
     const int64_t at = call % turns * bytes;
-    if (stream_ != nullptr) {
-      stream_->Copy(target.data() + at, source.data() + at, bytes);
+    if (stream != nullptr) {
+      stream->Copy(target.data() + at, source.data() + at, bytes);
       return;
     }
-    pool_.ParallelFor(bytes, int64_t{256} << 10, [&](int64_t begin, int64_t end, int) {
+    bench_.pool().ParallelFor(bytes, int64_t{256} << 10, [&](int64_t begin, int64_t end, int) {
       std::memcpy(target.data() + at + begin, source.data() + at + begin, end - begin);
     });
   });

@@ -2,18 +2,17 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <boost/json/serialize.hpp>
-#include <functional>
+#include <boost/json/object.hpp>
 #include <memory>
-#include <utility>
+#include <string>
 
 #include "base/machine.h"
 #include "bench/latency.h"
 #include "bench/throughput.h"
+#include "cli/bench_report.h"
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
-#include "device/device_monitor.h"
 
 namespace sluice {
 namespace {
@@ -61,91 +60,72 @@ Loaded Load(const BenchFlags& flags) {
   return loaded;
 }
 
-// What ran, where: at the head of every result.
-boost::json::object Describe(const Loaded& loaded, const ModelFlags& flags) {
+BenchSubject Subject(const Loaded& loaded, const ModelFlags& flags) {
+  return {.model = loaded.model,
+          .options = loaded.runner->options(),
+          .stream = loaded.runner->stream(),
+          .routing = flags.routing,
+          .random_weights = loaded.model.random_weights};
+}
+
+// "storyteller f32 on 2 threads (avx512)"
+std::string Title(const Loaded& loaded) {
   const RunnerOptions& options = loaded.runner->options();
-  return {{"model", loaded.model.name},
-          {"random_weights", loaded.model.random_weights},
-          {"routing", flags.routing},
-          {"dtype", DTypeName(options.dtype)},
-          {"device", options.cuda.has_value() ? FindCudaDevice(*options.cuda).name : "cpu"},
-          {"cpu", CpuModelName()},
-          {"cpu_tier", CpuTierName(options.tier)},
-          {"threads", options.num_threads}};
+  return fmt::format("{} {} on {}", loaded.model.name, DTypeName(options.dtype), Machine(options));
 }
 
-std::string Machine(const RunnerOptions& options) {
-  if (options.cuda.has_value()) return FindCudaDevice(*options.cuda).name;
-  return fmt::format("{} threads ({})", options.num_threads, CpuTierName(options.tier));
+double Number(const boost::json::object& figures, const char* key) {
+  return figures.at(key).to_number<double>();
 }
 
-// Runs a benchmark and returns what it gives, on a GPU with the samples of the driver's management
-// library taken meanwhile.
-boost::json::object Watched(ModelRunner& runner,
-                            const std::function<boost::json::object()>& benchmark) {
-  if (runner.stream() == nullptr) return benchmark();
-  DeviceMonitor monitor(runner.stream()->device().pci_bus_id);
-  boost::json::object figures = benchmark();
-  boost::json::array samples;
-  for (const DeviceSample& sample : monitor.Stop()) {
-    samples.push_back({{"seconds", sample.seconds},
-                       {"memory_bytes", sample.memory_bytes},
-                       {"compute_percent", sample.compute_percent},
-                       {"memory_percent", sample.memory_percent},
-                       {"watts", sample.watts},
-                       {"clock_mhz", sample.clock_mhz}});
-  }
-  figures["device_samples"] = std::move(samples);
-  return figures;
+std::string BytesOf(const boost::json::object& figures, const char* key) {
+  return FormatBytes(static_cast<uint64_t>(Number(figures, key)));
 }
 
-int RunLatency(const BenchFlags& flags) {
-  const Loaded loaded = Load(flags);
-  boost::json::object result = Describe(loaded, flags.model);
-  const boost::json::object figures =
-      Watched(*loaded.runner, [&] { return BenchLatency(*loaded.runner, flags.latency); });
-  result.insert(figures.begin(), figures.end());
-  if (flags.json) {
-    fmt::print("{}\n", boost::json::serialize(result));
-    return 0;
-  }
-  const auto number = [&](const char* key) { return figures.at(key).to_number<double>(); };
-  fmt::print("{} {} on {}, batch {}, {} in, {} out{}\n", loaded.model.name,
-             result["dtype"].as_string().c_str(), Machine(loaded.runner->options()),
-             flags.latency.batch, flags.latency.prompt_tokens, flags.latency.output_tokens,
-             loaded.model.random_weights ? ", random weights" : "");
+void PrintLatency(const Loaded& loaded, const LatencyOptions& options,
+                  const boost::json::object& figures) {
+  const auto number = [&](const char* key) { return Number(figures, key); };
+  fmt::print("{}, batch {}, {} in, {} out{}\n", Title(loaded), options.batch, options.prompt_tokens,
+             options.output_tokens, loaded.model.random_weights ? ", random weights" : "");
   fmt::print("  TTFT                 {:10.3f} ms   {:.0f} prompt tok/s\n", number("ttft_ms"),
              number("prefill_tokens_per_s"));
   fmt::print("  TPOT                 {:10.3f} ms   {:.1f} tok/s\n", number("tpot_ms"),
              number("decode_tokens_per_s"));
   fmt::print(
       "  floor                {:10.3f} ms   {} a step at {}/s read from where so much lies\n",
-      number("floor_ms"), FormatBytes(static_cast<uint64_t>(number("decode_step_bytes"))),
-      FormatBytes(static_cast<uint64_t>(number("read_bandwidth_bytes_per_s"))));
+      number("floor_ms"), BytesOf(figures, "decode_step_bytes"),
+      BytesOf(figures, "read_bandwidth_bytes_per_s"));
   fmt::print("  share of floor       {:10.1f} %    {:.1f} distinct experts a layer\n",
              100 * number("share_of_floor"), number("distinct_experts_per_layer"));
-  return 0;
 }
 
-int RunKvCache(const BenchFlags& flags) {
+int RunLatency(const BenchFlags& flags) {
   const Loaded loaded = Load(flags);
-  boost::json::object result = Describe(loaded, flags.model);
-  const boost::json::object figures = BenchKvCache(*loaded.runner, flags.latency);
-  result.insert(figures.begin(), figures.end());
-  if (flags.json) {
-    fmt::print("{}\n", boost::json::serialize(result));
-    return 0;
-  }
-  const auto number = [&](const char* key) { return figures.at(key).to_number<double>(); };
+  return ReportBench(
+      Subject(loaded, flags.model), flags.json,
+      [&] { return BenchLatency(*loaded.runner, flags.latency); },
+      [&](const boost::json::object& figures) { PrintLatency(loaded, flags.latency, figures); });
+}
+
+void PrintKvCache(const Loaded& loaded, const LatencyOptions& options,
+                  const boost::json::object& figures) {
+  const auto number = [&](const char* key) { return Number(figures, key); };
   fmt::print("{}, batch {}, {} in, {} out, {} tokens both times\n", loaded.model.name,
-             flags.latency.batch, flags.latency.prompt_tokens, flags.latency.output_tokens,
-             result["same_tokens"].as_bool() ? "the same" : "not the same");
+             options.batch, options.prompt_tokens, options.output_tokens,
+             figures.at("same_tokens").as_bool() ? "the same" : "not the same");
   fmt::print("  with a KV cache      {:10.1f} ms   {:.1f} tok/s   TTFT {:.2f} ms\n",
              number("with_cache_ms"), number("with_cache_tokens_per_s"), number("ttft_ms"));
   fmt::print("  without              {:10.1f} ms   {:.1f} tok/s\n", number("without_cache_ms"),
              number("without_cache_tokens_per_s"));
   fmt::print("  ratio                {:10.2f}\n", number("ratio"));
-  return 0;
+}
+
+int RunKvCache(const BenchFlags& flags) {
+  const Loaded loaded = Load(flags);
+  return ReportBench(
+      Subject(loaded, flags.model), flags.json,
+      [&] { return BenchKvCache(*loaded.runner, flags.latency); },
+      [&](const boost::json::object& figures) { PrintKvCache(loaded, flags.latency, figures); });
 }
 
 struct ThroughputFlags {
@@ -154,7 +134,7 @@ struct ThroughputFlags {
   bool json = false;
 };
 
-int RunThroughput(const ThroughputFlags& flags) {
+Loaded Load(const ThroughputFlags& flags) {
   const ThroughputOptions& throughput = flags.throughput;
   Loaded loaded{.model = OpenModel(flags.model)};
   RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model, {});
@@ -164,31 +144,34 @@ int RunThroughput(const ThroughputFlags& flags) {
   options.max_sequences = throughput.max_num_seqs;
   options.max_step_rows = std::max(throughput.max_num_batched_tokens, throughput.max_num_seqs);
   loaded.runner = LoadRunner(loaded.model, flags.model, options);
-  boost::json::object result = Describe(loaded, flags.model);
-  const boost::json::object figures =
-      Watched(*loaded.runner, [&] { return BenchThroughput(*loaded.runner, throughput); });
-  result.insert(figures.begin(), figures.end());
-  if (flags.json) {
-    fmt::print("{}\n", boost::json::serialize(result));
-    return 0;
-  }
-  fmt::print("{} {} on {}, {} in, {} out{}\n", loaded.model.name,
-             result["dtype"].as_string().c_str(), Machine(loaded.runner->options()),
-             throughput.prompt_tokens, throughput.output_tokens,
-             loaded.model.random_weights ? ", random weights" : "");
+  return loaded;
+}
+
+void PrintThroughput(const Loaded& loaded, const ThroughputOptions& throughput,
+                     const boost::json::object& figures) {
+  fmt::print("{}, {} in, {} out{}\n", Title(loaded), throughput.prompt_tokens,
+             throughput.output_tokens, loaded.model.random_weights ? ", random weights" : "");
   fmt::print("  {:14}{:>10}{:>14}{:>14}{:>14}{:>14}{:>14}\n", "", "requests", "output tok/s",
              "total tok/s", "P50 a token", "P99 a token", "memory");
   for (const char* mode : {"serial", "batched"}) {
     const boost::json::object& run = figures.at(mode).as_object();
-    const auto number = [&](const char* key) { return run.at(key).to_number<double>(); };
+    const auto number = [&](const char* key) { return Number(run, key); };
     fmt::print("  {:14}{:>10}{:>14.1f}{:>14.1f}{:>11.2f} ms{:>11.2f} ms{:>14}\n", mode,
                number("prompts"), number("output_tokens_per_s"), number("total_tokens_per_s"),
-               number("token_p50_ms"), number("token_p99_ms"),
-               FormatBytes(static_cast<uint64_t>(number("memory_bytes"))));
+               number("token_p50_ms"), number("token_p99_ms"), BytesOf(run, "memory_bytes"));
   }
   fmt::print("  batched / serial {:.2f}x, {} sequences at once\n", figures.at("ratio").as_double(),
              throughput.max_num_seqs);
-  return 0;
+}
+
+int RunThroughput(const ThroughputFlags& flags) {
+  const Loaded loaded = Load(flags);
+  return ReportBench(
+      Subject(loaded, flags.model), flags.json,
+      [&] { return BenchThroughput(*loaded.runner, flags.throughput); },
+      [&](const boost::json::object& figures) {
+        PrintThroughput(loaded, flags.throughput, figures);
+      });
 }
 
 }  // namespace

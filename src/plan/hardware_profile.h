@@ -30,7 +30,7 @@ struct LayerLatencies {
   int top_k = 1;
   int num_layers = 1;  // with experts
   double attention_s = 0.0;
-  double gate_s = 0.0;    // router and choice
+  double gate_s = 0.0;    // norm, router and choice
   double expert_s = 0.0;  // one expert
   double attention_load_s = 0.0;
   double gate_load_s = 0.0;
