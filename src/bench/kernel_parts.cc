@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "base/machine.h"
@@ -294,12 +295,11 @@ double ExpertParts::DistinctExperts(const Tensor& logits) const {
   ops::OpContext host{.pool = bench_.pool(), .arena = arena, .tier = bench_.options().tier};
   const Tensor weights(DType::kF32, {tokens, moe_.top_k});
   const Tensor ids(DType::kI32, {tokens, moe_.top_k});
-  const Tensor counts(DType::kI32, {moe_.num_experts});
   int64_t distinct = 0;
   for (int64_t choice = 0; choice < kChoices; ++choice) {
-    ops::Router(RouterDescOf(moe_), logits.view()[choice], host_bias_, weights, ids, counts, host);
-    const int32_t* count = counts.data<int32_t>();
-    distinct += std::count_if(count, count + moe_.num_experts, [](int32_t n) { return n > 0; });
+    ops::Router(RouterDescOf(moe_), logits.view()[choice], host_bias_, weights, ids, {}, host);
+    const int32_t* id = ids.data<int32_t>();
+    distinct += std::ssize(std::set<int32_t>(id, id + tokens * moe_.top_k));
   }
   return static_cast<double>(distinct) / kChoices;
 }
