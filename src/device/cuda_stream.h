@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,10 @@ class CudaStream {
   static constexpr int kCounters = 64;
   int32_t* counters() const { return reinterpret_cast<int32_t*>(counters_.data()); }
 
+  // Ops that ran a kernel which takes any shape, slowly, for want of one made for theirs.
+  void NoteFallback(const char* op) { fallbacks_.insert(op); }
+  const std::set<std::string>& fallbacks() const { return fallbacks_; }
+
   // Queues a copy between any two kinds of memory. Host memory that is not pinned is read before
   // the call returns, and written by the time it does.
   void Copy(void* target, const void* source, size_t bytes);
@@ -77,6 +82,7 @@ class CudaStream {
   CUstream_st* handle_ = nullptr;
   Buffer counters_;
   bool blocking_ = false;
+  std::set<std::string> fallbacks_;
 };
 
 // A point in a stream's queue. Move-only.

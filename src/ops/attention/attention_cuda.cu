@@ -103,6 +103,7 @@ void LaunchPlain(const AttentionParams& params, const LaunchShape& shape, CudaSt
 }  // namespace
 
 void PlainAttention(const AttentionParams& params, CudaStream& stream) {
+  stream.NoteFallback("attention");
   const LaunchShape shape{
       .grid = static_cast<unsigned>(int64_t{params.tables.rows} * params.num_heads),
       .block = kThreads,

@@ -111,6 +111,7 @@ bool IsRegularNorm(const NormGemmParams& p) {
 }  // namespace
 
 void GemmPlain(const GemmParams& params, CudaStream& stream) {
+  stream.NoteFallback("gemm");
   const int64_t blocks =
       CeilDiv(params.rows, kPlainRows) * CeilDiv(params.columns, kPlainWarps) * params.heads;
   const LaunchShape shape{.grid = static_cast<unsigned>(blocks), .block = dim3(kWarp, kPlainWarps)};

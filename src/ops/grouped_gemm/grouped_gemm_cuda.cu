@@ -93,6 +93,7 @@ void GroupedGemm(const GroupedParams& params, CudaStream& stream) {
                                            : GroupedManyRows(params, stream);
     return;
   }
+  stream.NoteFallback("grouped_gemm");
   WithFloatType(params.dtype,
                 [&](auto* type) { Plain<std::remove_pointer_t<decltype(type)>>(params, stream); });
 }
