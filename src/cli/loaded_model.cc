@@ -193,11 +193,14 @@ OpenedModel Open(const ModelFlags& flags, const Steps& steps) {
   return model;
 }
 
+// What a device may lose between this count and the runner's own: a stream, another's window.
+constexpr uint64_t kDeviceSlackBytes = 64 << 20;
+
 // Memory that pages may take where no flag says how much: on a GPU all that the model leaves.
 int64_t DefaultKvBytes(const ModelSpec& spec, const RunnerOptions& options) {
   const uint64_t available = AvailableMemory(options);
   if (!options.cuda.has_value()) return static_cast<int64_t>(available / kDefaultKvShare);
-  const uint64_t model = EstimateMemory(spec, options).total();  // with no pages yet
+  const uint64_t model = EstimateMemory(spec, options).total() + kDeviceSlackBytes;  // no pages yet
   return static_cast<int64_t>(available - std::min(available, model));
 }
 

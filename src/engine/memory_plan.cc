@@ -102,16 +102,17 @@ uint64_t InboxBytes(const ModelSpec& spec, const RunnerOptions& options) {
 // What would fit beside the weights and a step, and by which flag.
 std::string Advice(const ModelSpec& spec, const RunnerOptions& options, const MemoryNeeds& needs,
                    uint64_t available) {
-  const std::string device = options.cuda.has_value()
-                                 ? "--device cpu"
-                                 : std::string("--expert-slots to keep fewer experts in memory");
+  const std::string last =
+      std::string(options.dtype == DType::kF32 ? "--dtype bf16, or " : "") +
+      (options.cuda.has_value() ? "--device cpu"
+                                : "--expert-slots to keep fewer experts in memory");
   const uint64_t fixed = needs.total() - needs.kv_bytes;
   const auto page = static_cast<uint64_t>(KvLayoutOf(spec, options).BytesPerPage());
   const uint64_t pages = available > fixed ? (available - fixed) / page : 0;
   if (pages == 0) {
     const std::string step =
         needs.scratch_bytes > needs.total() / 10 ? "a smaller --max-num-batched-tokens, " : "";
-    return "not one KV page fits beside the rest: try " + step + "--dtype bf16, or " + device;
+    return "not one KV page fits beside the rest: try " + step + last;
   }
   const int64_t positions = static_cast<int64_t>(pages) * options.page_size;
   const int64_t each = std::max<int64_t>(1, PagesOf(options.max_model_len, options.page_size));
@@ -123,7 +124,7 @@ std::string Advice(const ModelSpec& spec, const RunnerOptions& options, const Me
     fits += ", or " + std::to_string(sequences) + " of " + std::to_string(options.max_model_len) +
             " (--max-num-seqs, --batch-size in bench)";
   }
-  return fits + "; or try --dtype bf16, or " + device;
+  return fits + "; or try " + last;
 }
 
 }  // namespace
