@@ -1,5 +1,8 @@
 #pragma once
 
+#include <stop_token>
+#include <string>
+
 #include "request/step.h"
 
 namespace sluice {
@@ -10,16 +13,25 @@ struct WorkerInfo {
   int max_model_len = 0;  // positions a sequence may have
   int page_size = 0;      // positions a KV page
   int num_pages = 0;
+
+  bool operator==(const WorkerInfo&) const = default;
 };
 
 // Runs steps. One caller thread. A sequence whose logits cannot be sampled is reported in its
 // SliceResult::error. A failure inside a step is reported in StepResult::error and
-// leaves the worker usable, unless StepResult::worker_lost says that its device is gone.
+// leaves the worker usable, unless StepResult::worker_lost says that its device or process is gone.
 class Worker {
  public:
   virtual ~Worker() = default;
   virtual WorkerInfo Info() const = 0;
   virtual StepResult Execute(const StepPlan& plan) = 0;
+
+  // What the worker was lost by between steps; empty while it can run.
+  virtual std::string Failure() { return ""; }
+  // Starts a lost worker again, with the same Info and nothing in its KV pages. Waits until it can
+  // run steps. Returns false where that takes another server; throws Error when the try failed, or
+  // `stop` was asked for.
+  virtual bool Restart(const std::stop_token& /*stop*/) { return false; }
 };
 
 }  // namespace sluice

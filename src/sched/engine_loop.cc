@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <exception>
 #include <random>
+#include <string>
 #include <utility>
 
 #include "base/error.h"
@@ -13,6 +15,9 @@
 namespace sluice {
 
 namespace {
+
+// How often an idle loop looks after its worker.
+constexpr std::chrono::milliseconds kIdleLook{500};
 
 SchedulerConfig MakeConfig(const WorkerInfo& info, const EngineOptions& options) {
   return {.max_num_seqs = options.max_num_seqs,
@@ -46,6 +51,7 @@ EngineLoop::EngineLoop(Worker& worker, std::unique_ptr<DecodeStrategy> strategy,
       strategy_(std::move(strategy)),
       scheduler_(MakeConfig(info_, options), *strategy_),
       seed_base_(DrawSeedBase()),
+      restarts_(options.restarts),
       stats_(scheduler_.Stats()) {
   if (metrics) {
     metrics_.emplace(*metrics, options.metric_labels);
@@ -61,7 +67,7 @@ EngineLoop::~EngineLoop() {
 void EngineLoop::Stop() {
   {
     const std::lock_guard lock(mutex_);
-    stopping_ = true;
+    stop_.request_stop();
   }
   wake_.notify_one();
   const std::lock_guard lock(join_mutex_);
@@ -75,10 +81,8 @@ RequestId EngineLoop::Submit(Request request, OutputCallback callback) {
   RequestId id = 0;
   {
     const std::lock_guard lock(mutex_);
-    if (stopping_) throw Error(ErrorCode::kUnavailable, "the engine has stopped");
-    if (!failure_.empty()) {
-      throw Error(ErrorCode::kUnavailable, "the engine has failed: " + failure_);
-    }
+    if (stop_.stop_requested()) throw Error(ErrorCode::kUnavailable, "the engine has stopped");
+    if (!failure_.empty()) throw Error(ErrorCode::kUnavailable, failure_);
     id = next_id_++;
     commands_.push_back({.kind = Command::Kind::kSubmit,
                          .id = id,
@@ -101,7 +105,7 @@ void EngineLoop::AbortSequence(RequestId request, int index) {
 void EngineLoop::Enqueue(Command command) {
   {
     const std::lock_guard lock(mutex_);
-    if (stopping_) return;  // everything ends anyway
+    if (stop_.stop_requested()) return;  // everything ends anyway
     commands_.push_back(std::move(command));
   }
   wake_.notify_one();
@@ -111,6 +115,7 @@ EngineStats EngineLoop::Stats() const {
   const std::lock_guard lock(mutex_);
   EngineStats stats = stats_;
   stats.failure = failure_;
+  stats.restarting = restarting_;
   for (const Command& command : commands_) {
     if (command.kind == Command::Kind::kSubmit) stats.waiting += command.request.sampling.n;
   }
@@ -121,16 +126,22 @@ void EngineLoop::Run() {
   while (auto commands = TakeCommands()) {
     for (Command& command : *commands) Obey(std::move(command));
     PublishStats();
-    RunStep();
+    if (scheduler_.idle()) {
+      CheckWorker();
+    } else {
+      RunStep();
+    }
   }
   EndEverything();
 }
 
-// Waits for commands while there is nothing to run; none when the loop is to stop.
+// Waits a while for commands when there is nothing to run; none when the loop is to stop.
 std::optional<std::vector<EngineLoop::Command>> EngineLoop::TakeCommands() {
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [this] { return stopping_ || !commands_.empty() || !scheduler_.idle(); });
-  if (stopping_) return std::nullopt;
+  wake_.wait_for(lock, kIdleLook, [this] {
+    return stop_.stop_requested() || !commands_.empty() || !scheduler_.idle();
+  });
+  if (stop_.stop_requested()) return std::nullopt;
   return std::exchange(commands_, {});
 }
 
@@ -170,7 +181,6 @@ void EngineLoop::Start(Command command) {
 }
 
 void EngineLoop::RunStep() {
-  if (scheduler_.idle()) return;
   const EngineStats before = scheduler_.Stats();
   std::vector<SequenceReport> reports;
   try {
@@ -183,7 +193,9 @@ void EngineLoop::RunStep() {
     }
     const StepResult result = Execute(plan);
     reports = scheduler_.Commit(plan, result);
-    if (result.worker_lost) EndByFailure(result.error, reports);
+    if (result.worker_lost) {
+      for (SequenceReport& report : LoseWorker(result.error)) reports.push_back(std::move(report));
+    }
     int rows = 0;
     for (const SequenceSlice& slice : plan.slices) rows += static_cast<int>(slice.tokens.size());
     if (metrics_) metrics_->OnStep(rows, before, scheduler_.Stats());
@@ -193,17 +205,63 @@ void EngineLoop::RunStep() {
     reports = scheduler_.EndAll(FinishReason::kError, error.what());
   }
   Deliver(std::move(reports));
+  if (!lost_by_.empty()) RestartWorker();
 }
 
-// Ends what the failed step left; what comes after is refused.
-void EngineLoop::EndByFailure(const std::string& failure, std::vector<SequenceReport>& reports) {
-  {
-    const std::lock_guard lock(mutex_);
-    failure_ = failure;
+// Between steps: notices a worker that is gone before a request does.
+void EngineLoop::CheckWorker() {
+  if (!lost_by_.empty()) return;
+  const std::string reason = worker_.Failure();
+  if (reason.empty()) return;
+  spdlog::error("{}", reason);
+  Deliver(LoseWorker(reason));
+  RestartWorker();
+}
+
+// Ends every sequence, and with them all that was known of the worker's pages.
+std::vector<SequenceReport> EngineLoop::LoseWorker(const std::string& reason) {
+  lost_by_ = reason;
+  SetFailure("the engine has lost its worker and starts it again: " + reason, true);
+  return scheduler_.EndAll(FinishReason::kError, reason);
+}
+
+// Tries until the worker runs, the tries are used up or the loop is to stop.
+void EngineLoop::RestartWorker() {
+  std::string reason = lost_by_;
+  while (const auto pause = restarts_.Take(EngineClock::now())) {
+    if (!Pause(*pause)) return;
+    try {
+      if (!worker_.Restart(stop_.get_token())) {
+        return SetFailure("the engine has lost its worker: " + reason, false);
+      }
+      spdlog::info("the worker runs again");
+      lost_by_.clear();
+      return SetFailure("", false);
+    } catch (const std::exception& error) {
+      if (stop_.stop_requested()) return;
+      reason = error.what();
+      spdlog::error("the worker could not be started again: {}", reason);
+      SetFailure("the engine has lost its worker and could not start it again yet: " + reason,
+                 true);
+    }
   }
-  for (SequenceReport& report : scheduler_.EndAll(FinishReason::kError, failure)) {
-    reports.push_back(std::move(report));
-  }
+  const std::string failure =
+      "the engine has lost its worker too often to start it again, which takes a new server: " +
+      reason;
+  spdlog::error("{}", failure);
+  SetFailure(failure, false);
+}
+
+// False when the loop is to stop.
+bool EngineLoop::Pause(std::chrono::milliseconds time) {
+  std::unique_lock lock(mutex_);
+  return !wake_.wait_for(lock, time, [this] { return stop_.stop_requested(); });
+}
+
+void EngineLoop::SetFailure(const std::string& failure, bool restarting) {
+  const std::lock_guard lock(mutex_);
+  failure_ = failure;
+  restarting_ = restarting;
 }
 
 StepResult EngineLoop::Execute(const StepPlan& plan) {

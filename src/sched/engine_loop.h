@@ -1,10 +1,12 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -15,6 +17,7 @@
 #include "engine/worker.h"
 #include "sched/engine_metrics.h"
 #include "sched/generator.h"
+#include "sched/restart_budget.h"
 #include "sched/scheduler.h"
 
 namespace sluice {
@@ -24,11 +27,13 @@ struct EngineOptions {
   int max_num_batched_tokens = 2048;
   std::vector<TokenId> eos_ids;   // end a sequence unless ignore_eos
   Metrics::Labels metric_labels;  // on every metric, as {"model_name", "storyteller"}
+  RestartLimits restarts;         // of a worker that was lost
 };
 
 // Runs requests on a worker: one thread that takes commands from a queue, plans a step, executes
 // it, commits it and reports. The thread sleeps while there is nothing to do. A step that fails
-// ends the sequences in it with kError, and the loop goes on.
+// ends the sequences in it with kError, and the loop goes on. A worker that is lost ends every
+// request that way; until it has been started again, which this thread sees to, more are refused.
 class EngineLoop : public Generator {
  public:
   // Starts the thread. `worker` and `metrics` (which may be null) must outlive the loop; the worker
@@ -70,7 +75,11 @@ class EngineLoop : public Generator {
   void Start(Command command);
   void RunStep();
   StepResult Execute(const StepPlan& plan);
-  void EndByFailure(const std::string& failure, std::vector<SequenceReport>& reports);
+  void CheckWorker();
+  std::vector<SequenceReport> LoseWorker(const std::string& reason);
+  void RestartWorker();
+  bool Pause(std::chrono::milliseconds time);
+  void SetFailure(const std::string& failure, bool restarting);
   void Deliver(std::vector<SequenceReport> reports);
   bool Report(LiveRequest& live, Output output);
   void PublishStats();
@@ -85,14 +94,17 @@ class EngineLoop : public Generator {
   Scheduler scheduler_;
   std::unordered_map<RequestId, LiveRequest> live_;
   const uint64_t seed_base_;  // of requests without a seed
+  RestartBudget restarts_;
+  std::string lost_by_;  // what the worker was lost by; empty while it runs
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;
   std::vector<Command> commands_;
   EngineStats stats_;
-  std::string failure_;  // what the worker was lost by
+  std::string failure_;      // as in EngineStats
+  bool restarting_ = false;  // likewise
   RequestId next_id_ = 1;
-  bool stopping_ = false;
+  std::stop_source stop_;  // asked for under the mutex
 
   std::mutex join_mutex_;
   std::thread thread_;

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <set>
 #include <stdexcept>
+#include <stop_token>
 
 #include "base/error.h"
 
@@ -16,12 +17,14 @@ namespace sluice {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
 using testing::SizeIs;
 
 constexpr int kVocab = 50;
 
 // Answers each row with the token after its own. Fails steps while `fail` is set, for good where
-// `lose` is, and holds them while `hold` is.
+// `lose` is, and holds them while `hold` is. Once lost, it starts again after `failing_restarts`
+// tries, where it `can_restart`.
 class CountingWorker : public Worker {
  public:
   WorkerInfo Info() const override {
@@ -46,9 +49,23 @@ class CountingWorker : public Worker {
     return result;
   }
 
+  std::string Failure() override { return lose ? "the device is gone" : ""; }
+
+  bool Restart(const std::stop_token& stop) override {
+    while (stall && !stop.stop_requested()) std::this_thread::yield();
+    ++restarts;
+    if (failing_restarts-- > 0) throw std::runtime_error("the device does not come back");
+    if (can_restart) lose = false;
+    return can_restart;
+  }
+
   std::atomic<bool> fail = false;
   std::atomic<bool> lose = false;
   std::atomic<bool> hold = false;
+  std::atomic<bool> stall = false;  // a restart, until the loop is to stop
+  std::atomic<bool> can_restart = false;
+  std::atomic<int> failing_restarts = 0;
+  std::atomic<int> restarts = 0;
   std::set<uint64_t> seeds;  // of sampled slices; read when the loop is done
 };
 
@@ -110,6 +127,23 @@ double ValueOf(const Metrics& metrics, const std::string& name, const std::strin
   return -1;
 }
 
+// What a submission is refused with.
+std::string Refusal(EngineLoop& loop) {
+  try {
+    loop.Submit(Ask({1}, 4), [](const Output&) { ADD_FAILURE() << "was run"; });
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
+    return error.what();
+  }
+  ADD_FAILURE() << "was taken";
+  return "";
+}
+
+// Waits until a lost worker runs again or is given up.
+void AwaitSettled(const EngineLoop& loop) {
+  while (loop.Stats().restarting) std::this_thread::yield();
+}
+
 TEST(EngineLoop, GeneratesUntilMaxTokens) {
   CountingWorker worker;
   EngineLoop loop(worker, MakeAutoregressive(), {});
@@ -167,16 +201,76 @@ TEST(EngineLoop, ALostWorkerEndsEveryRequestAndIsTold) {
   waiting.Wait();
   for (const Sink* sink : {&running, &waiting}) {
     EXPECT_THAT(sink->finishes(), ElementsAre(FinishReason::kError));
-    EXPECT_EQ(sink->error(), "the device is gone");
+    EXPECT_THAT(sink->error(), HasSubstr("the device is gone"));
   }
-  EXPECT_EQ(loop.Stats().failure, "the device is gone");
-  try {
-    loop.Submit(Ask({1}, 4), [](const Output&) { ADD_FAILURE() << "was run"; });
-    FAIL() << "was taken";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
-    EXPECT_THAT(error.what(), testing::HasSubstr("the device is gone"));
-  }
+  EXPECT_THAT(loop.Stats().failure, HasSubstr("the device is gone"));
+  EXPECT_THAT(Refusal(loop), HasSubstr("the device is gone"));
+  AwaitSettled(loop);  // a worker that cannot be started again is not, and the loop can stop
+  EXPECT_EQ(worker.restarts, 1);
+  EXPECT_THAT(loop.Stats().failure, HasSubstr("the device is gone"));
+}
+
+// So that tries follow each other at once.
+constexpr RestartLimits kAtOnce{.most = 3, .first_pause = std::chrono::milliseconds(0)};
+
+TEST(EngineLoop, ALostWorkerIsStartedAgainAndNothingOfItIsKept) {
+  CountingWorker worker;
+  worker.can_restart = true;
+  worker.failing_restarts = 2;
+  EngineLoop loop(worker, MakeAutoregressive(), {.restarts = kAtOnce});
+  Sink before;
+  loop.Submit(Ask({1, 2, 3}, 2), before.Callback());
+  before.Wait();
+  worker.lose = true;
+  Sink lost;
+  loop.Submit(Ask({1, 2, 3}, 40), lost.Callback());
+  lost.Wait();
+  EXPECT_THAT(lost.finishes(), ElementsAre(FinishReason::kError));
+  AwaitSettled(loop);
+  EXPECT_EQ(worker.restarts, 3);
+  EXPECT_EQ(loop.Stats().failure, "");
+  EXPECT_EQ(loop.Stats().pages_used, 0);
+  Sink after;
+  loop.Submit(Ask({1, 2, 3}, 2), after.Callback());
+  after.Wait();
+  EXPECT_EQ(after.tokens(), before.tokens());
+}
+
+TEST(EngineLoop, AWorkerLostBetweenStepsIsStartedAgain) {
+  CountingWorker worker;
+  worker.can_restart = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {.restarts = kAtOnce});
+  worker.lose = true;
+  while (worker.restarts == 0) std::this_thread::yield();
+  AwaitSettled(loop);
+  EXPECT_EQ(loop.Stats().failure, "");
+  Sink sink;
+  loop.Submit(Ask({1}, 2), sink.Callback());
+  sink.Wait();
+  EXPECT_THAT(sink.finishes(), ElementsAre(FinishReason::kLength));
+}
+
+TEST(EngineLoop, AWorkerThatDoesNotComeBackIsGivenUp) {
+  CountingWorker worker;
+  worker.failing_restarts = 100;
+  worker.lose = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {.restarts = kAtOnce});
+  while (worker.restarts < 3) std::this_thread::yield();
+  AwaitSettled(loop);
+  EXPECT_THAT(loop.Stats().failure, HasSubstr("too often"));
+  EXPECT_THAT(loop.Stats().failure, HasSubstr("does not come back"));
+  EXPECT_THAT(Refusal(loop), HasSubstr("too often"));
+  EXPECT_EQ(worker.restarts, 3);
+}
+
+TEST(EngineLoop, StopsWhileItsWorkerIsStartedAgain) {
+  CountingWorker worker;
+  worker.stall = true;
+  worker.lose = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {.restarts = kAtOnce});
+  while (!loop.Stats().restarting) std::this_thread::yield();
+  EXPECT_THAT(Refusal(loop), HasSubstr("starts it again"));
+  loop.Stop();
 }
 
 TEST(EngineLoop, AbortFreesThePages) {

@@ -20,7 +20,8 @@ struct EngineStats {
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
   uint64_t preemptions = 0;
-  std::string failure;  // not empty: the engine lost its worker by this and serves no more
+  std::string failure;      // not empty: requests are refused, because of this
+  bool restarting = false;  // with `failure`: it may pass by itself, soon
 };
 
 // The engine as doors see it: requests go in, reports come out. Thread-safe.
@@ -29,7 +30,8 @@ class Generator {
   virtual ~Generator() = default;
 
   // Queues a request. Throws Error(kInvalidArgument) for what can never run (prompt longer than the
-  // context, parameters out of range, token ids outside the vocabulary), kUnavailable when stopped.
+  // context, parameters out of range, token ids outside the vocabulary), kUnavailable when stopped
+  // or while there is a Stats().failure.
   virtual RequestId Submit(Request request, OutputCallback callback) = 0;
 
   // Ends a request's sequences and frees their pages; each still running is reported with kAbort.

@@ -68,7 +68,11 @@ class FakeGenerator : public Generator {
   EngineStats Stats() const override {
     const std::lock_guard lock(mutex_);
     const int running = static_cast<int>(live_.size());
-    return {.running = running, .pages_total = 1000, .pages_used = running, .failure = lost_};
+    return {.running = running,
+            .pages_total = 1000,
+            .pages_used = running,
+            .failure = lost_,
+            .restarting = restarting_};
   }
 
   // The next Submits throw this.
@@ -76,10 +80,11 @@ class FakeGenerator : public Generator {
     const std::lock_guard lock(mutex_);
     refusal_ = std::move(refusal);
   }
-  // What Stats says the engine was lost by.
-  void Lose(std::string failure) {
+  // What Stats says that requests are refused for.
+  void Lose(std::string failure, bool restarting) {
     const std::lock_guard lock(mutex_);
     lost_ = std::move(failure);
+    restarting_ = restarting;
   }
   // Every live sequence is reported with kError at the next round.
   void FailStep(std::string message) {
@@ -192,6 +197,7 @@ class FakeGenerator : public Generator {
   std::set<std::pair<RequestId, int>> ended_;
   std::optional<Error> refusal_;
   std::optional<std::string> failure_;
+  bool restarting_ = false;
   std::string lost_;
   RequestId next_ = 1;
   bool stop_ = false;

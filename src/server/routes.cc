@@ -23,6 +23,8 @@ namespace {
 
 // OpenAI's default for /v1/completions.
 constexpr int kDefaultCompletionTokens = 16;
+// For requests that come while the engine's worker is started again: about what loading takes.
+constexpr std::string_view kRetryAfterSeconds = "5";
 
 int64_t UnixTime() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -104,12 +106,18 @@ std::shared_ptr<Exchange> Routes::Handle(HttpRequest request, ResponseWriter& wr
   } catch (const ApiError& error) {
     SendError(error, writer);
   } catch (const Error& error) {
-    SendError(ApiError::From(error), writer);
+    SendError(ApiError::From(error), writer, RetryHeaders(error));
   } catch (const std::exception& error) {
     spdlog::error("{} {} failed: {}", request.method, request.path, error.what());
     SendError(ApiError(500, "internal error", std::nullopt, "internal"), writer);
   }
   return nullptr;
+}
+
+// What tells clients, which wait and try again by themselves, that a refusal will pass.
+std::vector<std::pair<std::string, std::string>> Routes::RetryHeaders(const Error& error) const {
+  if (error.code() != ErrorCode::kUnavailable || !model_.generator.Stats().restarting) return {};
+  return {{"Retry-After", std::string(kRetryAfterSeconds)}};
 }
 
 std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseWriter& writer) {
@@ -346,7 +354,7 @@ std::shared_ptr<Exchange> Routes::Model(const HttpRequest& request, ResponseWrit
 
 std::shared_ptr<Exchange> Routes::Health(const HttpRequest&, ResponseWriter& writer) {
   const std::string failure = model_.generator.Stats().failure;
-  if (!failure.empty()) throw Error(ErrorCode::kUnavailable, "the engine has failed: " + failure);
+  if (!failure.empty()) throw Error(ErrorCode::kUnavailable, failure);
   SendJson({{"status", "ok"}}, writer);
   return nullptr;
 }

@@ -6,8 +6,10 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "server/generation.h"
 #include "server/http_types.h"
 #include "server/openai_schema.h"
@@ -34,6 +36,7 @@ class Routes : public HttpHandler {
 
   std::shared_ptr<Exchange> Dispatch(const HttpRequest& request, ResponseWriter& writer);
   void CheckKey(const HttpRequest& request) const;
+  std::vector<std::pair<std::string, std::string>> RetryHeaders(const Error& error) const;
 
   std::shared_ptr<Exchange> Completions(const HttpRequest& request, ResponseWriter& writer);
   std::shared_ptr<Exchange> Chat(const HttpRequest& request, ResponseWriter& writer);

@@ -460,12 +460,16 @@ TEST_F(RoutesTest, KeysAreAsked) {
   EXPECT_EQ(health.sent.status, 200);
 }
 
-TEST_F(RoutesTest, HealthTellsOfALostEngine) {
-  generator_->Lose("step 7: a kernel failed on CUDA device 0");
-  FakeWriter health;
-  Do(health, "GET", "/health");
-  EXPECT_EQ(health.sent.status, 503);
-  EXPECT_THAT(health.sent.body, testing::HasSubstr("step 7: a kernel failed on CUDA device 0"));
+TEST_F(RoutesTest, HealthTellsOfALostWorkerAndWhetherToTryAgain) {
+  using Headers = std::vector<std::pair<std::string, std::string>>;
+  for (const bool restarting : {false, true}) {
+    generator_->Lose("step 7: a kernel failed on CUDA device 0", restarting);
+    FakeWriter health;
+    Do(health, "GET", "/health");
+    EXPECT_EQ(health.sent.status, 503);
+    EXPECT_THAT(health.sent.body, testing::HasSubstr("step 7: a kernel failed on CUDA device 0"));
+    EXPECT_EQ(health.sent.headers, restarting ? Headers({{"Retry-After", "5"}}) : Headers());
+  }
 }
 
 TEST_F(RoutesTest, WhatTheEngineRefusesBecomesAStatus) {
