@@ -24,7 +24,7 @@ std::optional<uint64_t> ReadNumber(const char* path) {
 }
 
 // A line "NAME: 123 kB" of /proc/meminfo or /proc/self/status, in bytes.
-uint64_t ReadKilobyteLine(const char* path, std::string_view name) {
+uint64_t ReadKilobyteLine(const std::string& path, std::string_view name) {
   std::ifstream file(path);
   std::string line;
   while (std::getline(file, line)) {
@@ -117,8 +117,9 @@ MemoryInfo QueryMemory() {
   return info;
 }
 
-uint64_t ResidentBytes() {
-  return ReadKilobyteLine("/proc/self/status", "VmRSS");
+uint64_t ResidentBytes(std::optional<int> process) {
+  const std::string name = process.has_value() ? std::to_string(*process) : "self";
+  return ReadKilobyteLine("/proc/" + name + "/status", "VmRSS");
 }
 
 std::string CpuModelName() {

@@ -29,8 +29,9 @@ struct MemoryInfo {
 };
 MemoryInfo QueryMemory();
 
-// Resident set of this process now, in bytes.
-uint64_t ResidentBytes();
+// Resident set of a process now, in bytes: of this one, or of the one with that id. 0 where there
+// is none.
+uint64_t ResidentBytes(std::optional<int> process = {});
 
 // The processor's name as the operating system gives it, "unknown" where it does not.
 std::string CpuModelName();

@@ -12,11 +12,11 @@
 #include <memory>
 #include <thread>
 
-#include "base/machine.h"
 #include "base/metrics.h"
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
+#include "cli/served_worker.h"
 #include "sched/engine_loop.h"
 #include "server/server.h"
 
@@ -30,6 +30,7 @@ struct ServeFlags {
   int port = 8000;
   std::vector<std::string> served_names;
   std::vector<std::string> api_keys;
+  std::string worker_process = "auto";
 };
 
 // What is wrong with a value of --api-key; empty where nothing is.
@@ -41,7 +42,8 @@ std::string KeyProblem(const std::string& key) {
 // model loads they end the process at once, later they end the server.
 class StopSignals {
  public:
-  // To be made before any other thread, which then have the signals blocked.
+  // To be made before any other thread, which then have the signals blocked, as has a worker
+  // process: it ends when this one does.
   StopSignals() {
     sigset_t signals;
     sigemptyset(&signals);
@@ -94,23 +96,20 @@ int Serve(const ServeFlags& flags) {
                                           "' has no tokenizer.json: name a folder that has one "
                                           "with --tokenizer");
   }
-  const std::unique_ptr<ModelRunner> runner =
-      LoadRunner(model, flags.model, ResolveRunnerOptions(model.spec, flags.model, flags.engine));
-  const TraceRecording recording(model, flags.model, flags.engine, *runner);
+  const ServedWorker served = StartWorker(model, flags.model, flags.engine, flags.worker_process);
   Metrics metrics;
-  InProcessWorker worker(*runner);
-  EngineLoop loop(worker, MakeStrategy(flags.engine), ResolveEngineOptions(model, flags.engine),
-                  &metrics);
+  EngineLoop loop(*served.worker, MakeStrategy(flags.engine),
+                  ResolveEngineOptions(model, flags.engine), &metrics);
 
   const std::vector<std::string> names =
       flags.served_names.empty() ? std::vector{model.name} : flags.served_names;
-  const RunnerOptions& run = runner->options();
-  const int max_model_len = std::min(run.max_model_len, run.num_pages * run.page_size);
-  if (max_model_len < run.max_model_len) {
+  const WorkerInfo info = served.worker->Info();
+  const int max_model_len = std::min(info.max_model_len, info.num_pages * info.page_size);
+  if (max_model_len < info.max_model_len) {
     spdlog::warn(
         "the KV cache holds {} positions: that is the context, not {}; raise "
         "--kv-cache-memory for more",
-        max_model_len, run.max_model_len);
+        max_model_len, info.max_model_len);
   }
   ServerOptions options;
   options.api_keys = flags.api_keys;
@@ -125,7 +124,7 @@ int Serve(const ServeFlags& flags) {
                  .metrics = metrics,
                  .max_model_len = max_model_len,
                  .default_sampling = DefaultSampling(model),
-                 .resident_bytes = [] { return ResidentBytes(); }});
+                 .resident_bytes = served.resident_bytes});
   signals.Defer();
   server.Start();
   const std::chrono::duration<double> ready = std::chrono::steady_clock::now() - start;
@@ -163,6 +162,12 @@ Command AddServe(CLI::App& app) {
       ->check(CLI::Validator(KeyProblem, ""))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->default_str("")
+      ->group(group);
+  command
+      ->add_option("--worker-process", flags->worker_process,
+                   "Run the model in a process of its own, which is started again when it is lost: "
+                   "on, off, or auto: on a GPU, unless --router-trace is given")
+      ->check(Quiet(CLI::IsMember({"auto", "on", "off"})))
       ->group(group);
   return [flags] { return Serve(*flags); };
 }

@@ -13,6 +13,7 @@ namespace sluice {
 using Command = std::function<int()>;
 
 Command AddServe(CLI::App& app);
+Command AddWorker(CLI::App& app);
 Command AddRun(CLI::App& app);
 Command AddChat(CLI::App& app);
 Command AddVerify(CLI::App& app);

@@ -264,9 +264,6 @@ DType ParseDType(const std::string& text, DType checkpoint_dtype) {
   return checkpoint_dtype;
 }
 
-namespace {
-
-// The CUDA device that --device names. Throws Error where there is none to be had.
 std::optional<int> ChooseCuda(const ModelFlags& flags) {
   if (flags.device == "cpu") return std::nullopt;
   if (flags.device == "auto") {
@@ -280,8 +277,6 @@ std::optional<int> ChooseCuda(const ModelFlags& flags) {
   const int ordinal = colon == std::string::npos ? 0 : std::stoi(flags.device.substr(colon + 1));
   return FindCudaDevice(ordinal).ordinal;
 }
-
-}  // namespace
 
 RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
                                    const EngineFlags& engine) {

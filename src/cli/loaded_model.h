@@ -40,6 +40,10 @@ OpenedModel OpenModel(const ModelFlags& flags);
 // cannot be used, the spec has no layers. Throws Error when there is no such model.
 OpenedModel ExamineModel(const ModelFlags& flags, std::vector<std::string>& problems);
 
+// The CUDA device that --device means; none for the CPU. Throws Error where the device that it
+// names is not to be had. Takes no memory of a device.
+std::optional<int> ChooseCuda(const ModelFlags& flags);
+
 // Runner options that the flags ask for, with defaults resolved for this machine and model. Throws
 // Error(kInvalidArgument) for flags that contradict each other or the model.
 RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,

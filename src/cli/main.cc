@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/served_worker.h"
 #include "cli/yaml_args.h"
 
 namespace sluice {
@@ -65,7 +66,8 @@ int Main(std::vector<std::string> arguments) {
         {"verify", AddVerify(app)},
         {"doctor", AddDoctor(app)},
         {"pull", AddPull(app)},
-        {"profile", AddProfile(app)}}},
+        {"profile", AddProfile(app)},
+        {kWorkerCommand, AddWorker(app)}}},
       {bench,
        {{"latency", AddBenchLatency(*bench)},
         {"kv-cache", AddBenchKvCache(*bench)},
@@ -96,7 +98,7 @@ int Main(std::vector<std::string> arguments) {
     CheckOutputWritten();
     return kSuccess;
   }
-  InitLogging(log_level);
+  InitLogging(log_level, app.got_subcommand(kWorkerCommand) ? "worker: " : "");
   for (const auto& [parent, commands] : groups) {
     for (const auto& [name, run] : commands) {
       if (!parent->got_subcommand(name)) continue;

@@ -43,12 +43,16 @@ def wait_for_address(process, log):
             return Address(found[1], int(found[2]))
 
 
+def launch(*arguments):
+    return subprocess.Popen([BINARY, "serve", "--port", "0", *map(str, arguments)],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 @contextlib.contextmanager
 def serving(*arguments):
     """A server with these arguments; gives its address and the lines it says, which grow."""
     log = []
-    process = subprocess.Popen([BINARY, "serve", "--port", "0", *map(str, arguments)],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = launch(*arguments)
     yield wait_for_address(process, log), log
     assert process.poll() is None, f"the server died during the tests, code {process.returncode}"
     process.terminate()

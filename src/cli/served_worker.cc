@@ -1,0 +1,123 @@
+#include "cli/served_worker.h"
+
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "base/error.h"
+#include "base/machine.h"
+#include "base/wire.h"
+#include "cli/commands.h"
+#include "engine/worker_process.h"
+
+namespace sluice {
+
+inline auto Fields(ModelFlags& flags) {
+  auto& [model, revision, tokenizer, topology, load_format, hf_overrides, dtype, kv_cache_dtype,
+         device, gpu_memory_utilization, routing, cpu_tier, seed, threads, max_model_len,
+         block_size, expert_slots, reference_ops, blocking_launches] = flags;
+  return std::tie(model, revision, tokenizer, topology, load_format, hf_overrides, dtype,
+                  kv_cache_dtype, device, gpu_memory_utilization, routing, cpu_tier, seed, threads,
+                  max_model_len, block_size, expert_slots, reference_ops, blocking_launches);
+}
+
+inline auto Fields(EngineFlags& flags) {
+  auto& [max_num_seqs, max_num_batched_tokens, kv_cache_memory, router_trace, speculative_config] =
+      flags;
+  return std::tie(max_num_seqs, max_num_batched_tokens, kv_cache_memory, router_trace,
+                  speculative_config);
+}
+
+namespace {
+
+// What a worker process is to load.
+struct WorkerOrder {
+  ModelFlags model;
+  EngineFlags engine;
+  int num_pages = 0;  // of the worker that it replaces; 0 = as the flags say
+};
+
+auto Fields(WorkerOrder& order) {
+  auto& [model, engine, num_pages] = order;
+  return std::tie(model, engine, num_pages);
+}
+
+// A worker in this process, with the runner it works on.
+class LocalWorker : public Worker {
+ public:
+  LocalWorker(const OpenedModel& model, const ModelFlags& flags, const EngineFlags& engine,
+              const RunnerOptions& options)
+      : runner_(LoadRunner(model, flags, options)),
+        recording_(model, flags, engine, *runner_),
+        worker_(*runner_) {}
+
+  WorkerInfo Info() const override { return worker_.Info(); }
+  StepResult Execute(const StepPlan& plan) override { return worker_.Execute(plan); }
+
+ private:
+  const std::unique_ptr<ModelRunner> runner_;
+  const TraceRecording recording_;
+  InProcessWorker worker_;
+};
+
+bool WantsProcess(const ModelFlags& flags, const EngineFlags& engine, const std::string& asked) {
+  const bool records = !engine.router_trace.empty();
+  if (asked == "on" && records) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--router-trace is written by the server's own process: leave --worker-process on "
+                "out");
+  }
+  return asked == "on" || (asked == "auto" && !records && ChooseCuda(flags).has_value());
+}
+
+int Work(int socket, int memory) {
+  std::optional<OpenedModel> model;  // outlives the worker
+  return ServeWorker(WorkerChannel(socket, memory), [&](WorkerChannel& channel) {
+    const auto order = channel.Receive<WorkerOrder>();
+    model.emplace(OpenModel(order.model));
+    RunnerOptions options = ResolveRunnerOptions(model->spec, order.model, order.engine);
+    if (order.num_pages > 0) options.num_pages = order.num_pages;
+    return std::make_unique<LocalWorker>(*model, order.model, order.engine, options);
+  });
+}
+
+}  // namespace
+
+ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
+                         const EngineFlags& engine, const std::string& worker_process) {
+  if (!WantsProcess(flags, engine, worker_process)) {
+    const RunnerOptions options = ResolveRunnerOptions(model.spec, flags, engine);
+    return {.worker = std::make_unique<LocalWorker>(model, flags, engine, options),
+            .resident_bytes = [] { return ResidentBytes(); }};
+  }
+  const spdlog::string_view_t level = spdlog::level::to_string_view(spdlog::get_level());
+  auto worker = std::make_unique<WorkerProcess>(WorkerProcess::Options{
+      .command = {"/proc/self/exe", "--log-level", {level.data(), level.size()}, kWorkerCommand},
+      .order = [flags, engine](WorkerChannel& channel, const WorkerInfo* replaced) {
+        channel.Send(WorkerOrder{.model = flags,
+                                 .engine = engine,
+                                 .num_pages = replaced != nullptr ? replaced->num_pages : 0});
+      }});
+  const WorkerProcess* process = worker.get();
+  return {.worker = std::move(worker), .resident_bytes = [process] {
+            return ResidentBytes() + ResidentBytes(process->process());
+          }};
+}
+
+Command AddWorker(CLI::App& app) {
+  struct Numbers {
+    int socket = -1;
+    int memory = -1;
+  };
+  auto numbers = std::make_shared<Numbers>();
+  CLI::App* command = app.add_subcommand(kWorkerCommand, "What a server's worker process runs");
+  command->group("");  // not in --help
+  command->add_option("socket", numbers->socket)->required();
+  command->add_option("memory", numbers->memory)->required();
+  return [numbers] { return Work(numbers->socket, numbers->memory); };
+}
+
+}  // namespace sluice
