@@ -173,7 +173,8 @@ Sums Expected(const Case& c, const Layer& layer, const Tokens& tokens) {
 class ExpertsTest : public OpTest {
  protected:
   void Run(const Layer& layer, const Tokens& tokens, const Guarded& out) {
-    std::memcpy(out.view().raw(), tokens.before.view().raw(), tokens.before.view().NumBytes());
+    std::copy_n(tokens.before.data<float>(), tokens.before.view().NumElements(),
+                out.view().data<float>());
     Experts(tokens.x, tokens.ids, tokens.weights, layer.slots, layer.gate_up_matrix,
             layer.down_matrix, layer.shared, out, context());
   }

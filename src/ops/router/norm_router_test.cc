@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "ops/common/test_support.h"
@@ -74,7 +73,8 @@ class NormRouterTest : public OpTest {
 
     // Logits of the h that came, in f32 from doubles, and their choice.
     Tensor h_copy = HostTensor(h_dtype, {c.tokens, c.width});
-    std::memcpy(h_copy.view().raw(), h.view().raw(), h_copy.view().NumBytes());
+    std::copy_n(static_cast<const std::byte*>(h.view().raw()), h_copy.view().NumBytes(),
+                static_cast<std::byte*>(h_copy.view().raw()));
     const std::vector<double> rows = ToDoubles(h_copy);
     const std::vector<double> w = ToDoubles(matrix);
     Tensor logits = HostTensor(DType::kF32, {c.tokens, router.num_experts});
