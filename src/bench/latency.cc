@@ -67,7 +67,7 @@ class Batch {
     const int chunk = options_.prefill_chunk > 0 ? options_.prefill_chunk : end;
     std::vector<int> done(options_.batch, begin);
     while (*std::min_element(done.begin(), done.end()) < end) {
-      StepPlan plan;
+      StepPlan plan{.step = next_step_++};
       int room = runner_.options().max_step_rows;
       for (int b = 0; b < options_.batch && room > 0; ++b) {
         const int count = std::min({room, chunk, end - done[b]});
@@ -102,6 +102,7 @@ class Batch {
   InProcessWorker worker_;
   const LatencyOptions& options_;
   int pages_each_ = 0;
+  uint64_t next_step_ = 0;
   std::vector<std::vector<TokenId>> prompts_;
   std::vector<std::vector<TokenId>> tokens_;
 };

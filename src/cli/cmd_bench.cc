@@ -21,6 +21,7 @@ struct BenchFlags {
   ModelFlags model;
   LatencyOptions latency;
   int max_num_batched_tokens = 8192;
+  std::string timeline;
   bool json = false;
 };
 
@@ -42,13 +43,15 @@ void AddBenchFlags(CLI::App& command, BenchFlags& flags) {
 }
 
 struct Loaded {
+  std::unique_ptr<Timeline> timeline;  // mostly null
   OpenedModel model;
   std::unique_ptr<ModelRunner> runner;
 };
 
 Loaded Load(const BenchFlags& flags) {
-  Loaded loaded{.model = OpenModel(flags.model)};
+  Loaded loaded{.timeline = OpenTimeline(flags.timeline), .model = OpenModel(flags.model)};
   RunnerOptions options = ResolveRunnerOptions(loaded.model.spec, flags.model, {});
+  options.timeline = loaded.timeline.get();
   const int positions = flags.latency.prompt_tokens + flags.latency.output_tokens;
   options.num_pages = flags.latency.batch * (positions / options.page_size + 1);
   options.max_model_len = std::min(options.max_model_len, positions);
@@ -181,6 +184,7 @@ Command AddBenchLatency(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "latency", "Time prefill and decode of one batch, beside the bytes that must be read");
   AddBenchFlags(*command, *flags);
+  AddTimelineFlag(*command, flags->timeline);
   command
       ->add_option("--prefill-chunk", flags->latency.prefill_chunk,
                    "Prompt tokens of each sequence that a step takes; 0 = all at once")

@@ -96,10 +96,12 @@ int Serve(const ServeFlags& flags) {
                                           "' has no tokenizer.json: name a folder that has one "
                                           "with --tokenizer");
   }
-  const ServedWorker served = StartWorker(model, flags.model, flags.engine, flags.worker_process);
+  const std::unique_ptr<Timeline> timeline = OpenTimeline(flags.engine.timeline);
+  const ServedWorker served =
+      StartWorker(model, flags.model, flags.engine, flags.worker_process, timeline.get());
   Metrics metrics;
   EngineLoop loop(*served.worker, MakeStrategy(flags.engine),
-                  ResolveEngineOptions(model, flags.engine), &metrics);
+                  ResolveEngineOptions(model, flags.engine, timeline.get()), &metrics);
 
   const std::vector<std::string> names =
       flags.served_names.empty() ? std::vector{model.name} : flags.served_names;
@@ -124,7 +126,8 @@ int Serve(const ServeFlags& flags) {
                  .metrics = metrics,
                  .max_model_len = max_model_len,
                  .default_sampling = DefaultSampling(model),
-                 .resident_bytes = served.resident_bytes});
+                 .resident_bytes = served.resident_bytes,
+                 .timeline = timeline.get()});
   signals.Defer();
   server.Start();
   const std::chrono::duration<double> ready = std::chrono::steady_clock::now() - start;
@@ -166,7 +169,7 @@ Command AddServe(CLI::App& app) {
   command
       ->add_option("--worker-process", flags->worker_process,
                    "Run the model in a process of its own, which is started again when it is lost: "
-                   "on, off, or auto: on a GPU, unless --router-trace is given")
+                   "on, off, or auto: on a GPU, unless --router-trace or --timeline is given")
       ->check(Quiet(CLI::IsMember({"auto", "on", "off"})))
       ->group(group);
   return [flags] { return Serve(*flags); };

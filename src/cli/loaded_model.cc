@@ -373,11 +373,17 @@ SamplingParams DefaultSampling(const OpenedModel& model) {
   return params;
 }
 
-EngineOptions ResolveEngineOptions(const OpenedModel& model, const EngineFlags& flags) {
+std::unique_ptr<Timeline> OpenTimeline(const std::string& file) {
+  return file.empty() ? nullptr : std::make_unique<Timeline>(file);
+}
+
+EngineOptions ResolveEngineOptions(const OpenedModel& model, const EngineFlags& flags,
+                                   Timeline* timeline) {
   return {.max_num_seqs = flags.max_num_seqs,
           .max_num_batched_tokens = std::max(flags.max_num_batched_tokens, flags.max_num_seqs),
           .eos_ids = {model.spec.eos_token_ids.begin(), model.spec.eos_token_ids.end()},
-          .metric_labels = {{"model_name", model.name}}};
+          .metric_labels = {{"model_name", model.name}},
+          .timeline = timeline};
 }
 
 TraceRecording::TraceRecording(const OpenedModel& model, const ModelFlags& flags,

@@ -11,6 +11,7 @@
 #include "checkpoint/weight_source.h"
 #include "cli/model_flags.h"
 #include "decode/decode_strategy.h"
+#include "device/timeline.h"
 #include "engine/model_runner.h"
 #include "sched/engine_loop.h"
 #include "tokenizer/tokenizer.h"
@@ -49,6 +50,10 @@ std::optional<int> ChooseCuda(const ModelFlags& flags);
 RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
                                    const EngineFlags& engine);
 
+// What --timeline records on; null where `file` is empty. Throws Error(kResourceExhausted) for a
+// file that cannot be written. To outlive all that records.
+std::unique_ptr<Timeline> OpenTimeline(const std::string& file);
+
 // f32, bf16 or f16 for "float32", "bf16", ...; the checkpoint's own for "auto".
 DType ParseDType(const std::string& text, DType checkpoint_dtype);
 
@@ -63,8 +68,9 @@ std::unique_ptr<DecodeStrategy> MakeStrategy(const EngineFlags& flags);
 // Sampling that generation_config.json asks for where a request says nothing.
 SamplingParams DefaultSampling(const OpenedModel& model);
 
-// The engine loop's options that the flags ask for.
-EngineOptions ResolveEngineOptions(const OpenedModel& model, const EngineFlags& flags);
+// The engine loop's options that the flags ask for. `timeline` may be null.
+EngineOptions ResolveEngineOptions(const OpenedModel& model, const EngineFlags& flags,
+                                   Timeline* timeline);
 
 // Records the routing of a runner to --router-trace, when given, until destroyed.
 class TraceRecording {

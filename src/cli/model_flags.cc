@@ -129,6 +129,13 @@ void AddEngineFlags(CLI::App& app, EngineFlags& flags) {
                  "JSON, as '{\"method\": \"ngram\", \"num_speculative_tokens\": 4, "
                  "\"prompt_lookup_max\": 3}'")
       ->group(group);
+  AddTimelineFlag(app, flags.timeline);
+}
+
+void AddTimelineFlag(CLI::App& app, std::string& file) {
+  app.add_option("--timeline", file,
+                 "Write what every step spends its time on to this file, for ui.perfetto.dev")
+      ->group("Engine");
 }
 
 uint64_t ParseBytes(const std::string& text) {

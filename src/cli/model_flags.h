@@ -43,6 +43,7 @@ struct EngineFlags {
   std::string kv_cache_memory;  // "4GB"; empty = what the sequences need, within a bound
   std::string router_trace;
   std::string speculative_config;
+  std::string timeline;
 };
 
 // The same check without its own words in --help: the flag's description says what it takes.
@@ -54,6 +55,7 @@ void AddSpecFlags(CLI::App& app, ModelFlags& flags);
 // Those and every other of ModelFlags.
 void AddModelFlags(CLI::App& app, ModelFlags& flags);
 void AddEngineFlags(CLI::App& app, EngineFlags& flags);
+void AddTimelineFlag(CLI::App& app, std::string& file);
 // Those of the engine's flags that say how much memory it takes.
 void AddBatchFlags(CLI::App& app, EngineFlags& flags);
 

@@ -25,10 +25,10 @@ inline auto Fields(ModelFlags& flags) {
 }
 
 inline auto Fields(EngineFlags& flags) {
-  auto& [max_num_seqs, max_num_batched_tokens, kv_cache_memory, router_trace, speculative_config] =
-      flags;
+  auto& [max_num_seqs, max_num_batched_tokens, kv_cache_memory, router_trace, speculative_config,
+         timeline] = flags;
   return std::tie(max_num_seqs, max_num_batched_tokens, kv_cache_memory, router_trace,
-                  speculative_config);
+                  speculative_config, timeline);
 }
 
 namespace {
@@ -64,11 +64,12 @@ class LocalWorker : public Worker {
 };
 
 bool WantsProcess(const ModelFlags& flags, const EngineFlags& engine, const std::string& asked) {
-  const bool records = !engine.router_trace.empty();
+  const char* flag = !engine.router_trace.empty() ? "--router-trace" : "--timeline";
+  const bool records = !engine.router_trace.empty() || !engine.timeline.empty();
   if (asked == "on" && records) {
     throw Error(ErrorCode::kInvalidArgument,
-                "--router-trace is written by the server's own process: leave --worker-process on "
-                "out");
+                std::string(flag) +
+                    " is written by the server's own process: leave --worker-process on out");
   }
   return asked == "on" || (asked == "auto" && !records && ChooseCuda(flags).has_value());
 }
@@ -87,9 +88,11 @@ int Work(int socket, int memory) {
 }  // namespace
 
 ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
-                         const EngineFlags& engine, const std::string& worker_process) {
+                         const EngineFlags& engine, const std::string& worker_process,
+                         Timeline* timeline) {
   if (!WantsProcess(flags, engine, worker_process)) {
-    const RunnerOptions options = ResolveRunnerOptions(model.spec, flags, engine);
+    RunnerOptions options = ResolveRunnerOptions(model.spec, flags, engine);
+    options.timeline = timeline;
     return {.worker = std::make_unique<LocalWorker>(model, flags, engine, options),
             .resident_bytes = [] { return ResidentBytes(); }};
   }

@@ -22,9 +22,10 @@ struct ServedWorker {
 };
 
 // Loads the model, in this process or one of its own as `worker_process` says: on, off, or auto.
-// `model` must outlive the worker. Throws Error as loading does, kInvalidArgument for a flag whose
-// work cannot be done from another process.
+// `model` and `timeline`, which may be null, must outlive the worker. Throws Error as loading does,
+// kInvalidArgument for a flag whose work cannot be done from another process.
 ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
-                         const EngineFlags& engine, const std::string& worker_process);
+                         const EngineFlags& engine, const std::string& worker_process,
+                         Timeline* timeline);
 
 }  // namespace sluice

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <iterator>
 #include <mutex>
 #include <utility>
 
@@ -53,11 +54,19 @@ OpenedModel OpenWithTokenizer(const ModelFlags& flags) {
 }  // namespace
 
 TextEngine::TextEngine(const ModelFlags& flags, const EngineFlags& engine)
-    : model_(OpenWithTokenizer(flags)),
-      runner_(LoadRunner(model_, flags, ResolveRunnerOptions(model_.spec, flags, engine))),
+    : timeline_(OpenTimeline(engine.timeline)),
+      model_(OpenWithTokenizer(flags)),
+      runner_(Load(flags, engine)),
       recording_(model_, flags, engine, *runner_),
       worker_(*runner_),
-      loop_(worker_, MakeStrategy(engine), ResolveEngineOptions(model_, engine)) {}
+      loop_(worker_, MakeStrategy(engine), ResolveEngineOptions(model_, engine, timeline_.get())) {}
+
+std::unique_ptr<ModelRunner> TextEngine::Load(const ModelFlags& flags,
+                                              const EngineFlags& engine) const {
+  RunnerOptions options = ResolveRunnerOptions(model_.spec, flags, engine);
+  options.timeline = timeline_.get();
+  return LoadRunner(model_, flags, options);
+}
 
 TextEngine::Answer TextEngine::Generate(const std::vector<TokenId>& prompt, SamplingParams params,
                                         const std::function<void(std::string_view)>& on_text) {
@@ -77,7 +86,9 @@ TextEngine::Answer TextEngine::Generate(const std::vector<TokenId>& prompt, Samp
   const RequestId id = loop_.Submit({.prompt = prompt, .sampling = params},
                                     [queue](Output output) { queue->Push(std::move(output)); });
   while (!text.finished()) {
-    const TextDelta delta = text.Consume(queue->Pop());
+    const Output output = queue->Pop();
+    const TimelineSpan span(timeline_.get(), "detokenize", {.tokens = std::ssize(output.tokens)});
+    const TextDelta delta = text.Consume(output);
     if (answer.ttft_ms == 0) answer.ttft_ms = MillisecondsSince(start);
     if (!delta.text.empty()) on_text(delta.text);
     answer.text += delta.text;

@@ -35,6 +35,9 @@ class TextEngine {
   int max_model_len() const { return worker_.Info().max_model_len; }
 
  private:
+  std::unique_ptr<ModelRunner> Load(const ModelFlags& flags, const EngineFlags& engine) const;
+
+  std::unique_ptr<Timeline> timeline_;  // null without --timeline
   OpenedModel model_;
   std::unique_ptr<ModelRunner> runner_;
   TraceRecording recording_;

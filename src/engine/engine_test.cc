@@ -1,7 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <boost/json/parse.hpp>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <limits>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "arch/testing.h"
@@ -251,6 +257,50 @@ TEST_F(EngineCudaTest, TakesTheMemoryThatWasPlanned) {
   const MemoryUse use = device_->Memory();
   EXPECT_LE(use.arena_peak_bytes, use.planned.arena_bytes);
   EXPECT_LE(static_cast<double>(use.taken_bytes), 1.03 * static_cast<double>(use.planned.total()));
+}
+
+// A device's parts of a step follow each other within it, and it within the host's step.
+TEST_F(EngineCudaTest, TheTimelineHasTheDevicesParts) {
+  const std::filesystem::path file = testing::TempDir() + "/engine_timeline.json";
+  constexpr int kSteps = 4;
+  std::string device;
+  {
+    Timeline timeline(file);
+    const auto runner = MakeRunner({.cuda = 0, .timeline = &timeline});
+    device = runner->stream()->device().name;
+    InProcessWorker worker(*runner);
+    for (int step = 0; step < kSteps; ++step) {
+      // The first is a prefill; of the others' shape one runs, one is recorded, one replayed.
+      StepPlan plan =
+          OneSequence(step == 0 ? std::vector<TokenId>{5, 9, 2} : std::vector<TokenId>{5});
+      plan.step = step;
+      EXPECT_EQ(worker.Execute(plan).error, "");
+    }
+  }
+  std::ifstream in(file);
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  std::filesystem::remove(file);
+  std::map<std::string, std::vector<std::string>> parts;
+  int64_t track = -1;
+  const boost::json::value events = boost::json::parse(text).at("traceEvents");
+  for (const auto& event : events.as_array()) {
+    const bool names = event.at("ph").as_string() == "M";
+    if (names && event.at("args").at("name").as_string() == device) {
+      track = event.at("tid").as_int64();
+    }
+  }
+  for (const auto& event : events.as_array()) {
+    if (event.at("ph").as_string() != "X" || event.at("tid").as_int64() != track) continue;
+    EXPECT_GE(event.at("dur").to_number<double>(), 0.0);
+    parts[std::to_string(event.at("args").at("step").as_int64())].emplace_back(
+        event.at("name").as_string());
+  }
+  ASSERT_EQ(parts.size(), size_t{kSteps});
+  EXPECT_EQ(parts["0"],
+            (std::vector<std::string>{"step", "upload", "layers", "logits", "sampling"}));
+  for (const char* step : {"1", "2", "3"}) {
+    EXPECT_EQ(parts[step], (std::vector<std::string>{"step", "upload", "graph", "sampling"}));
+  }
 }
 
 TEST(BatchBucket, AreFewAndHoldTheirRows) {

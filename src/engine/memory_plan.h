@@ -7,6 +7,7 @@
 #include "arch/model_spec.h"
 #include "base/machine.h"
 #include "device/dtype.h"
+#include "device/timeline.h"
 #include "dist/process_group.h"
 #include "kv/page_pool.h"
 #include "trace/router_observer.h"
@@ -31,6 +32,7 @@ struct RunnerOptions {
   bool poison_freed_slots = false;          // see ExpertStore::Options
   ProcessGroup* expert_parallel = nullptr;  // experts are sharded over its ranks; null = all here
   RouterObserver* observer = nullptr;       // may be null
+  Timeline* timeline = nullptr;             // that steps are recorded on; may be null
 };
 
 // What a model needs in the memory of the device that runs it.

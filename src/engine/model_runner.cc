@@ -98,6 +98,9 @@ void ModelRunner::PrepareDevice(const MemoryNeeds& needs) {
   inbox_ = std::make_unique<ops::Inbox>(*stream_, ops::Inbox::Sends::kTogether, needs.inbox_bytes);
   sampler_ = std::make_unique<DeviceSampler>(*stream_, spec_.vocab_size,
                                              static_cast<int>(MaxLogitRows(options_)));
+  if (options_.timeline != nullptr) {
+    device_spans_ = std::make_unique<DeviceSpans>(*options_.timeline, *stream_);
+  }
 }
 
 MemoryUse ModelRunner::Memory() const {
@@ -118,6 +121,7 @@ WorkerInfo ModelRunner::Info() const {
 // The plan's rows laid behind each other, as the Decoder takes them. Kept between steps for its
 // memory.
 struct ModelRunner::Rows {
+  SpanFacts facts;  // of the step, where there is a timeline
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions;
   std::vector<int64_t> kv_slots;
@@ -227,9 +231,11 @@ void ModelRunner::FillBucket(Rows& rows) const {
 }
 
 void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink, const DrawnSink& drawn) {
+  Rows& rows = *rows_;
+  rows.facts = options_.timeline == nullptr ? SpanFacts{} : FactsOf(plan);
+  const TimelineSpan span(options_.timeline, "step", rows.facts);
   const Arena::Scope scope(arena_);
   const Arena::Scope staging_scope(staging_);
-  if (inbox_ != nullptr) inbox_->Clear();
   ops::OpContext ctx{.pool = pool_,
                      .arena = arena_,
                      .tier = options_.tier,
@@ -237,70 +243,108 @@ void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink, const DrawnS
                      .cuda = stream_.get(),
                      .inbox = inbox_.get(),
                      .staging = &staging_};
-  // All that the host tells the step first: what follows can be a recorded graph.
-  Rows& rows = *rows_;
-  GatherRows(plan, sampler_ != nullptr && drawn, rows);
-  const DecoderInput input{.tokens = ops::Upload(std::span(rows.tokens), ctx),
-                           .positions = ops::Upload(std::span(rows.positions), ctx),
-                           .kv_slots = ops::Upload(std::span(rows.kv_slots), ctx),
-                           .attention = ops::PlaceSequences(rows.sequences, ctx)};
-  const ConstTensorView hidden_rows = ops::Upload(std::span(rows.wanted_rows), ctx);
-  std::optional<StepRouting> routing;
-  std::optional<MoeContext> moe;
-  if (experts_ != nullptr) {
-    routing.emplace(StepRouting::Options{.layers = moe_layers_,
-                                         .top_k = spec_.moe.top_k,
-                                         .source = *routing_,
-                                         .observer = options_.observer,
-                                         .step = plan.step,
-                                         .tokens = rows.keys,
-                                         .padding = rows.padding},
-                    ctx);
-    moe.emplace(MoeContext{.experts = *experts_, .dispatcher = *dispatcher_, .routing = *routing});
-  }
-  if (inbox_ != nullptr) inbox_->Send();
-
+  StepInput input;
+  Prepare(plan, sampler_ != nullptr && drawn, input, ctx);
+  const StepOutput output = Compute(input, ctx);
   const int64_t most = MaxLogitRows(options_);
-  const int64_t first = std::min(most, std::ssize(rows.wanted_rows));
-  const auto compute = [&] {
-    const TensorView hidden = decoder_->Forward(input, *pages_, moe ? &*moe : nullptr, ctx);
-    return StepOutput{.hidden = hidden,
-                      .logits = decoder_->Logits(hidden, hidden_rows.Slice(0, first), ctx)};
-  };
-  const std::optional<StepShape> shape =
-      RecordableShape(rows, input, routing ? &*routing : nullptr);
-  const StepOutput output = shape ? graphs_.Run(*shape, *stream_, compute) : compute();
   const std::span<const WantedRow> wanted(rows.wanted);
   Deliver(plan, wanted.first(std::min(wanted.size(), static_cast<size_t>(most))), output.logits,
           sink, drawn);
   for (int64_t begin = most; begin < std::ssize(wanted); begin += most) {
     const Arena::Scope chunk_scope(arena_);
     const int64_t count = std::min(most, std::ssize(wanted) - begin);
-    Deliver(plan, wanted.subspan(begin, count),
-            decoder_->Logits(output.hidden, hidden_rows.Slice(begin, begin + count), ctx), sink,
-            drawn);
+    const TensorView logits =
+        decoder_->Logits(output.hidden, input.wanted_rows.Slice(begin, begin + count), ctx);
+    MarkDevice("logits");
+    Deliver(plan, wanted.subspan(begin, count), logits, sink, drawn);
   }
-  if (routing) routing->Report();
+  if (device_spans_ != nullptr) device_spans_->End();
+  if (input.routing) input.routing->Report();
 }
 
-std::optional<StepShape> ModelRunner::RecordableShape(const Rows& rows, const DecoderInput& input,
-                                                      const StepRouting* routing) const {
+// All that the host tells the step, before anything else: what follows can be a recorded graph.
+void ModelRunner::Prepare(const StepPlan& plan, bool draws, StepInput& input, ops::OpContext& ctx) {
+  Rows& rows = *rows_;
+  {
+    const TimelineSpan span(options_.timeline, "prepare", rows.facts);
+    if (inbox_ != nullptr) inbox_->Clear();
+    GatherRows(plan, draws, rows);
+    input.decoder = {.tokens = ops::Upload(std::span(rows.tokens), ctx),
+                     .positions = ops::Upload(std::span(rows.positions), ctx),
+                     .kv_slots = ops::Upload(std::span(rows.kv_slots), ctx),
+                     .attention = ops::PlaceSequences(rows.sequences, ctx)};
+    input.wanted_rows = ops::Upload(std::span(rows.wanted_rows), ctx);
+    if (experts_ != nullptr) {
+      input.routing.emplace(StepRouting::Options{.layers = moe_layers_,
+                                                 .top_k = spec_.moe.top_k,
+                                                 .source = *routing_,
+                                                 .observer = options_.observer,
+                                                 .step = plan.step,
+                                                 .tokens = rows.keys,
+                                                 .padding = rows.padding},
+                            ctx);
+      input.moe.emplace(
+          MoeContext{.experts = *experts_, .dispatcher = *dispatcher_, .routing = *input.routing});
+    }
+  }
+  if (inbox_ == nullptr) return;
+  const TimelineSpan span(options_.timeline, "upload", rows.facts);
+  if (device_spans_ != nullptr) device_spans_->Begin(rows.facts);
+  inbox_->Send();
+  MarkDevice("upload");
+}
+
+// The layers, and the logits of the first rows that are wanted: as a graph where that can be.
+StepOutput ModelRunner::Compute(StepInput& input, ops::OpContext& ctx) {
+  const SpanFacts& facts = rows_->facts;
+  const int64_t first = std::min(MaxLogitRows(options_), input.wanted_rows.dim(0));
+  const auto layers = [&] {
+    return decoder_->Forward(input.decoder, *pages_, input.moe ? &*input.moe : nullptr, ctx);
+  };
+  const auto logits = [&](TensorView hidden) {
+    return decoder_->Logits(hidden, input.wanted_rows.Slice(0, first), ctx);
+  };
+  StepOutput output;
+  if (const std::optional<StepShape> shape = RecordableShape(input)) {
+    const TimelineSpan span(options_.timeline, "graph", facts);
+    output = graphs_.Run(*shape, *stream_, [&] {
+      const TensorView hidden = layers();
+      return StepOutput{.hidden = hidden, .logits = logits(hidden)};
+    });
+    MarkDevice("graph");
+    return output;
+  }
+  {
+    const TimelineSpan span(options_.timeline, "layers", facts);
+    output.hidden = layers();
+    MarkDevice("layers");
+  }
+  const TimelineSpan span(options_.timeline, "logits", facts);
+  output.logits = logits(output.hidden);
+  MarkDevice("logits");
+  return output;
+}
+
+std::optional<StepShape> ModelRunner::RecordableShape(const StepInput& input) const {
+  const Rows& rows = *rows_;
   if (stream_ == nullptr || stream_->blocking() || !rows.Decodes()) return std::nullopt;
   if (std::ssize(rows.wanted) > MaxLogitRows(options_)) return std::nullopt;
-  if (routing != nullptr && !routing->Recordable()) return std::nullopt;
-  const ops::PlacedSequences& placed = input.attention.placed;
-  return StepShape{.rows = input.tokens.dim(0),
-                   .wanted = std::ssize(rows.wanted_rows),
+  if (input.routing && !input.routing->Recordable()) return std::nullopt;
+  const ops::PlacedSequences& placed = input.decoder.attention.placed;
+  return StepShape{.rows = input.decoder.tokens.dim(0),
+                   .wanted = input.wanted_rows.dim(0),
                    .table_width = placed.page_table.dim(1),
                    .kv_length = placed.max_kv_length,
-                   .routing_given = routing != nullptr && routing->given(),
-                   .routing_kept = routing != nullptr && routing->kept()};
+                   .routing_given = input.routing && input.routing->given(),
+                   .routing_kept = input.routing && input.routing->kept()};
 }
 
 // Hands on what became of `wanted`, rows [0, n) of `logits`: the one wait of a step on a device.
 void ModelRunner::Deliver(const StepPlan& plan, std::span<const WantedRow> wanted,
                           TensorView logits, const LogitsSink& sink, const DrawnSink& drawn) {
   const Arena::Scope staging_scope(staging_);
+  const SpanFacts& facts = rows_->facts;
+  std::optional<TimelineSpan> queue(std::in_place, options_.timeline, "queue sampling", facts);
   std::vector<int64_t> to_host;
   std::vector<int64_t> to_draw;
   for (int64_t i = 0; i < std::ssize(wanted); ++i) {
@@ -318,12 +362,16 @@ void ModelRunner::Deliver(const StepPlan& plan, std::span<const WantedRow> wante
   }
   if (!requests.empty()) sampler_->Queue(logits, requests);
   const ConstTensorView host = OnHost(logits, to_host);
+  queue.reset();
   if (stream_ != nullptr) {
+    MarkDevice("sampling");
+    const TimelineSpan span(options_.timeline, "wait", facts);
     const auto start = std::chrono::steady_clock::now();
     stream_->Synchronize();
     waited_ += std::chrono::steady_clock::now() - start;
   }
 
+  const TimelineSpan span(options_.timeline, "sample", facts);
   for (size_t k = 0; k < to_draw.size(); ++k) {
     const WantedRow& row = wanted[to_draw[k]];
     DrawnRow result{.slice = row.slice, .nth = row.nth, .token = {}, .error = {}};

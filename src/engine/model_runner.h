@@ -15,6 +15,7 @@
 #include "checkpoint/weight_source.h"
 #include "device/buffer.h"
 #include "device/cuda_stream.h"
+#include "device/device_spans.h"
 #include "dist/process_group.h"
 #include "engine/memory_plan.h"
 #include "engine/step_graphs.h"
@@ -95,18 +96,30 @@ class ModelRunner {
 
  private:
   struct Rows;
+  // A step's rows where ops read them. Neither copied nor moved: its parts refer to each other.
+  struct StepInput {
+    DecoderInput decoder;
+    ConstTensorView wanted_rows;         // [n] i32 among the rows
+    std::optional<StepRouting> routing;  // these two of a model with experts
+    std::optional<MoeContext> moe;
+  };
   struct WantedRow {
     int slice;
     int row;  // of the slice
     int nth;  // of the slice's sample rows, drawn on the device; -1 = the host gets its logits
   };
   void PrepareDevice(const MemoryNeeds& needs);
+  void Prepare(const StepPlan& plan, bool draws, StepInput& input, ops::OpContext& ctx);
+  StepOutput Compute(StepInput& input, ops::OpContext& ctx);
+  // What was queued until here is the part `name` of the step, on the device's track.
+  void MarkDevice(const char* name) {
+    if (device_spans_ != nullptr) device_spans_->Mark(name);
+  }
   static void GatherWanted(const SequenceSlice& slice, int index, bool draws, Rows& rows);
   void GatherRows(const StepPlan& plan, bool draws, Rows& rows) const;
   void FillBucket(Rows& rows) const;
   // The step's shape, where it can be recorded and run again.
-  std::optional<StepShape> RecordableShape(const Rows& rows, const DecoderInput& input,
-                                           const StepRouting* routing) const;
+  std::optional<StepShape> RecordableShape(const StepInput& input) const;
   void Deliver(const StepPlan& plan, std::span<const WantedRow> wanted, TensorView logits,
                const LogitsSink& sink, const DrawnSink& drawn);
   // Those rows of `logits` where the host can read them once the stream is there.
@@ -120,7 +133,8 @@ class ModelRunner {
   Arena staging_;  // pinned; used on CUDA alone, as those below
   std::unique_ptr<ops::Inbox> inbox_;
   std::unique_ptr<DeviceSampler> sampler_;
-  uint64_t free_at_start_ = 0;  // bytes of the device before anything was taken
+  std::unique_ptr<DeviceSpans> device_spans_;  // null without a timeline
+  uint64_t free_at_start_ = 0;                 // bytes of the device before anything was taken
   std::unique_ptr<ModelWeights> weights_;
   std::unique_ptr<CheckpointExperts> expert_source_;
   std::unique_ptr<ExpertStore> experts_;

@@ -1,5 +1,6 @@
 #include "request/step.h"
 
+#include <iterator>
 #include <numeric>
 
 #include "base/check.h"
@@ -12,6 +13,18 @@ SampleContext SequenceSlice::ContextOfSample(int i) const {
   for (int row = sample_rows.front() + 1; row <= sample_rows[i]; ++row)
     context.Advance(tokens[row]);
   return context;
+}
+
+int64_t StepPlan::NumTokens() const {
+  int64_t tokens = 0;
+  for (const SequenceSlice& slice : slices) tokens += std::ssize(slice.tokens);
+  return tokens;
+}
+
+SpanFacts FactsOf(const StepPlan& plan) {
+  return {.step = static_cast<int64_t>(plan.step),
+          .sequences = std::ssize(plan.slices),
+          .tokens = plan.NumTokens()};
 }
 
 SequenceSlice ContiguousSlice(SequenceId id, std::span<const TokenId> tokens, int begin, int end,

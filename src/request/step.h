@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "device/timeline.h"
 #include "request/request.h"
 
 namespace sluice {
@@ -49,7 +50,12 @@ SequenceSlice ContiguousSlice(SequenceId id, std::span<const TokenId> tokens, in
 struct StepPlan {
   uint64_t step = 0;
   std::vector<SequenceSlice> slices;
+
+  int64_t NumTokens() const;  // of all slices
 };
+
+// What a timeline's span of the step says.
+SpanFacts FactsOf(const StepPlan& plan);
 
 struct SliceResult {
   SequenceId sequence = 0;

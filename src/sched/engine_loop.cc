@@ -49,6 +49,7 @@ EngineLoop::EngineLoop(Worker& worker, std::unique_ptr<DecodeStrategy> strategy,
     : worker_(worker),
       info_(worker.Info()),
       strategy_(std::move(strategy)),
+      timeline_(options.timeline),
       scheduler_(MakeConfig(info_, options), *strategy_),
       seed_base_(DrawSeedBase()),
       restarts_(options.restarts),
@@ -123,6 +124,7 @@ EngineStats EngineLoop::Stats() const {
 }
 
 void EngineLoop::Run() {
+  if (timeline_ != nullptr) timeline_->NameThread("engine");
   while (auto commands = TakeCommands()) {
     for (Command& command : *commands) Obey(std::move(command));
     PublishStats();
@@ -184,7 +186,7 @@ void EngineLoop::RunStep() {
   const EngineStats before = scheduler_.Stats();
   std::vector<SequenceReport> reports;
   try {
-    const StepPlan plan = scheduler_.Plan();
+    const StepPlan plan = Plan();
     const EngineClock::time_point now = EngineClock::now();
     for (const auto& admission : scheduler_.admitted()) {
       SequenceTimes& times = live_.at(admission.request).sequences[admission.index];
@@ -192,13 +194,13 @@ void EngineLoop::RunStep() {
       if (metrics_) metrics_->OnAdmitted(times);
     }
     const StepResult result = Execute(plan);
-    reports = scheduler_.Commit(plan, result);
+    reports = Commit(plan, result);
     if (result.worker_lost) {
       for (SequenceReport& report : LoseWorker(result.error)) reports.push_back(std::move(report));
     }
-    int rows = 0;
-    for (const SequenceSlice& slice : plan.slices) rows += static_cast<int>(slice.tokens.size());
-    if (metrics_) metrics_->OnStep(rows, before, scheduler_.Stats());
+    if (metrics_) {
+      metrics_->OnStep(static_cast<int>(plan.NumTokens()), before, scheduler_.Stats());
+    }
   } catch (const std::exception& error) {
     // A defect in planning or committing: what the scheduler holds cannot be trusted any more.
     spdlog::error("a step could not be scheduled, ending all requests: {}", error.what());
@@ -206,6 +208,19 @@ void EngineLoop::RunStep() {
   }
   Deliver(std::move(reports));
   if (!lost_by_.empty()) RestartWorker();
+}
+
+StepPlan EngineLoop::Plan() {
+  TimelineSpan span(timeline_, "schedule");
+  StepPlan plan = scheduler_.Plan();
+  if (timeline_ != nullptr) span.Describe(FactsOf(plan));
+  return plan;
+}
+
+std::vector<SequenceReport> EngineLoop::Commit(const StepPlan& plan, const StepResult& result) {
+  TimelineSpan span(timeline_, "commit");
+  if (timeline_ != nullptr) span.Describe(FactsOf(plan));
+  return scheduler_.Commit(plan, result);
 }
 
 // Between steps: notices a worker that is gone before a request does.
@@ -279,6 +294,7 @@ StepResult EngineLoop::Execute(const StepPlan& plan) {
 }
 
 void EngineLoop::Deliver(std::vector<SequenceReport> reports) {
+  const TimelineSpan span(timeline_, "report");
   // First, so that whoever gets a last report finds the pages free and the counts complete.
   PublishStats();
   for (SequenceReport& report : reports) {

@@ -14,6 +14,7 @@
 
 #include "base/metrics.h"
 #include "decode/decode_strategy.h"
+#include "device/timeline.h"
 #include "engine/worker.h"
 #include "sched/engine_metrics.h"
 #include "sched/generator.h"
@@ -28,6 +29,7 @@ struct EngineOptions {
   std::vector<TokenId> eos_ids;   // end a sequence unless ignore_eos
   Metrics::Labels metric_labels;  // on every metric, as {"model_name", "storyteller"}
   RestartLimits restarts;         // of a worker that was lost
+  Timeline* timeline = nullptr;   // that scheduling is recorded on; may be null
 };
 
 // Runs requests on a worker: one thread that takes commands from a queue, plans a step, executes
@@ -74,6 +76,8 @@ class EngineLoop : public Generator {
   void Obey(Command command);
   void Start(Command command);
   void RunStep();
+  StepPlan Plan();
+  std::vector<SequenceReport> Commit(const StepPlan& plan, const StepResult& result);
   StepResult Execute(const StepPlan& plan);
   void CheckWorker();
   std::vector<SequenceReport> LoseWorker(const std::string& reason);
@@ -88,6 +92,7 @@ class EngineLoop : public Generator {
   Worker& worker_;
   const WorkerInfo info_;
   const std::unique_ptr<DecodeStrategy> strategy_;
+  Timeline* const timeline_;
   std::optional<EngineMetrics> metrics_;
 
   // The engine thread's own.

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -10,12 +11,14 @@
 namespace sluice {
 
 Generation::Generation(GenerationJob job, std::unique_ptr<AnswerFormat> format,
-                       Generator& generator, const Tokenizer& tokenizer, ResponseWriter& writer)
+                       Generator& generator, const Tokenizer& tokenizer, ResponseWriter& writer,
+                       Timeline* timeline)
     : job_(std::move(job)),
       format_(std::move(format)),
       generator_(generator),
       tokenizer_(tokenizer),
-      writer_(writer) {
+      writer_(writer),
+      timeline_(timeline) {
   for (const GenerationJob::Prompt& prompt : job_.prompts) {
     for (int i = 0; i < job_.sampling.n; ++i) {
       const int index = static_cast<int>(choices_.size());
@@ -87,6 +90,7 @@ void Generation::OnOutput(size_t prompt, const Output& output) {
 }
 
 ChoicePart Generation::Advance(size_t prompt, const Output& output) {
+  const TimelineSpan span(timeline_, "detokenize", {.tokens = std::ssize(output.tokens)});
   const size_t index = prompt * job_.sampling.n + output.index;
   Choice& choice = choices_[index];
   TextDelta delta = choice.text.Consume(output);
@@ -117,6 +121,7 @@ void Generation::Emit(ChoicePart part) {
   if (job_.stream) {
     // Text may be held back for a character or a stop string to become whole.
     if (part.text.empty() && part.tokens.empty() && !part.finish) return;
+    const TimelineSpan span(timeline_, "stream");
     writer_.Write(SseEvent(format_->Event(part)));
     return;
   }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "device/timeline.h"
 #include "sched/generator.h"
 #include "server/answer_format.h"
 #include "server/api_error.h"
@@ -32,9 +33,9 @@ struct GenerationJob {
 // stream of events. Lives on its connection's thread; the engine's reports are posted there.
 class Generation : public Exchange, public std::enable_shared_from_this<Generation> {
  public:
-  // `generator`, `tokenizer` and `writer` must outlive it.
+  // `generator`, `tokenizer`, `writer` and `timeline`, which may be null, must outlive it.
   Generation(GenerationJob job, std::unique_ptr<AnswerFormat> format, Generator& generator,
-             const Tokenizer& tokenizer, ResponseWriter& writer);
+             const Tokenizer& tokenizer, ResponseWriter& writer, Timeline* timeline);
 
   // Throws Error when the engine refuses; nothing has been written then and nothing is running.
   void Start();
@@ -63,6 +64,7 @@ class Generation : public Exchange, public std::enable_shared_from_this<Generati
   Generator& generator_;
   const Tokenizer& tokenizer_;
   ResponseWriter& writer_;
+  Timeline* const timeline_;
 
   std::vector<RequestId> requests_;  // one for each prompt
   std::vector<Choice> choices_;      // [prompt * n + sequence]

@@ -241,8 +241,9 @@ GenerationJob::Prompt Routes::FitPrompt(std::vector<TokenId> tokens, const Gener
 
 std::shared_ptr<Exchange> Routes::Run(GenerationJob job, std::unique_ptr<AnswerFormat> format,
                                       ResponseWriter& writer) {
-  auto generation = std::make_shared<Generation>(std::move(job), std::move(format),
-                                                 model_.generator, model_.tokenizer, writer);
+  auto generation =
+      std::make_shared<Generation>(std::move(job), std::move(format), model_.generator,
+                                   model_.tokenizer, writer, model_.timeline);
   generation->Start();
   return generation;
 }

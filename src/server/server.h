@@ -9,6 +9,7 @@
 
 #include "base/metrics.h"
 #include "chat/chat_template.h"
+#include "device/timeline.h"
 #include "sampling/sampling_params.h"
 #include "sched/generator.h"
 #include "server/http_server.h"
@@ -34,6 +35,7 @@ struct ServedModel {
   // repetition_penalty for requests that leave them out. Its other fields are not used.
   SamplingParams default_sampling;
   std::function<uint64_t()> resident_bytes;  // for /v1/generate; called from any thread
+  Timeline* timeline = nullptr;              // that streaming is recorded on; may be null
 };
 
 // The OpenAI-compatible HTTP door. See HttpServer for threads and connections.
