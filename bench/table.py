@@ -8,40 +8,76 @@ import pathlib
 import statistics
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+# Of a part's or a peer's row, what is a figure; the rest says what was timed.
+FIGURES = {
+    "bytes",
+    "flops",
+    "floor_us",
+    "bound",
+    "us",
+    "share_of_floor",
+    "distinct_experts",
+    "bytes_per_s",
+    "flops_per_s",
+    "operations_per_s",
+    "samples_s",
+    "samples_us",
+}
 
 
 def median(runs, key):
     return statistics.median(run[key] for run in runs)
 
 
-def rows(kind):
+def results(kind):
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
         if kind in result["command"]:
             yield path.stem, result, result["runs"]
 
 
-def latency_table():
-    yield "| result | batch | decode tok/s | share of floor | floor reads at | prefill tok/s | commit |"
-    yield "|---|---|---|---|---|---|---|"
-    for name, result, runs in rows("latency"):
-        cells = [
+def table(header, rows):
+    lines = [header.split(" | "), ["---"] * len(header.split(" | ")), *rows]
+    print("\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
+
+
+def latency_rows():
+    for name, result, runs in results("latency"):
+        yield [
             name,
             str(runs[0]["batch"]),
             f"{median(runs, 'decode_tokens_per_s'):.0f}",
             f"{100 * median(runs, 'share_of_floor'):.0f} %",
             f"{median(runs, 'read_bandwidth_bytes_per_s') / 1e9:.1f} GB/s",
             f"{median(runs, 'prefill_tokens_per_s'):.0f}",
+            "; ".join(
+                f"{peer['result']['peer'].split(',')[0]}, {peer['result']['mode']}: "
+                f"{peer['result']['decode_tokens_per_s']:.1f}"
+                for peer in result.get("baselines", [])
+            ),
             result["commit"][:8],
         ]
-        yield "| " + " | ".join(cells) + " |"
 
 
-def kv_cache_table():
-    yield "| result | with a cache | without | ratio | answers | commit |"
-    yield "|---|---|---|---|---|---|"
-    for name, result, runs in rows("kv-cache"):
-        cells = [
+def throughput_rows():
+    for name, result, runs in results("throughput"):
+        for mode in ("serial", "batched"):
+            figures = runs[0][mode]
+            yield [
+                name,
+                mode,
+                str(figures["prompts"]),
+                f"{figures['output_tokens_per_s']:.0f}",
+                f"{figures['token_p50_ms']:.2f} ms",
+                f"{figures['token_p99_ms']:.2f} ms",
+                f"{figures['memory_bytes'] / 1e9:.1f} GB",
+                result["commit"][:8],
+            ]
+
+
+def kv_cache_rows():
+    for name, result, runs in results("kv-cache"):
+        yield [
             name,
             f"{median(runs, 'with_cache_ms'):.0f} ms",
             f"{median(runs, 'without_cache_ms'):.0f} ms",
@@ -49,18 +85,26 @@ def kv_cache_table():
             result.get("peer", ""),
             result["commit"][:8],
         ]
-        yield "| " + " | ".join(cells) + " |"
 
 
-def tokenizer_table():
-    yield "| result | style | texts | MB/s | of the tokenizers library | ratio | commit |"
-    yield "|---|---|---|---|---|---|---|"
-    for name, result, runs in rows("bench/tokenizer.py"):
+def startup_rows():
+    for name, result, runs in results("serve"):
+        yield [
+            name,
+            f"{runs[0]['weight_bytes'] / 1e9:.1f} GB",
+            f"{median(runs, 'ready_seconds'):.2f} s",
+            f"{median(runs, 'first_token_seconds'):.2f} s",
+            result["commit"][:8],
+        ]
+
+
+def tokenizer_rows():
+    for name, result, runs in results("bench/tokenizer.py"):
         for run in runs:
             speed, peer = (
                 run["bytes"] / 1e6 / statistics.median(run[key]) for key in ("seconds", "tokenizers_seconds")
             )
-            cells = [
+            yield [
                 name,
                 run["style"],
                 run["texts"],
@@ -69,7 +113,52 @@ def tokenizer_table():
                 f"{run['ratio']:.1f}",
                 result["commit"][:8],
             ]
-            yield "| " + " | ".join(cells) + " |"
+
+
+def shape_of(row, name):
+    return ", ".join(f"{key} {value}" for key, value in row.items() if key not in FIGURES | {name})
+
+
+def part_rows(runs):
+    for row in runs[0]["rows"]:
+        if "us" not in row:
+            continue
+        experts = row.get("distinct_experts")
+        yield [
+            row["part"],
+            shape_of(row, "part"),
+            "" if experts is None else f"{experts:.1f}",
+            f"{row['floor_us']:.2f}",
+            f"{row['us']:.2f}",
+            f"{100 * row['share_of_floor']:.0f} %",
+            f"{row['bytes_per_s'] / 1e9:.0f}",
+            f"{row['flops_per_s'] / 1e12:.1f}",
+        ]
+
+
+def peer_rows(baselines):
+    for baseline in baselines:
+        for row in baseline["result"]["rows"]:
+            rate = row.get("bytes_per_s")
+            operations = row.get("operations_per_s")
+            yield [
+                row["kernel"],
+                shape_of(row, "kernel"),
+                f"{row['us']:.2f}",
+                "" if rate is None else f"{rate / 1e9:.0f}",
+                "" if operations is None else f"{operations / 1e12:.1f}",
+            ]
+
+
+def print_parts():
+    for kind in ("router", "kernels", "attention"):
+        for name, result, runs in results(kind):
+            print(f"### {name}, {runs[0]['device']}, at {result['commit'][:8]}\n")
+            table("part | shape | distinct experts | floor us | us | share of floor | GB/s | TFLOP/s", part_rows(runs))
+            peers = list(peer_rows(result.get("baselines", [])))
+            if peers:
+                print("Peers in the same call:\n")
+                table("kernel | shape | us | GB/s | TFLOP/s", peers)
 
 
 def main():
@@ -77,11 +166,23 @@ def main():
     print("Made by bench/table.py from the files in bench/results/, which hold the commands, the")
     print("machine and every sample (bench/record.py makes them). Medians over the runs of a file.")
     print("The floor of decoding is the time to read the step's bytes at the bandwidth measured in")
-    print("the same run for so many bytes: of memory, or of the caches that hold a small model.\n")
-    print("\n".join(latency_table()) + "\n")
-    print("\n".join(kv_cache_table()) + "\n")
+    print("the same run for so many bytes: of memory, or of the caches that hold a small model.")
+    print("cuda_* ran on one H100 of 80 GB, on random weights and uniform routing.\n")
+    table(
+        "result | batch | decode tok/s | share of floor | floor reads at | prefill tok/s | peer's decode tok/s | commit",
+        latency_rows(),
+    )
+    print("The same requests one after the other, and batched as they come:\n")
+    table("result | mode | requests | output tok/s | P50 a token | P99 a token | memory | commit", throughput_rows())
+    table("result | with a cache | without | ratio | answers | commit", kv_cache_rows())
+    print("A server's start, weights in the page cache:\n")
+    table("result | weights | ready | first token | commit", startup_rows())
     print("Encoding on one thread, beside the `tokenizers` library in the same rounds:\n")
-    print("\n".join(tokenizer_table()))
+    table("result | style | texts | MB/s | of the tokenizers library | ratio | commit", tokenizer_rows())
+    print("## Parts\n")
+    print("`sluice bench router`, `kernels` and `attention`. What a part reads again and again (a router's")
+    print("logits, a norm's row) lies in a cache, as it does in a step; weights, keys and values do not.\n")
+    print_parts()
 
 
 if __name__ == "__main__":
