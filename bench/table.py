@@ -41,78 +41,67 @@ def table(header, rows):
     print("\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
 
 
-def latency_rows():
-    for name, result, runs in results("latency"):
+def table_of_results(header, kind, rows):
+    """A table of one kind's files: `rows` gives what stands between a file's name and its commit."""
+    table(
+        f"result | {header} | commit",
+        (
+            [name, *row, result["commit"][:8]]
+            for name, result, runs in results(kind)
+            for row in rows(result, runs)
+        ),
+    )
+
+
+def latency_rows(result, runs):
+    yield [
+        str(runs[0]["batch"]),
+        f"{median(runs, 'decode_tokens_per_s'):.0f}",
+        f"{100 * median(runs, 'share_of_floor'):.0f} %",
+        f"{median(runs, 'read_bandwidth_bytes_per_s') / 1e9:.1f} GB/s",
+        f"{median(runs, 'prefill_tokens_per_s'):.0f}",
+        "; ".join(
+            f"{peer['result']['peer'].split(',')[0]}, {peer['result']['mode']}: "
+            f"{peer['result']['decode_tokens_per_s']:.1f}"
+            for peer in result.get("baselines", [])
+        ),
+    ]
+
+
+def throughput_rows(_, runs):
+    for mode in ("serial", "batched"):
+        figures = runs[0][mode]
         yield [
-            name,
-            str(runs[0]["batch"]),
-            f"{median(runs, 'decode_tokens_per_s'):.0f}",
-            f"{100 * median(runs, 'share_of_floor'):.0f} %",
-            f"{median(runs, 'read_bandwidth_bytes_per_s') / 1e9:.1f} GB/s",
-            f"{median(runs, 'prefill_tokens_per_s'):.0f}",
-            "; ".join(
-                f"{peer['result']['peer'].split(',')[0]}, {peer['result']['mode']}: "
-                f"{peer['result']['decode_tokens_per_s']:.1f}"
-                for peer in result.get("baselines", [])
-            ),
-            result["commit"][:8],
+            mode,
+            str(figures["prompts"]),
+            f"{figures['output_tokens_per_s']:.0f}",
+            f"{figures['token_p50_ms']:.2f} ms",
+            f"{figures['token_p99_ms']:.2f} ms",
+            f"{figures['memory_bytes'] / 1e9:.1f} GB",
         ]
 
 
-def throughput_rows():
-    for name, result, runs in results("throughput"):
-        for mode in ("serial", "batched"):
-            figures = runs[0][mode]
-            yield [
-                name,
-                mode,
-                str(figures["prompts"]),
-                f"{figures['output_tokens_per_s']:.0f}",
-                f"{figures['token_p50_ms']:.2f} ms",
-                f"{figures['token_p99_ms']:.2f} ms",
-                f"{figures['memory_bytes'] / 1e9:.1f} GB",
-                result["commit"][:8],
-            ]
+def kv_cache_rows(result, runs):
+    yield [
+        f"{median(runs, 'with_cache_ms'):.0f} ms",
+        f"{median(runs, 'without_cache_ms'):.0f} ms",
+        f"{median(runs, 'ratio'):.1f}",
+        result.get("peer", ""),
+    ]
 
 
-def kv_cache_rows():
-    for name, result, runs in results("kv-cache"):
-        yield [
-            name,
-            f"{median(runs, 'with_cache_ms'):.0f} ms",
-            f"{median(runs, 'without_cache_ms'):.0f} ms",
-            f"{median(runs, 'ratio'):.1f}",
-            result.get("peer", ""),
-            result["commit"][:8],
-        ]
+def startup_rows(_, runs):
+    yield [
+        f"{runs[0]['weight_bytes'] / 1e9:.1f} GB",
+        f"{median(runs, 'ready_seconds'):.2f} s",
+        f"{median(runs, 'first_token_seconds'):.2f} s",
+    ]
 
 
-def startup_rows():
-    for name, result, runs in results("serve"):
-        yield [
-            name,
-            f"{runs[0]['weight_bytes'] / 1e9:.1f} GB",
-            f"{median(runs, 'ready_seconds'):.2f} s",
-            f"{median(runs, 'first_token_seconds'):.2f} s",
-            result["commit"][:8],
-        ]
-
-
-def tokenizer_rows():
-    for name, result, runs in results("bench/tokenizer.py"):
-        for run in runs:
-            speed, peer = (
-                run["bytes"] / 1e6 / statistics.median(run[key]) for key in ("seconds", "tokenizers_seconds")
-            )
-            yield [
-                name,
-                run["style"],
-                run["texts"],
-                f"{speed:.1f}",
-                f"{peer:.1f}",
-                f"{run['ratio']:.1f}",
-                result["commit"][:8],
-            ]
+def tokenizer_rows(_, runs):
+    for run in runs:
+        speed, peer = (run["bytes"] / 1e6 / statistics.median(run[key]) for key in ("seconds", "tokenizers_seconds"))
+        yield [run["style"], run["texts"], f"{speed:.1f}", f"{peer:.1f}", f"{run['ratio']:.1f}"]
 
 
 def shape_of(row, name):
@@ -168,17 +157,22 @@ def main():
     print("The floor of decoding is the time to read the step's bytes at the bandwidth measured in")
     print("the same run for so many bytes: of memory, or of the caches that hold a small model.")
     print("cuda_* ran on one H100 of 80 GB, on random weights and uniform routing.\n")
-    table(
-        "result | batch | decode tok/s | share of floor | floor reads at | prefill tok/s | peer's decode tok/s | commit",
-        latency_rows(),
+    table_of_results(
+        "batch | decode tok/s | share of floor | floor reads at | prefill tok/s | peer's decode tok/s",
+        "latency",
+        latency_rows,
     )
     print("The same requests one after the other, and batched as they come:\n")
-    table("result | mode | requests | output tok/s | P50 a token | P99 a token | memory | commit", throughput_rows())
-    table("result | with a cache | without | ratio | answers | commit", kv_cache_rows())
+    table_of_results(
+        "mode | requests | output tok/s | P50 a token | P99 a token | memory", "throughput", throughput_rows
+    )
+    table_of_results("with a cache | without | ratio | answers", "kv-cache", kv_cache_rows)
     print("A server's start, weights in the page cache:\n")
-    table("result | weights | ready | first token | commit", startup_rows())
+    table_of_results("weights | ready | first token", "serve", startup_rows)
     print("Encoding on one thread, beside the `tokenizers` library in the same rounds:\n")
-    table("result | style | texts | MB/s | of the tokenizers library | ratio | commit", tokenizer_rows())
+    table_of_results(
+        "style | texts | MB/s | of the tokenizers library | ratio", "bench/tokenizer.py", tokenizer_rows
+    )
     print("## Parts\n")
     print("`sluice bench router`, `kernels` and `attention`. What a part reads again and again (a router's")
     print("logits, a norm's row) lies in a cache, as it does in a step; weights, keys and values do not.\n")
