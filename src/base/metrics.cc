@@ -1,5 +1,8 @@
 #include "base/metrics.h"
 
+#include <iterator>
+#include <utility>
+
 namespace sluice {
 
 prometheus::Counter& Metrics::Counter(const std::string& name, const std::string& help,
@@ -20,6 +23,20 @@ prometheus::Histogram& Metrics::Histogram(const std::string& name, const std::st
       .Help(help)
       .Register(*registry_)
       .Add(labels, prometheus::Histogram::BucketBoundaries(buckets));
+}
+
+void Metrics::Add(std::shared_ptr<const prometheus::Collectable> families) {
+  added_.push_back(std::move(families));
+}
+
+std::vector<prometheus::MetricFamily> Metrics::Collect() const {
+  std::vector<prometheus::MetricFamily> all = registry_->Collect();
+  for (const auto& added : added_) {
+    std::vector<prometheus::MetricFamily> more = added->Collect();
+    all.insert(all.end(), std::make_move_iterator(more.begin()),
+               std::make_move_iterator(more.end()));
+  }
+  return all;
 }
 
 }  // namespace sluice

@@ -14,7 +14,7 @@ namespace sluice {
 
 // The process's metrics. Made once at the top and passed by reference; rooms ask it for the
 // counters they own and keep the reference, which stays valid as long as the registry. Counting is
-// lock-free; server/ serialises `collectable()` at /metrics.
+// lock-free; server/ serialises what Collect() gives at /metrics.
 class Metrics {
  public:
   using Labels = std::map<std::string, std::string>;
@@ -31,10 +31,15 @@ class Metrics {
   prometheus::Histogram& Histogram(const std::string& name, const std::string& help,
                                    const std::vector<double>& buckets, const Labels& labels = {});
 
-  const prometheus::Collectable& collectable() const { return *registry_; }
+  // Adds families that are counted elsewhere, which `families` makes whenever they are asked for,
+  // on any thread. To be called before anyone collects.
+  void Add(std::shared_ptr<const prometheus::Collectable> families);
+
+  std::vector<prometheus::MetricFamily> Collect() const;
 
  private:
   std::shared_ptr<prometheus::Registry> registry_;
+  std::vector<std::shared_ptr<const prometheus::Collectable>> added_;
 };
 
 }  // namespace sluice

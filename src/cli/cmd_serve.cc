@@ -12,12 +12,15 @@
 #include <memory>
 #include <thread>
 
+#include "base/error.h"
 #include "base/metrics.h"
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
 #include "cli/served_worker.h"
+#include "model/model_weights.h"
 #include "sched/engine_loop.h"
+#include "server/expert_load_metrics.h"
 #include "server/server.h"
 
 namespace sluice {
@@ -31,6 +34,7 @@ struct ServeFlags {
   std::vector<std::string> served_names;
   std::vector<std::string> api_keys;
   std::string worker_process = "auto";
+  bool expert_load = false;
 };
 
 // What is wrong with a value of --api-key; empty where nothing is.
@@ -87,6 +91,20 @@ void PrintWelcome(const ServeFlags& flags, const OpenedModel& model, const std::
   std::fflush(stdout);
 }
 
+// What --expert-load counts in; null without it.
+std::shared_ptr<ExpertLoad> OpenExpertLoad(const ServeFlags& flags, const OpenedModel& model) {
+  if (!flags.expert_load) return nullptr;
+  if (model.spec.moe.num_experts == 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--expert-load: '" + model.name + "' is a dense model, it has no experts");
+  }
+  if (!flags.engine.router_trace.empty()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--expert-load counts what --router-trace records: leave one of them out");
+  }
+  return std::make_shared<ExpertLoad>(model.spec.num_layers, model.spec.moe.num_experts);
+}
+
 int Serve(const ServeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   StopSignals signals;
@@ -97,9 +115,14 @@ int Serve(const ServeFlags& flags) {
                                           "with --tokenizer");
   }
   const std::unique_ptr<Timeline> timeline = OpenTimeline(flags.engine.timeline);
-  const ServedWorker served =
-      StartWorker(model, flags.model, flags.engine, flags.worker_process, timeline.get());
+  const std::shared_ptr<ExpertLoad> expert_load = OpenExpertLoad(flags, model);
+  const ServedWorker served = StartWorker(model, flags.model, flags.engine, flags.worker_process,
+                                          expert_load.get(), timeline.get());
   Metrics metrics;
+  if (expert_load != nullptr) {
+    metrics.Add(
+        std::make_shared<ExpertLoadMetrics>(expert_load, MoeLayers(model.spec), model.name));
+  }
   EngineLoop loop(*served.worker, MakeStrategy(flags.engine),
                   ResolveEngineOptions(model, flags.engine, timeline.get()), &metrics);
 
@@ -171,6 +194,11 @@ Command AddServe(CLI::App& app) {
                    "Run the model in a process of its own, which is started again when it is lost: "
                    "on, off, or auto: on a GPU, unless --router-trace or --timeline is given")
       ->check(Quiet(CLI::IsMember({"auto", "on", "off"})))
+      ->group(group);
+  command
+      ->add_flag("--expert-load", flags->expert_load,
+                 "Count the tokens of each expert of each layer, for /metrics and `sluice study "
+                 "load-balance --server`; on a GPU each step then copies its routing to the host")
       ->group(group);
   return [flags] { return Serve(*flags); };
 }

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <boost/json/serialize.hpp>
+#include <chrono>
 #include <memory>
 
 #include "base/error.h"
@@ -13,6 +14,7 @@
 #include "plan/hardware_profile.h"
 #include "plan/offload_plan.h"
 #include "study/load_balance_study.h"
+#include "study/server_load.h"
 
 namespace sluice {
 namespace {
@@ -22,6 +24,9 @@ namespace json = boost::json;
 struct LoadBalanceFlags {
   RunFlags run;
   std::string counts;
+  std::string server;
+  int windows = 12;
+  double window_s = 5.0;
   LoadBalanceRequest request;
   ModelFlags model;
   std::string hardware;
@@ -122,13 +127,44 @@ void PrintPlacements(const LoadBalanceReport& report, bool in_seconds) {
              100 * report.placements[0].cost.even_s / report.placements[0].cost.expert_s, 1.0);
 }
 
+LoadBalanceReport StudyServer(const LoadBalanceFlags& flags, const LoadBalanceRequest& request) {
+  const WatchOptions options{.windows = flags.windows,
+                             .window = std::chrono::duration<double>(flags.window_s)};
+  const WatchedLoad watched = WatchServer([&flags] { return FetchMetrics(flags.server); }, options);
+  const LoadCounts& first = watched.windows.front();
+  return StudyCounts({.model = watched.model,
+                      .num_layers = first.num_layers,
+                      .num_experts = first.num_experts,
+                      .source = flags.server},
+                     watched.windows, request);
+}
+
+LoadBalanceReport StudyCsv(const std::string& file, const LoadBalanceRequest& request) {
+  const LoadCounts counts = ReadCountsCsv(file);
+  return StudyCounts({.model = "counts",
+                      .num_layers = counts.num_layers,
+                      .num_experts = counts.num_experts,
+                      .source = "counts"},
+                     {counts}, request);
+}
+
+LoadBalanceReport StudyWhatIsNamed(const LoadBalanceFlags& flags,
+                                   const LoadBalanceRequest& request) {
+  const bool is_run = !flags.run.trace.empty() || !flags.run.synthetic.source.empty();
+  if (int{is_run} + int{!flags.counts.empty()} + int{!flags.server.empty()} > 1) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "name one thing to study: a trace, --source, --counts or --server");
+  }
+  if (!flags.server.empty()) return StudyServer(flags, request);
+  if (!flags.counts.empty()) return StudyCsv(flags.counts, request);
+  return StudyLoadBalance(OpenRun(flags.run), request);
+}
+
 int RunLoadBalance(const LoadBalanceFlags& flags) {
   LoadBalanceRequest request = flags.request;
   request.coactivation = !flags.no_coactivation;
   UseModel(flags, request);
-  const LoadBalanceReport report = flags.counts.empty()
-                                       ? StudyLoadBalance(OpenRun(flags.run), request)
-                                       : StudyCounts(ReadCountsCsv(flags.counts), request);
+  const LoadBalanceReport report = StudyWhatIsNamed(flags, request);
   if (flags.json) {
     json::object object = ToJson(report, request.pairs);
     object["ranks"] = request.balance.ranks;
@@ -155,6 +191,18 @@ void AddLoadBalanceFlags(CLI::App& command, LoadBalanceFlags& flags) {
   command.add_option("--counts", flags.counts,
                      "CSV of tokens, a line for each layer and a field for each expert, instead of "
                      "a run");
+  const char* live = "Live server";
+  command
+      .add_option("--server", flags.server,
+                  "Watch a server that was started with --expert-load, as http://127.0.0.1:8000, "
+                  "instead of a run")
+      ->group(live);
+  command.add_option("--windows", flags.windows, "Windows of time to watch it for")
+      ->check(Quiet(CLI::Range(1, 100000)))
+      ->group(live);
+  command.add_option("--window-s", flags.window_s, "Seconds of a window")
+      ->check(Quiet(CLI::Range(0.01, 86400.0)))
+      ->group(live);
   command.add_option("--ranks", request.balance.ranks, "Ranks that share the experts")
       ->check(Quiet(CLI::Range(1, 4096)));
   command

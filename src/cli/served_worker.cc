@@ -37,12 +37,13 @@ namespace {
 struct WorkerOrder {
   ModelFlags model;
   EngineFlags engine;
-  int num_pages = 0;  // of the worker that it replaces; 0 = as the flags say
+  int num_pages = 0;        // of the worker that it replaces; 0 = as the flags say
+  int expert_load_fd = -1;  // what ExpertLoad shares, inherited; -1 = experts are not counted
 };
 
 auto Fields(WorkerOrder& order) {
-  auto& [model, engine, num_pages] = order;
-  return std::tie(model, engine, num_pages);
+  auto& [model, engine, num_pages, expert_load_fd] = order;
+  return std::tie(model, engine, num_pages, expert_load_fd);
 }
 
 // A worker in this process, with the runner it works on.
@@ -75,12 +76,18 @@ bool WantsProcess(const ModelFlags& flags, const EngineFlags& engine, const std:
 }
 
 int Work(int socket, int memory) {
-  std::optional<OpenedModel> model;  // outlives the worker
+  std::optional<OpenedModel> model;  // this and the next outlive the worker
+  std::optional<ExpertLoad> expert_load;
   return ServeWorker(WorkerChannel(socket, memory), [&](WorkerChannel& channel) {
     const auto order = channel.Receive<WorkerOrder>();
     model.emplace(OpenModel(order.model));
     RunnerOptions options = ResolveRunnerOptions(model->spec, order.model, order.engine);
     if (order.num_pages > 0) options.num_pages = order.num_pages;
+    if (order.expert_load_fd >= 0) {
+      const ModelSpec& spec = model->spec;
+      options.observer =
+          &expert_load.emplace(spec.num_layers, spec.moe.num_experts, order.expert_load_fd);
+    }
     return std::make_unique<LocalWorker>(*model, order.model, order.engine, options);
   });
 }
@@ -89,20 +96,23 @@ int Work(int socket, int memory) {
 
 ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
                          const EngineFlags& engine, const std::string& worker_process,
-                         Timeline* timeline) {
+                         ExpertLoad* expert_load, Timeline* timeline) {
   if (!WantsProcess(flags, engine, worker_process)) {
     RunnerOptions options = ResolveRunnerOptions(model.spec, flags, engine);
     options.timeline = timeline;
+    options.observer = expert_load;
     return {.worker = std::make_unique<LocalWorker>(model, flags, engine, options),
             .resident_bytes = [] { return ResidentBytes(); }};
   }
   const spdlog::string_view_t level = spdlog::level::to_string_view(spdlog::get_level());
   auto worker = std::make_unique<WorkerProcess>(WorkerProcess::Options{
       .command = {"/proc/self/exe", "--log-level", {level.data(), level.size()}, kWorkerCommand},
-      .order = [flags, engine](WorkerChannel& channel, const WorkerInfo* replaced) {
-        channel.Send(WorkerOrder{.model = flags,
-                                 .engine = engine,
-                                 .num_pages = replaced != nullptr ? replaced->num_pages : 0});
+      .order = [flags, engine, expert_load](WorkerChannel& channel, const WorkerInfo* replaced) {
+        channel.Send(
+            WorkerOrder{.model = flags,
+                        .engine = engine,
+                        .num_pages = replaced != nullptr ? replaced->num_pages : 0,
+                        .expert_load_fd = expert_load != nullptr ? expert_load->descriptor() : -1});
       }});
   const WorkerProcess* process = worker.get();
   return {.worker = std::move(worker), .resident_bytes = [process] {

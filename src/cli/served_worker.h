@@ -8,6 +8,7 @@
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
 #include "engine/worker.h"
+#include "trace/expert_load.h"
 
 namespace sluice {
 
@@ -22,10 +23,11 @@ struct ServedWorker {
 };
 
 // Loads the model, in this process or one of its own as `worker_process` says: on, off, or auto.
-// `model` and `timeline`, which may be null, must outlive the worker. Throws Error as loading does,
-// kInvalidArgument for a flag whose work cannot be done from another process.
+// The worker counts experts' tokens to `expert_load` and records on `timeline`, either of which may
+// be null; they and `model` must outlive it. Throws Error as loading does, kInvalidArgument for a
+// flag whose work cannot be done from another process.
 ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
                          const EngineFlags& engine, const std::string& worker_process,
-                         Timeline* timeline);
+                         ExpertLoad* expert_load, Timeline* timeline);
 
 }  // namespace sluice

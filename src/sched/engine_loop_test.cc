@@ -112,7 +112,7 @@ Request Ask(std::vector<TokenId> prompt, int max_tokens) {
 // The value of a counter or gauge, or how often a histogram was fed. With `reason`, of the metric
 // that has it as its finished_reason.
 double ValueOf(const Metrics& metrics, const std::string& name, const std::string& reason = "") {
-  for (const auto& family : metrics.collectable().Collect()) {
+  for (const auto& family : metrics.Collect()) {
     if (family.name != name) continue;
     for (const auto& metric : family.metric) {
       const bool matches =

@@ -5,7 +5,7 @@
 namespace sluice {
 
 std::string MetricsText(const Metrics& metrics) {
-  return prometheus::TextSerializer().Serialize(metrics.collectable().Collect());
+  return prometheus::TextSerializer().Serialize(metrics.Collect());
 }
 
 }  // namespace sluice

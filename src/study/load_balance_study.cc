@@ -1,5 +1,6 @@
 #include "study/load_balance_study.h"
 
+#include <span>
 #include <string>
 #include <utility>
 
@@ -56,6 +57,32 @@ int SlotsOf(const LoadCounts& loads, const LoadBalanceRequest& request) {
   throw Error(ErrorCode::kInvalidArgument, "there is no load to study: every count is 0");
 }
 
+[[noreturn]] void FailLearning(uint64_t steps) {
+  throw Error(ErrorCode::kInvalidArgument, "the run ends within the " + std::to_string(steps) +
+                                               " steps to learn from; none are left to judge by");
+}
+
+LoadCounts Sum(std::span<const LoadCounts> windows) {
+  LoadCounts sum = windows.front();
+  for (const LoadCounts& window : windows.subspan(1)) sum.Add(window);
+  return sum;
+}
+
+// How many of the windows end within the first `steps`; 0 of none.
+size_t WindowsToLearnFrom(std::span<const LoadCounts> windows, uint64_t steps) {
+  if (steps == 0) return 0;
+  size_t count = 0;
+  while (count < windows.size() && windows[count].last_step - windows.front().first_step < steps) {
+    ++count;
+  }
+  if (count == windows.size()) FailLearning(steps);
+  if (count == 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "no window ends within the " + std::to_string(steps) + " steps to learn from");
+  }
+  return count;
+}
+
 void Judge(BatchSource& source, const LoadBalanceRequest& request, PlacementReplay& replay) {
   FirstSteps learning(request.learn_steps);
   bool any = false;
@@ -65,10 +92,7 @@ void Judge(BatchSource& source, const LoadBalanceRequest& request, PlacementRepl
     replay.Add(batch);
     any = true;
   }
-  if (any) return;
-  throw Error(ErrorCode::kInvalidArgument, "the run ends within the " +
-                                               std::to_string(request.learn_steps) +
-                                               " steps to learn from; none are left to judge by");
+  if (!any) FailLearning(request.learn_steps);
 }
 
 }  // namespace
@@ -93,19 +117,26 @@ LoadBalanceReport StudyLoadBalance(const OpenSource& open, const LoadBalanceRequ
   return report;
 }
 
-LoadBalanceReport StudyCounts(const LoadCounts& counts, const LoadBalanceRequest& request) {
-  LoadBalanceReport report{.header = {.model = "counts",
-                                      .num_layers = counts.num_layers,
-                                      .num_experts = counts.num_experts,
-                                      .source = "counts"}};
-  report.layers = MeasureLayers(counts, request.balance);
+LoadBalanceReport StudyCounts(const RouterTraceHeader& header,
+                              const std::vector<LoadCounts>& windows,
+                              const LoadBalanceRequest& request) {
+  LoadBalanceReport report{.header = header};
+  if (windows.empty()) FailEmpty();
+  const LoadCounts total = Sum(windows);
+  report.layers = MeasureLayers(total, request.balance);
   if (report.layers.empty()) FailEmpty();
-  report.slots_per_rank = SlotsOf(counts, request);
+  report.windows = MeasureWindows(windows, request.balance);
+  report.steps_per_window = (total.last_step - total.first_step + 1) / windows.size();
+  report.slots_per_rank = SlotsOf(total, request);
+  const size_t learned = WindowsToLearnFrom(windows, request.learn_steps);
+  const std::span<const LoadCounts> all(windows);
+  const LoadCounts loads = learned == 0 ? total : Sum(all.first(learned));
   for (const Placement& placement : MakePlacements(
-           counts, request.balance.ranks, report.slots_per_rank, request.max_moves, request.cost)) {
-    report.placements.push_back({.name = placement.name,
-                                 .moved = placement.moved,
-                                 .cost = CostOfCounts(placement, counts, request.cost)});
+           loads, request.balance.ranks, report.slots_per_rank, request.max_moves, request.cost)) {
+    report.placements.push_back(
+        {.name = placement.name,
+         .moved = placement.moved,
+         .cost = CostOfCounts(placement, all.subspan(learned), request.cost)});
   }
   return report;
 }

@@ -34,7 +34,7 @@ struct LoadBalanceReport {
   RouterTraceHeader header;
   std::vector<LayerLoad> layers;
   std::vector<WindowLoad> windows;
-  uint64_t steps_per_window = 0;
+  uint64_t steps_per_window = 0;  // their mean, where windows differ
   std::optional<CoActivation> coactivation;
   int slots_per_rank = 0;
   std::vector<PlacementResult> placements;  // the contiguous one first
@@ -48,9 +48,12 @@ using OpenSource = std::function<std::unique_ptr<BatchSource>()>;
 // without records or with no steps left to judge by.
 LoadBalanceReport StudyLoadBalance(const OpenSource& open, const LoadBalanceRequest& request);
 
-// The same for loads that were counted elsewhere: no windows, no co-activation, and placements
-// judged by the loads that they are made for.
-LoadBalanceReport StudyCounts(const LoadCounts& counts, const LoadBalanceRequest& request);
+// The same for loads that were counted elsewhere, over one window of steps or several of the same
+// layers and experts: no co-activation, and placements judged as CostOfCounts does. Those to learn
+// from are the windows that end within request.learn_steps of the first's beginning.
+LoadBalanceReport StudyCounts(const RouterTraceHeader& header,
+                              const std::vector<LoadCounts>& windows,
+                              const LoadBalanceRequest& request);
 
 boost::json::object ToJson(const LoadBalanceReport& report, size_t pairs);
 

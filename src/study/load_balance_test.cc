@@ -91,16 +91,46 @@ TEST(LoadBalanceStudy, WhatIsLearnedEarlyAgesWhenTheLoadDrifts) {
   EXPECT_LT(gain(steady), gain(drifting));
 }
 
+LoadBalanceReport StudyOf(const std::vector<LoadCounts>& windows,
+                          const LoadBalanceRequest& request) {
+  return StudyCounts({.num_layers = 1, .num_experts = 4}, windows, request);
+}
+
 TEST(LoadBalanceStudy, TakesCountsToo) {
-  const LoadBalanceReport report =
-      StudyCounts(Counts(1, 4, {8, 6, 1, 1}), {.balance = {.ranks = 2}});
+  const LoadBalanceReport report = StudyOf({Counts(1, 4, {8, 6, 1, 1})}, {.balance = {.ranks = 2}});
   ASSERT_EQ(report.placements.size(), 4u);
   EXPECT_DOUBLE_EQ(report.placements[0].cost.expert_s, 14.0);
   EXPECT_DOUBLE_EQ(report.placements[2].cost.expert_s, 9.0);
   EXPECT_DOUBLE_EQ(report.placements[3].cost.expert_s, 8.0);
   EXPECT_DOUBLE_EQ(report.placements[3].cost.max_over_mean, 1.0);
-  EXPECT_THROW(StudyCounts(LoadCounts::Zero(2, 4), {}), Error);
-  EXPECT_THROW(StudyCounts(LoadCounts(), {}), Error);
+  EXPECT_THROW(StudyOf({LoadCounts::Zero(1, 4)}, {}), Error);
+  EXPECT_THROW(StudyOf({}, {}), Error);
+}
+
+TEST(LoadBalanceStudy, TakesWindowsOfCounts) {
+  // Two steps with one load, then two with another.
+  std::vector<LoadCounts> windows{Counts(1, 4, {8, 6, 1, 1}), Counts(1, 4, {1, 6, 8, 1})};
+  for (uint64_t w = 0; w < 2; ++w) {
+    windows[w].first_step = 100 + 2 * w;
+    windows[w].last_step = 101 + 2 * w;
+  }
+  LoadBalanceRequest request{.balance = {.ranks = 2}, .slots_per_rank = 2};
+  const LoadBalanceReport all = StudyOf(windows, request);
+  EXPECT_EQ(all.windows.size(), 2u);
+  EXPECT_EQ(all.steps_per_window, 2u);
+  EXPECT_EQ(all.windows[1].hot_kept, 0.0);
+  EXPECT_EQ(all.layers[0].loads, (std::vector<double>{9, 12, 9, 2}));
+  EXPECT_DOUBLE_EQ(all.placements[0].cost.expert_s, (14 + 9) / 4.0);
+
+  // Made for the first window, 0 apart from 1, and judged by the second.
+  request.learn_steps = 2;
+  const LoadBalanceReport learned = StudyOf(windows, request);
+  EXPECT_DOUBLE_EQ(learned.placements[0].cost.expert_s, 9 / 2.0);
+  EXPECT_DOUBLE_EQ(learned.placements[2].cost.expert_s, 14 / 2.0);
+  request.learn_steps = 1;
+  EXPECT_THROW(StudyOf(windows, request), Error);  // no window ends so early
+  request.learn_steps = 4;
+  EXPECT_THROW(StudyOf(windows, request), Error);  // none is left
 }
 
 TEST(LoadBalanceStudy, RefusesWhatHasNothingToStudy) {

@@ -50,6 +50,15 @@ std::vector<double> LoadCounts::Loads(int layer) const {
   return {row.begin(), row.end()};
 }
 
+std::vector<double> LoadCounts::Uses(int layer) const {
+  std::vector<double> used = Loads(layer);
+  const size_t first = static_cast<size_t>(layer) * used.size();
+  for (size_t e = 0; e < used.size(); ++e) {
+    used[e] = uses.empty() ? std::min(used[e], 1.0) : static_cast<double>(uses[first + e]);
+  }
+  return used;
+}
+
 std::vector<double> LoadCounts::Costs(int layer, double use_s, double token_s) const {
   std::vector<double> costs = Loads(layer);
   const size_t first = static_cast<size_t>(layer) * costs.size();
@@ -79,10 +88,9 @@ void LoadCounts::Add(const RouterBatch& batch) {
 
 void LoadCounts::Add(const LoadCounts& later) {
   SLUICE_CHECK_EQ(later.counts.size(), counts.size());
-  for (size_t i = 0; i < counts.size(); ++i) {
-    counts[i] += later.counts[i];
-    uses[i] += later.uses[i];
-  }
+  for (size_t i = 0; i < counts.size(); ++i) counts[i] += later.counts[i];
+  SLUICE_CHECK_EQ(later.uses.size(), uses.size());
+  for (size_t i = 0; i < uses.size(); ++i) uses[i] += later.uses[i];
   last_step = later.last_step;
 }
 

@@ -21,6 +21,8 @@ struct LoadCounts {
   static LoadCounts Zero(int num_layers, int num_experts);
   std::span<const uint64_t> Layer(int layer) const;
   std::vector<double> Loads(int layer) const;
+  // Batches with tokens for each expert of the layer; 1 for those with load where it is not known.
+  std::vector<double> Uses(int layer) const;
   // What each expert of the layer costs: the longer of reading its weights whenever it has tokens,
   // `use_s` each time, and of its tokens, `token_s` each.
   std::vector<double> Costs(int layer, double use_s, double token_s) const;

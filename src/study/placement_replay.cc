@@ -1,6 +1,7 @@
 #include "study/placement_replay.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -30,33 +31,59 @@ std::vector<Placement> MakePlacements(const LoadCounts& counts, int ranks, int s
   return placements;
 }
 
-PlacementCost CostOfCounts(const Placement& placement, const LoadCounts& counts,
-                           const ExpertCost& cost) {
-  PlacementCost sum;
-  double fullest = 0.0;
-  double all = 0.0;
-  for (int layer = 0; layer < counts.num_layers; ++layer) {
-    const ExpertMap& map = placement.layers[static_cast<size_t>(layer)];
-    const std::vector<double> loads = counts.Loads(layer);
-    const std::vector<double> ranks = RankLoads(map, loads);
-    double slowest = 0.0;
-    double distinct = 0.0;
-    for (size_t rank = 0; rank < ranks.size(); ++rank) {
-      const auto used = static_cast<double>(
-          std::count_if(map.ranks[rank].begin(), map.ranks[rank].end(),
-                        [&](int expert) { return loads[static_cast<size_t>(expert)] > 0.0; }));
-      slowest = std::max({slowest, used * cost.weights_s, ranks[rank] * cost.token_s});
-      distinct += used;
+namespace {
+
+// Sums over layers and windows.
+struct CountedCost {
+  double slowest_s = 0.0;
+  double even_s = 0.0;
+  double fullest = 0.0;  // tokens on the fullest rank, times ranks
+  double tokens = 0.0;
+};
+
+void AddLayer(const ExpertMap& map, const LoadCounts& counts, int layer, const ExpertCost& cost,
+              CountedCost& sum) {
+  const std::vector<double> loads = counts.Loads(layer);
+  const std::vector<double> uses = counts.Uses(layer);
+  const std::vector<int> replicas = map.Replicas();
+  const std::vector<double> ranks = RankLoads(map, loads);
+  const auto num_ranks = static_cast<double>(ranks.size());
+  double slowest = 0.0;
+  double all_uses = 0.0;
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    double read = 0.0;
+    for (const int expert : map.ranks[rank]) {
+      const auto e = static_cast<size_t>(expert);
+      // A replica is used no more often than it has tokens.
+      read += std::min(uses[e], std::ceil(loads[e] / replicas[e]));
     }
-    const double tokens = std::accumulate(loads.begin(), loads.end(), 0.0);
-    const auto num_ranks = static_cast<double>(ranks.size());
-    sum.expert_s += slowest;
-    sum.even_s += std::max(distinct * cost.weights_s, tokens * cost.token_s) / num_ranks;
-    fullest += *std::max_element(ranks.begin(), ranks.end()) * num_ranks;
-    all += tokens;
+    slowest = std::max({slowest, read * cost.weights_s, ranks[rank] * cost.token_s});
+    all_uses += read;
   }
-  if (all > 0.0) sum.max_over_mean = fullest / all;
-  return sum;
+  const double tokens = std::accumulate(loads.begin(), loads.end(), 0.0);
+  sum.slowest_s += slowest;
+  sum.even_s += std::max(all_uses * cost.weights_s, tokens * cost.token_s) / num_ranks;
+  sum.fullest += *std::max_element(ranks.begin(), ranks.end()) * num_ranks;
+  sum.tokens += tokens;
+}
+
+}  // namespace
+
+PlacementCost CostOfCounts(const Placement& placement, std::span<const LoadCounts> windows,
+                           const ExpertCost& cost) {
+  CountedCost sum;
+  uint64_t steps = 0;
+  for (const LoadCounts& window : windows) {
+    steps += window.last_step - window.first_step + 1;
+    for (int layer = 0; layer < window.num_layers; ++layer) {
+      AddLayer(placement.layers[static_cast<size_t>(layer)], window, layer, cost, sum);
+    }
+  }
+  SLUICE_CHECK_GE(steps, 1u);
+  const auto count = static_cast<double>(steps);
+  return {.expert_s = sum.slowest_s / count,
+          .even_s = sum.even_s / count,
+          .max_over_mean = sum.tokens > 0.0 ? sum.fullest / sum.tokens : 1.0};
 }
 
 PlacementReplay::PlacementReplay(std::vector<Placement> placements, const ExpertCost& cost)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,8 +36,10 @@ struct PlacementCost {
   double max_over_mean = 1.0;  // of tokens on ranks in a layer of a step, mean weighted by tokens
 };
 
-// What a placement costs for these loads as a whole, as if they were one step.
-PlacementCost CostOfCounts(const Placement& placement, const LoadCounts& counts,
+// What a placement costs on loads that were counted over windows of steps, one at least: the steps
+// of a window are taken for alike, so that what differs from one to the next is not seen. Where
+// uses are not known, a window's experts are taken for used once.
+PlacementCost CostOfCounts(const Placement& placement, std::span<const LoadCounts> windows,
                            const ExpertCost& cost);
 
 // Runs steps through several placements at once. The tokens of an expert with replicas take them in

@@ -63,13 +63,35 @@ TEST(CostOfCounts, IsThatOfOneStep) {
                             .layers = {Map(3, {{0}, {1, 2}}), Map(3, {{0, 1}, {1, 2}})}};
   LoadCounts counts = LoadCounts::Zero(2, 3);
   counts.counts = {6, 1, 1, 2, 4, 0};
-  const PlacementCost tokens = CostOfCounts(placement, counts, {});
+  counts.uses.clear();  // not known
+  const auto cost_of = [&](const LoadCounts& of, const ExpertCost& cost) {
+    return CostOfCounts(placement, std::span(&of, 1), cost);
+  };
+  const PlacementCost tokens = cost_of(counts, {});
   EXPECT_DOUBLE_EQ(tokens.expert_s, 6 + 4);  // the second layer's expert 1 is on both ranks
   EXPECT_DOUBLE_EQ(tokens.even_s, 4 + 3);
   EXPECT_DOUBLE_EQ(tokens.max_over_mean, (6 + 4) * 2 / 14.0);
-  EXPECT_DOUBLE_EQ(CostOfCounts(placement, counts, {.weights_s = 10, .token_s = 1}).expert_s,
-                   20 + 20);
-  EXPECT_EQ(CostOfCounts(placement, LoadCounts::Zero(2, 3), {}).max_over_mean, 1.0);
+  EXPECT_DOUBLE_EQ(cost_of(counts, {.weights_s = 10, .token_s = 1}).expert_s, 20 + 20);
+  EXPECT_EQ(cost_of(LoadCounts::Zero(2, 3), {}).max_over_mean, 1.0);
+}
+
+TEST(CostOfCounts, IsTheMeanOfTheStepsOfWindows) {
+  const Placement placement{.name = "a", .layers = {Map(3, {{0, 1}, {1, 2}})}};
+  std::vector<LoadCounts> windows(2, LoadCounts::Zero(1, 3));
+  windows[0].counts = {6, 2, 1};  // in steps 5 to 8
+  windows[0].uses = {4, 1, 1};
+  windows[0].first_step = 5;
+  windows[0].last_step = 8;
+  windows[1].counts = {0, 8, 9};  // in step 9
+  windows[1].uses = {0, 1, 1};
+  windows[1].first_step = windows[1].last_step = 9;
+  const PlacementCost tokens = CostOfCounts(placement, windows, {});
+  EXPECT_DOUBLE_EQ(tokens.expert_s, (7 + 13) / 5.0);
+  EXPECT_DOUBLE_EQ(tokens.max_over_mean, (7 + 13) * 2 / 26.0);
+  // Expert 0 is read in 4 steps, each replica of 1 in one.
+  const PlacementCost weights = CostOfCounts(placement, windows, {.weights_s = 10, .token_s = 0});
+  EXPECT_DOUBLE_EQ(weights.expert_s, (50 + 20) / 5.0);
+  EXPECT_DOUBLE_EQ(weights.even_s, (70 + 30) / 2.0 / 5.0);
 }
 
 TEST(MakePlacements, EvensOutWhatCosts) {
