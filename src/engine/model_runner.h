@@ -85,7 +85,9 @@ class ModelRunner {
   void SetRouting(std::unique_ptr<RoutingSource> routing) { routing_ = std::move(routing); }
   void SetObserver(RouterObserver* observer) { options_.observer = observer; }
 
+  const ModelWeights& weights() const { return *weights_; }
   const ExpertStore* experts() const { return experts_.get(); }
+  const PagePool& pages() const { return *pages_; }
   MemoryUse Memory() const;
   const StepGraphs& graphs() const { return graphs_; }
   // Seconds that steps waited for the device so far; the rest of a step is the host's.

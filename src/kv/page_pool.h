@@ -39,6 +39,7 @@ class PagePool {
 
   const KvLayout& layout() const { return layout_; }
   int num_pages() const { return num_pages_; }
+  uint64_t NumBytes() const { return memory_.size(); }
   // Of a layer of the kind; the others' are empty.
   TensorView Keys(int layer) const { return layers_[layer].keys; }
   TensorView Values(int layer) const { return layers_[layer].values; }

@@ -236,6 +236,12 @@ ModelWeights::ModelWeights(const ModelSpec& spec, const WeightSource& source, DT
   builder.Read(source, pool, on_read);
 }
 
+uint64_t ModelWeights::NumBytes() const {
+  uint64_t bytes = 0;
+  for (const Tensor& tensor : storage_) bytes += tensor.view().NumBytes();
+  return bytes;
+}
+
 CheckpointExperts::CheckpointExperts(const ModelSpec& spec, const WeightSource& source,
                                      OnBytesRead on_read)
     : source_(source),

@@ -64,6 +64,7 @@ class ModelWeights {
   const ConstTensorView& final_norm() const { return final_norm_; }  // [hidden]
   const ConstTensorView& lm_head() const { return lm_head_; }        // [vocab, hidden]
   const LayerWeights& layer(int i) const { return layers_[i]; }
+  uint64_t NumBytes() const;
 
  private:
   class Builder;

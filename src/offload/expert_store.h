@@ -102,6 +102,7 @@ class ExpertStore {
   const std::byte* slab() const { return slab_.data(); }
   int num_slots() const { return static_cast<int>(slots_.size()); }
   int num_experts() const { return options_.num_experts; }
+  uint64_t NumBytes() const { return slab_.size(); }  // of all slots
   bool AllResident() const { return num_slots() == NumExpertsInAll(); }
 
   // [num_experts] i32, in the slab's kind of memory: the slot of each expert of `layer`. Only when
