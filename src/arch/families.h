@@ -8,6 +8,7 @@ namespace sluice::arch {
 
 ModelSpec DbrxSpec(const HfConfig& config);
 ModelSpec DeepseekV3Spec(const HfConfig& config);
+ModelSpec LladaSpec(const HfConfig& config);
 ModelSpec LlamaSpec(const HfConfig& config);
 ModelSpec MixtralSpec(const HfConfig& config);
 ModelSpec OlmoeSpec(const HfConfig& config);

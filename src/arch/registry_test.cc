@@ -130,6 +130,26 @@ TEST(Registry, Llama) {
       10000.0);
 }
 
+TEST(Registry, ReadsModelsThatDenoise) {
+  const ModelSpec dense = SpecFromConfig(Model("LLaDA-8B-Instruct"));
+  EXPECT_EQ(dense.attention.mask, ops::AttentionMask::kFull);
+  EXPECT_EQ(dense.attention.head_dim, 128);
+  EXPECT_EQ(dense.attention.rope.theta, 500000.0);
+  EXPECT_EQ(dense.checkpoint_dtype, DType::kBF16);
+  EXPECT_EQ(dense.NumMoeLayers(), 0);
+  // What the published files hold: 16,031,162,368 bytes.
+  EXPECT_EQ(WeightBytes(dense, DType::kBF16), 16'031'162'368u);
+
+  const ModelSpec sparse = SpecFromConfig(Model("LLaDA-MoE-7B-A1B-Instruct"));
+  EXPECT_EQ(sparse.attention.mask, ops::AttentionMask::kFull);
+  EXPECT_EQ(sparse.attention.qk_norm, ops::QkNorm::kPerHead);
+  EXPECT_EQ(sparse.NumMoeLayers(), 16);
+  EXPECT_FALSE(sparse.moe.renormalize_topk);
+  EXPECT_EQ(FindRule(sparse, TensorRole::kGate), nullptr);
+  // The hub counts 7,356,880,896.
+  EXPECT_EQ(ParameterCount(sparse), 7'356'880'896u);
+}
+
 TEST(Registry, WindowsFollowEachFamilysRule) {
   EXPECT_THAT(SpecFromConfig(Golden("qwen2_window_tied")).attention.windowed,
               ElementsAre(false, true, true));
@@ -215,7 +235,8 @@ INSTANTIATE_TEST_SUITE_P(
     All, RegistryRefuses,
     ::testing::Values(
         Refusal{"qwen3_moe", R"({"model_type":"gpt2"})",
-                "dbrx, deepseek_v3, llama, mixtral, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe"},
+                "dbrx, deepseek_v3, llada, llama, mixtral, olmoe, qwen2, qwen2_moe, qwen3, "
+                "qwen3_moe"},
         Refusal{"qwen3_moe", R"({"hidden_act":"gelu"})", "\"hidden_act\" is \"gelu\""},
         Refusal{"qwen3_moe", R"({"rope_scaling":{"type":"dynamic","factor":4.0}})",
                 "not \"dynamic\""},

@@ -170,6 +170,7 @@ json::object DescribeModel(const DoctorFlags& flags) {
   report["chat_template"] = model.chat_template.has_value();
   bool fits = false;
   if (model.spec.num_layers > 0) {
+    if (std::string why = WhyNotRun(model.spec); !why.empty()) problems.push_back(std::move(why));
     DescribeSpec(model.spec, report);
     json::object needs;
     for (const DType dtype : WeightDTypes()) {

@@ -131,12 +131,12 @@ void PrintResult(const StrategyResult& result, bool best) {
                           : (best ? "<- best" : ""));
 }
 
-void PrintPlan(const std::string& name, const HardwareProfile& profile,
+void PrintPlan(const OpenedModel& model, const HardwareProfile& profile,
                const PlacementRequest& request, const PlacementPlan& plan) {
   fmt::print(
       "{} at {:g} bits a weight on {} x {} ({} figures) of {} in {} host{}; {} sequences of "
       "{} positions\n",
-      name, request.expert_bits, request.gpus, profile.name,
+      model.name, request.expert_bits, request.gpus, profile.name,
       profile.origin == ProfileOrigin::kPublished ? "published" : "measured",
       FormatBytes(static_cast<uint64_t>(request.gpu_memory)), request.hosts,
       request.hosts == 1 ? "" : "s", request.sequences, request.context);
@@ -144,6 +144,11 @@ void PrintPlan(const std::string& name, const HardwareProfile& profile,
              "strategy", "weights", "KV", "work", "GB/GPU", "comm ms", "step ms", "tok/s",
              "prefill/s", "batch", "context");
   for (size_t i = 0; i < plan.results.size(); ++i) PrintResult(plan.results[i], plan.best == i);
+  if (model.spec.attention.mask == ops::AttentionMask::kFull) {
+    fmt::print(
+        "its tokens see those behind them: a step runs all positions anew, as prefill/s says; "
+        "figures of decoding are not its own\n");
+  }
   if (!plan.best) {
     fmt::print("{}\n", plan.reason);
     return;
@@ -182,7 +187,7 @@ int RunPlacement(const PlacementFlags& flags) {
     if (plan.best) report["recommended"] = json::value(report["strategies"].at(*plan.best));
     fmt::print("{}\n", json::serialize(report));
   } else {
-    PrintPlan(opened.name, profile, request, plan);
+    PrintPlan(opened, profile, request, plan);
   }
   return plan.best ? 0 : 1;
 }

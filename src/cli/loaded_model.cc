@@ -324,8 +324,17 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
   return options;
 }
 
+std::string WhyNotRun(const ModelSpec& spec) {
+  if (spec.attention.mask != ops::AttentionMask::kFull) return "";
+  return "its tokens see those behind them: it fills in masked tokens by steps of denoising, and "
+         "this engine decodes from left to right alone; plan and doctor take its shapes";
+}
+
 std::unique_ptr<ModelRunner> LoadRunner(const OpenedModel& model, const ModelFlags& flags,
                                         const RunnerOptions& options) {
+  if (const std::string why = WhyNotRun(model.spec); !why.empty()) {
+    throw Error(ErrorCode::kUnsupported, "'" + model.name + "' cannot be run: " + why);
+  }
   std::unique_ptr<RoutingSource> routing = std::make_unique<ModelRouting>();
   if (model.spec.moe.num_experts > 0) {
     routing = ParseRoutingSource(flags.routing, {.num_layers = model.spec.num_layers,

@@ -57,8 +57,12 @@ std::unique_ptr<Timeline> OpenTimeline(const std::string& file);
 // f32, bf16 or f16 for "float32", "bf16", ...; the checkpoint's own for "auto".
 DType ParseDType(const std::string& text, DType checkpoint_dtype);
 
+// Why nothing here runs a model of the spec, though its shapes are known to plan and doctor; empty
+// for nearly all.
+std::string WhyNotRun(const ModelSpec& spec);
+
 // Loads the weights with progress on standard error: a moving line on a terminal, a few plain lines
-// elsewhere.
+// elsewhere. Throws Error(kUnsupported) for a model that nothing here runs.
 std::unique_ptr<ModelRunner> LoadRunner(const OpenedModel& model, const ModelFlags& flags,
                                         const RunnerOptions& options);
 

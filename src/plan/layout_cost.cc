@@ -110,11 +110,13 @@ GpuMemory LayoutCost::Memory(int sequences, double context) const {
 }
 
 PlacementStep LayoutCost::Prefill() const {
-  // A token looks back at half of the prompt on average, as long as prompt and context allow.
+  // A token sees half of the prompt on average, as long as prompt and context allow; all of it
+  // where it sees what is behind it too.
   const double tokens = request_.step_tokens;
-  const double back = std::min(tokens, static_cast<double>(request_.context)) / 2.0;
+  const double part = spec_.attention.mask == ops::AttentionMask::kFull ? 1.0 : 0.5;
+  const double seen = part * std::min(tokens, static_cast<double>(request_.context));
   const double width = static_cast<double>(spec_.attention.num_heads) * spec_.attention.head_dim;
-  const double scores = tokens * back * 4.0 * width * spec_.num_layers / layout_.tp;
+  const double scores = tokens * seen * 4.0 * width * spec_.num_layers / layout_.tp;
   return Step(tokens, tokens * kv_position_, scores);
 }
 

@@ -223,6 +223,23 @@ def place(model, *arguments, profile="dgx-h100", code=0):
     return json.loads(done.stdout) if code in (0, 1) and done.stdout else done.stderr
 
 
+def test_a_model_that_denoises_is_placed_and_not_run():
+    for model, gigabytes in (("LLaDA-8B-Instruct", 16.03), ("LLaDA-MoE-7B-A1B-Instruct", 14.71)):
+        plan = place(model, "--gpus", 1, "--max-num-seqs", 4)
+        assert plan["weight_bits"] == 16
+        assert plan["recommended"]["gpu_bytes"]["weights"] == pytest.approx(gigabytes * 1e9, rel=1e-3)
+        table = sluice("plan", "placement", MODELS / model, "--hardware", PROFILES / "dgx-h100.json",
+                       "--max-num-seqs", 4)
+        assert "figures of decoding are not its own" in table
+        layers = "num_hidden_layers" if "MoE" in model else "n_layers"
+        dummy = (MODELS / model, "--load-format", "dummy", "--hf-overrides", json.dumps({layers: 1}))
+        assert "cannot be run" in sluice("bench", "latency", *dummy, code=1)
+        examined = subprocess.run([BINARY, "doctor", *map(str, dummy), "--json"], capture_output=True, text=True,
+                                  timeout=60, check=False)
+        assert examined.returncode == 1
+        assert any("denoising" in problem for problem in json.loads(examined.stdout)["model"]["problems"])
+
+
 def test_placement_compares_strategies():
     plan = place("Qwen3-30B-A3B", "--gpus", 8)
     names = [strategy["strategy"] for strategy in plan["strategies"]]
