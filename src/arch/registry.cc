@@ -18,11 +18,11 @@ struct Family {
 };
 
 constexpr std::array kFamilies = {
-    Family{"dbrx", arch::DbrxSpec},          Family{"deepseek_v3", arch::DeepseekV3Spec},
-    Family{"llada", arch::LladaSpec},        Family{"llama", arch::LlamaSpec},
-    Family{"mixtral", arch::MixtralSpec},    Family{"olmoe", arch::OlmoeSpec},
-    Family{"qwen2", arch::Qwen2Spec},        Family{"qwen2_moe", arch::Qwen2MoeSpec},
-    Family{"qwen3", arch::Qwen3Spec},        Family{"qwen3_moe", arch::Qwen3MoeSpec},
+    Family{"dbrx", arch::DbrxSpec},       Family{"deepseek_v3", arch::DeepseekV3Spec},
+    Family{"llada", arch::LladaSpec},     Family{"llama", arch::LlamaSpec},
+    Family{"mixtral", arch::MixtralSpec}, Family{"olmoe", arch::OlmoeSpec},
+    Family{"qwen2", arch::Qwen2Spec},     Family{"qwen2_moe", arch::Qwen2MoeSpec},
+    Family{"qwen3", arch::Qwen3Spec},     Family{"qwen3_moe", arch::Qwen3MoeSpec},
 };
 
 // Keys that change nothing that is computed here: bookkeeping, training, and the defaults of

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -130,6 +131,7 @@ void PrintPlacements(const LoadBalanceReport& report, bool in_seconds) {
 LoadBalanceReport StudyServer(const LoadBalanceFlags& flags, const LoadBalanceRequest& request) {
   const WatchOptions options{.windows = flags.windows,
                              .window = std::chrono::duration<double>(flags.window_s)};
+  spdlog::info("watching {} for {:g} s", flags.server, flags.windows * flags.window_s);
   const WatchedLoad watched = WatchServer([&flags] { return FetchMetrics(flags.server); }, options);
   const LoadCounts& first = watched.windows.front();
   return StudyCounts({.model = watched.model,
