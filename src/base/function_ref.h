@@ -1,0 +1,34 @@
+#pragma once
+
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace sluice {
+
+template <class Signature>
+class FunctionRef;
+
+// A callable that is borrowed for the length of a call: two words, no allocation. The callable must
+// outlive it.
+template <class Result, class... Args>
+class FunctionRef<Result(Args...)> {
+ public:
+  template <class Callable>
+    requires(!std::is_same_v<std::remove_cvref_t<Callable>, FunctionRef> &&
+             std::is_invocable_r_v<Result, Callable&, Args...>)
+  FunctionRef(Callable&& callable)  // NOLINT(google-explicit-constructor): takes lambdas in place
+      : callable_(const_cast<void*>(static_cast<const void*>(std::addressof(callable)))),
+        call_([](void* target, Args... args) -> Result {
+          return (*static_cast<std::remove_reference_t<Callable>*>(target))(
+              std::forward<Args>(args)...);
+        }) {}
+
+  Result operator()(Args... args) const { return call_(callable_, std::forward<Args>(args)...); }
+
+ private:
+  void* callable_;
+  Result (*call_)(void*, Args...);
+};
+
+}  // namespace sluice
