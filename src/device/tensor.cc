@@ -1,24 +1,8 @@
 #include "device/tensor.h"
 
-#include <algorithm>
 #include <ostream>
-#include <vector>
 
 namespace sluice {
-
-Shape::Shape(std::initializer_list<int64_t> dims)
-    : Shape(std::span<const int64_t>(dims.begin(), dims.size())) {}
-
-Shape::Shape(std::span<const int64_t> dims) : rank_(static_cast<int>(dims.size())) {
-  SLUICE_CHECK_LE(rank_, kMaxRank);
-  std::copy(dims.begin(), dims.end(), dims_.begin());
-}
-
-int64_t Shape::NumElements() const {
-  int64_t count = 1;
-  for (int i = 0; i < rank_; ++i) count *= dims_[i];
-  return count;
-}
 
 std::string Shape::ToString() const {
   std::string text = "[";
@@ -27,11 +11,6 @@ std::string Shape::ToString() const {
     text += std::to_string(dims_[i]);
   }
   return text + "]";
-}
-
-bool Shape::operator==(const Shape& other) const {
-  return rank_ == other.rank_ &&
-         std::equal(dims_.begin(), dims_.begin() + rank_, other.dims_.begin());
 }
 
 std::ostream& operator<<(std::ostream& out, const Shape& shape) {
@@ -53,15 +32,13 @@ BasicTensorView<Void> BasicTensorView<Void>::operator[](int64_t i) const {
   SLUICE_CHECK_GE(rank(), 1);
   SLUICE_CHECK_GE(i, 0);
   SLUICE_CHECK_LT(i, shape_[0]);
-  std::vector<int64_t> dims;
-  std::vector<int64_t> strides;
-  for (int d = 1; d < rank(); ++d) {
-    dims.push_back(shape_[d]);
-    strides.push_back(strides_[d]);
-  }
+  std::array<int64_t, kMaxRank> dims{};
+  for (int d = 1; d < rank(); ++d) dims[d - 1] = shape_[d];
+  const auto rest = static_cast<size_t>(rank() - 1);
   auto* base =
       static_cast<Element<char>*>(data_) + i * strides_[0] * static_cast<int64_t>(SizeOf(dtype_));
-  return BasicTensorView(base, dtype_, Shape(dims), strides);
+  return BasicTensorView(base, dtype_, Shape(std::span(dims).first(rest)),
+                         std::span(strides_).subspan(1, rest));
 }
 
 template <class Void>

@@ -18,18 +18,26 @@ inline constexpr int kMaxRank = 5;
 class Shape {
  public:
   Shape() = default;
-  Shape(std::initializer_list<int64_t> dims);
-  explicit Shape(std::span<const int64_t> dims);
+  Shape(std::initializer_list<int64_t> dims)
+      : Shape(std::span<const int64_t>(dims.begin(), dims.size())) {}
+  explicit Shape(std::span<const int64_t> dims) : rank_(static_cast<int>(dims.size())) {
+    SLUICE_CHECK_LE(rank_, kMaxRank);
+    for (int i = 0; i < rank_; ++i) dims_[i] = dims[i];
+  }
 
   int rank() const { return rank_; }
   int64_t operator[](int i) const { return dims_[i]; }
   int64_t& operator[](int i) { return dims_[i]; }
-  int64_t NumElements() const;
+  int64_t NumElements() const {
+    int64_t count = 1;
+    for (int i = 0; i < rank_; ++i) count *= dims_[i];
+    return count;
+  }
   std::string ToString() const;  // "[2, 40, 512]"
-  bool operator==(const Shape& other) const;
+  bool operator==(const Shape& other) const = default;
 
  private:
-  std::array<int64_t, kMaxRank> dims_{};
+  std::array<int64_t, kMaxRank> dims_{};  // zeros behind rank_
   int rank_ = 0;
 };
 

@@ -17,7 +17,7 @@ int64_t RoundUp16(int64_t count) {
 constexpr int64_t kInPlaceRows = 8;
 
 // What a row sees of the current tile, as offsets into it. With `holes`, some positions between
-// are hidden.
+// are hidden. A tile is the pages of AttentionTilePages: one step of the softmax is taken for all.
 struct TileRow {
   int64_t row;
   int64_t begin;
@@ -25,23 +25,25 @@ struct TileRow {
   bool holes;
 };
 
-// A tile of KV as the products read it: the page itself, or its widened copy.
+// Keys or values of a page as the products read them: the page itself, or its widened copy.
 template <class T>
-struct Tile {
-  const T* k;  // [page_size, k_stride]
-  int64_t k_stride;
-  const T* v;  // [page_size, v_stride]; k where a value is part of its key
-  int64_t v_stride;
+struct PageRows {
+  const T* data;  // [page_size, stride]
+  int64_t stride;
+  int64_t begin;  // those that a row of the block sees, as offsets into the page
+  int64_t end;
+  int64_t offset;  // of the page in the tile
 };
 
 // The block's working set: room for a widened tile of KV, and the state of each row's online
 // softmax.
 struct State {
+  int64_t tile;         // positions of a tile
   int64_t tile_stride;  // floats of a row of scores
   int64_t key_width;    // floats of a row of k, key_dim rounded up to 16
   int64_t width;        // floats of a row of v and of sums, value_dim rounded up to 16
   float* k;             // [page_size, key_width], zeros behind key_dim
-  float* v;             // [page_size, width], zeros behind value_dim
+  float* v;             // [page_size, width], zeros behind value_dim, or part of k's rows
   float* scores;        // [rows, tile_stride]
   float* sums;          // [rows, width]; what lies behind value_dim is never read
   float largest[kAttentionBlockRows];
@@ -58,10 +60,10 @@ bool Sees(const VisibleRange& range, int64_t position) {
 }
 
 // Trims [begin, end) of the tile at `first` to the positions that the row sees.
-TileRow Trim(const VisibleRange& range, int64_t row, int64_t first, int64_t page_size) {
+TileRow Trim(const VisibleRange& range, int64_t row, int64_t first, int64_t tile) {
   TileRow part{row, range.begin - first, range.end - first, false};
   if (part.begin < 0) part.begin = 0;
-  if (part.end > page_size) part.end = page_size;
+  if (part.end > tile) part.end = tile;
   if (first + part.end <= range.tree_begin) return part;
   while (part.begin < part.end && !Sees(range, first + part.begin)) ++part.begin;
   while (part.begin < part.end && !Sees(range, first + part.end - 1)) --part.end;
@@ -92,36 +94,48 @@ void WidenRows(const T* from, int64_t begin, int64_t end, int64_t dim, float* to
   }
 }
 
+// Where a page's keys or values lie, [begin, end) of them in sight.
+struct PagePart {
+  int64_t page;
+  int64_t begin;
+  int64_t end;
+  int64_t offset;  // of the page in the tile
+};
+
 template <class T>
-Tile<T> PageOf(const AttentionBlockParams& params, int64_t tile) {
-  const int64_t offset = params.pages[tile] * params.page_stride;
-  const T* k = reinterpret_cast<const T*>(params.k + offset);
-  if (params.v == nullptr) return {k, params.key_dim, k, params.key_dim};
-  return {k, params.key_dim, reinterpret_cast<const T*>(params.v + offset), params.value_dim};
+PageRows<T> KeysOf(const AttentionBlockParams& params, const PagePart& part) {
+  const std::byte* page = params.k + params.pages[part.page] * params.page_stride;
+  return {reinterpret_cast<const T*>(page), params.key_dim, part.begin, part.end, part.offset};
 }
 
-// The rows [begin, end) of a page, widened.
 template <class T>
-Tile<float> Widen(const Tile<T>& page, int64_t begin, int64_t end, const State& state) {
-  WidenRows(page.k, begin, end, page.k_stride, state.k, state.key_width);
-  if (page.v == page.k) return {state.k, state.key_width, state.k, state.key_width};
-  WidenRows(page.v, begin, end, page.v_stride, state.v, state.width);
-  return {state.k, state.key_width, state.v, state.width};
+PageRows<T> ValuesOf(const AttentionBlockParams& params, const PagePart& part) {
+  if (params.v == nullptr) return KeysOf<T>(params, part);
+  const std::byte* page = params.v + params.pages[part.page] * params.page_stride;
+  return {reinterpret_cast<const T*>(page), params.value_dim, part.begin, part.end, part.offset};
 }
 
-// Scores of the active rows against positions [begin, end) of the tile.
+// The rows in sight, widened to `stride` floats each at `to`.
 template <class T>
-void ScoreTile(const AttentionBlockParams& params, const Tile<T>& tile, int64_t begin, int64_t end,
-               State& state) {
+PageRows<float> Widen(const PageRows<T>& rows, float* to, int64_t stride) {
+  WidenRows(rows.data, rows.begin, rows.end, rows.stride, to, stride);
+  return {to, stride, rows.begin, rows.end, rows.offset};
+}
+
+// Scores of the active rows against the keys of a page.
+template <class T>
+void ScorePage(const AttentionBlockParams& params, const PageRows<T>& keys, State& state) {
   const float* q[kAttentionBlockRows];
+  float* scores = state.scores + keys.offset + keys.begin;
+  const int64_t count = keys.end - keys.begin;
   for (int64_t i = 0; i < state.active_count; ++i) {
     q[i] = params.q[state.active[i].row];
-    for (int64_t p = begin; p < end; ++p) state.scores[i * state.tile_stride + p] = 0.0f;
+    for (int64_t p = 0; p < count; ++p) scores[i * state.tile_stride + p] = 0.0f;
   }
   for (int64_t d = 0; d < params.key_dim; d += kDepthChunk) {
     const int64_t depth = params.key_dim - d < kDepthChunk ? params.key_dim - d : kDepthChunk;
-    DotChunk(q, state.active_count, d, tile.k + begin * tile.k_stride + d, tile.k_stride,
-             end - begin, depth, state.scores + begin, state.tile_stride);
+    DotChunk(q, state.active_count, d, keys.data + keys.begin * keys.stride + d, keys.stride, count,
+             depth, scores, state.tile_stride);
   }
 }
 
@@ -155,10 +169,10 @@ void WeighRow(const AttentionBlockParams& params, int64_t first, int64_t i, Stat
   state.total[part.row] = state.total[part.row] * correction + Vec::ReduceAdd(total);
 }
 
-// sums = sums * correction + weights v for kRows active rows from `i` on that see the same
-// positions without holes, over kVecs vectors of the width.
+// sums = sums * correction + weights v of `count` pages, for kRows active rows from `i` on that see
+// the same positions without holes, over kVecs vectors of the width.
 template <int kRows, int kVecs, class T>
-void AddValues(const Tile<T>& tile, int64_t i, int64_t d, State& state) {
+void AddValues(const PageRows<T>* pages, int64_t count, int64_t i, int64_t d, State& state) {
   const TileRow& part = state.active[i];
   Vec sums[kRows][kVecs];
 #pragma GCC unroll 4
@@ -170,18 +184,23 @@ void AddValues(const Tile<T>& tile, int64_t i, int64_t d, State& state) {
       sums[m][c] = Vec::Mul(Vec::Load(row + c * Vec::kLanes), correction);
     }
   }
-  const float* weights = state.scores + i * state.tile_stride;
-  for (int64_t p = part.begin; p < part.end; ++p) {
-    Vec value[kVecs];
+  for (const PageRows<T>* page = pages; page != pages + count; ++page) {
+    const float* weights = state.scores + i * state.tile_stride + page->offset;
+    const int64_t begin = part.begin > page->offset + page->begin ? part.begin - page->offset
+                                                                   : page->begin;
+    const int64_t end = part.end < page->offset + page->end ? part.end - page->offset : page->end;
+    for (int64_t p = begin; p < end; ++p) {
+      Vec value[kVecs];
 #pragma GCC unroll 4
-    for (int c = 0; c < kVecs; ++c) {
-      value[c] = Vec::Load(tile.v + p * tile.v_stride + d + c * Vec::kLanes);
-    }
+      for (int c = 0; c < kVecs; ++c) {
+        value[c] = Vec::Load(page->data + p * page->stride + d + c * Vec::kLanes);
+      }
 #pragma GCC unroll 4
-    for (int m = 0; m < kRows; ++m) {
-      const Vec weight = Vec::Set1(weights[m * state.tile_stride + p]);
+      for (int m = 0; m < kRows; ++m) {
+        const Vec weight = Vec::Set1(weights[m * state.tile_stride + p]);
 #pragma GCC unroll 4
-      for (int c = 0; c < kVecs; ++c) sums[m][c] = Vec::Fma(weight, value[c], sums[m][c]);
+        for (int c = 0; c < kVecs; ++c) sums[m][c] = Vec::Fma(weight, value[c], sums[m][c]);
+      }
     }
   }
 #pragma GCC unroll 4
@@ -193,29 +212,33 @@ void AddValues(const Tile<T>& tile, int64_t i, int64_t d, State& state) {
 }
 
 template <int kRows, class T>
-void AddValuesOfRows(const Tile<T>& tile, int64_t i, State& state) {
+void AddValuesOfRows(const PageRows<T>* pages, int64_t count, int64_t i, State& state) {
   constexpr int kVecs = 4;
   int64_t d = 0;
   for (; d + kVecs * Vec::kLanes <= state.width; d += kVecs * Vec::kLanes) {
-    AddValues<kRows, kVecs>(tile, i, d, state);
+    AddValues<kRows, kVecs>(pages, count, i, d, state);
   }
-  for (; d < state.width; d += Vec::kLanes) AddValues<kRows, 1>(tile, i, d, state);
+  for (; d < state.width; d += Vec::kLanes) AddValues<kRows, 1>(pages, count, i, d, state);
 }
 
 // As AddValues for one row with holes: hidden positions are passed over, not multiplied by 0, since
 // their values may be anything.
 template <class T>
-void AddValuesWithHoles(const AttentionBlockParams& params, const Tile<T>& tile, int64_t first,
-                        int64_t i, State& state) {
+void AddValuesWithHoles(const AttentionBlockParams& params, const PageRows<T>* pages, int64_t count,
+                        int64_t first, int64_t i, State& state) {
   const TileRow& part = state.active[i];
   float* sums = state.sums + part.row * state.width;
   const Vec correction = Vec::Set1(state.correction[i]);
   for (int64_t d = 0; d < state.width; d += Vec::kLanes) {
     Vec sum = Vec::Mul(Vec::Load(sums + d), correction);
-    for (int64_t p = part.begin; p < part.end; ++p) {
-      if (!Sees(params.sees[part.row], first + p)) continue;
-      const Vec weight = Vec::Set1(state.scores[i * state.tile_stride + p]);
-      sum = Vec::Fma(weight, Vec::Load(tile.v + p * tile.v_stride + d), sum);
+    for (const PageRows<T>* page = pages; page != pages + count; ++page) {
+      for (int64_t p = page->begin; p < page->end; ++p) {
+        const int64_t position = page->offset + p;
+        if (position < part.begin || position >= part.end) continue;
+        if (!Sees(params.sees[part.row], first + position)) continue;
+        const Vec weight = Vec::Set1(state.scores[i * state.tile_stride + position]);
+        sum = Vec::Fma(weight, Vec::Load(page->data + p * page->stride + d), sum);
+      }
     }
     Vec::Store(sums + d, sum);
   }
@@ -233,65 +256,87 @@ int64_t SameRange(const State& state, int64_t i) {
   return count;
 }
 
+// Adds the values of `count` pages of the tile at `first`; the sums are corrected.
 template <class T>
-void AddTile(const AttentionBlockParams& params, const Tile<T>& tile, int64_t first, State& state) {
+void AddPages(const AttentionBlockParams& params, const PageRows<T>* pages, int64_t count,
+              int64_t first, State& state) {
   int64_t i = 0;
   while (i < state.active_count) {
-    const int64_t count = state.active[i].holes ? 1 : SameRange(state, i);
+    const int64_t rows = state.active[i].holes ? 1 : SameRange(state, i);
     if (state.active[i].holes) {
-      AddValuesWithHoles(params, tile, first, i, state);
+      AddValuesWithHoles(params, pages, count, first, i, state);
       i += 1;
-    } else if (count == 4) {
-      AddValuesOfRows<4>(tile, i, state);
+    } else if (rows == 4) {
+      AddValuesOfRows<4>(pages, count, i, state);
       i += 4;
-    } else if (count >= 2) {
-      AddValuesOfRows<2>(tile, i, state);
+    } else if (rows >= 2) {
+      AddValuesOfRows<2>(pages, count, i, state);
       i += 2;
     } else {
-      AddValuesOfRows<1>(tile, i, state);
+      AddValuesOfRows<1>(pages, count, i, state);
       i += 1;
     }
   }
+  for (int64_t row = 0; row < state.active_count; ++row) state.correction[row] = 1.0f;
 }
 
-// The active rows against positions [begin, end) of a tile.
+// The active rows against the pages of the tile at `first`.
 template <class T>
-void WorkOnTile(const AttentionBlockParams& params, const Tile<T>& tile, int64_t first,
-                int64_t begin, int64_t end, State& state) {
-  ScoreTile(params, tile, begin, end, state);
-  for (int64_t i = 0; i < state.active_count; ++i) WeighRow(params, first, i, state);
-  AddTile(params, tile, first, state);
-}
-
-template <class T>
-void RunPage(const AttentionBlockParams& params, const Tile<T>& page, int64_t first, int64_t begin,
-             int64_t end, State& state) {
+void WorkOnTile(const AttentionBlockParams& params, const PagePart* parts, int64_t count,
+                int64_t first, State& state) {
   // Loads of v are whole vectors: a row that ends within one is padded in the copy.
-  const bool whole = state.width <= page.v_stride;
-  if (whole && (sizeof(T) == sizeof(float) || state.active_count <= kInPlaceRows)) {
-    WorkOnTile(params, page, first, begin, end, state);
-  } else {
-    WorkOnTile(params, Widen(page, begin, end, state), first, begin, end, state);
+  const int64_t v_stride = params.v == nullptr ? params.key_dim : params.value_dim;
+  const bool in_place = state.width <= v_stride &&
+                        (sizeof(T) == sizeof(float) || state.active_count <= kInPlaceRows);
+  for (int64_t i = 0; i < count; ++i) {
+    const PageRows<T> keys = KeysOf<T>(params, parts[i]);
+    if (in_place) {
+      ScorePage(params, keys, state);
+    } else {
+      ScorePage(params, Widen(keys, state.k, state.key_width), state);
+    }
+  }
+  for (int64_t i = 0; i < state.active_count; ++i) WeighRow(params, first, i, state);
+  if (in_place) {
+    PageRows<T> pages[kAttentionTilePositions];
+    for (int64_t i = 0; i < count; ++i) pages[i] = ValuesOf<T>(params, parts[i]);
+    AddPages(params, pages, count, first, state);
+    return;
+  }
+  float* to = params.v == nullptr ? state.k : state.v;
+  const int64_t stride = params.v == nullptr ? state.key_width : state.width;
+  for (int64_t i = 0; i < count; ++i) {
+    const PageRows<float> values = Widen(ValuesOf<T>(params, parts[i]), to, stride);
+    AddPages(params, &values, 1, first, state);
   }
 }
 
 void RunTile(const AttentionBlockParams& params, int64_t tile, State& state) {
-  const int64_t first = tile * params.page_size;
-  int64_t begin = params.page_size;
+  const int64_t first = tile * state.tile;
+  int64_t begin = state.tile;
   int64_t end = 0;
   state.active_count = 0;
   for (int64_t row = 0; row < params.rows; ++row) {
-    const TileRow part = Trim(params.sees[row], row, first, params.page_size);
+    const TileRow part = Trim(params.sees[row], row, first, state.tile);
     if (part.begin >= part.end) continue;
     state.active[state.active_count++] = part;
     begin = part.begin < begin ? part.begin : begin;
     end = part.end > end ? part.end : end;
   }
   if (state.active_count == 0) return;
+  PagePart parts[kAttentionTilePositions];
+  int64_t count = 0;
+  for (int64_t page = begin / params.page_size; page * params.page_size < end; ++page) {
+    const int64_t offset = page * params.page_size;
+    parts[count++] = {.page = first / params.page_size + page,
+                      .begin = begin > offset ? begin - offset : 0,
+                      .end = end - offset < params.page_size ? end - offset : params.page_size,
+                      .offset = offset};
+  }
   if (params.dtype == DType::kBF16) {
-    RunPage(params, PageOf<Bf16>(params, tile), first, begin, end, state);
+    WorkOnTile<Bf16>(params, parts, count, first, state);
   } else {
-    RunPage(params, PageOf<float>(params, tile), first, begin, end, state);
+    WorkOnTile<float>(params, parts, count, first, state);
   }
 }
 
@@ -307,12 +352,13 @@ void StoreRow(const AttentionBlockParams& params, int64_t row, const State& stat
 
 void AttentionBlock(const AttentionBlockParams& params) {
   State state;
-  state.tile_stride = RoundUp16(params.page_size);
+  state.tile = AttentionTilePages(params.page_size) * params.page_size;
+  state.tile_stride = RoundUp16(state.tile);
   state.key_width = RoundUp16(params.key_dim);
   state.width = RoundUp16(params.value_dim);
   state.k = params.scratch;
-  state.v = state.k + state.tile_stride * state.key_width;
-  state.scores = state.v + state.tile_stride * state.width;
+  state.v = state.k + params.page_size * state.key_width;
+  state.scores = state.v + params.page_size * state.width;
   state.sums = state.scores + kAttentionBlockRows * state.tile_stride;
   int64_t begin = params.sees[0].begin;
   int64_t end = 0;
@@ -323,7 +369,7 @@ void AttentionBlock(const AttentionBlockParams& params) {
     begin = params.sees[row].begin < begin ? params.sees[row].begin : begin;
     end = params.sees[row].end > end ? params.sees[row].end : end;
   }
-  for (int64_t tile = begin / params.page_size; tile * params.page_size < end; ++tile) {
+  for (int64_t tile = begin / state.tile; tile * state.tile < end; ++tile) {
     RunTile(params, tile, state);
   }
   for (int64_t row = 0; row < params.rows; ++row) StoreRow(params, row, state);

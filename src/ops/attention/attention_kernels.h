@@ -43,13 +43,23 @@ struct AttentionBlockParams {
   float* scratch;  // AttentionScratchFloats(page_size, key_dim, value_dim), aligned to 64 bytes
 };
 
-// Floats of scratch that a block needs in any tier: a tile of k and of v, scores, sums.
+// Positions that the softmax advances by in the vectorised tiers: enough to hide the latency of
+// its exponentials. Tiles begin at multiples of a tile, whatever a step's rows are, so that a row's
+// sums do not depend on its company.
+inline constexpr int64_t kAttentionTilePositions = 64;
+
+// Pages of one tile: as many as hold kAttentionTilePositions, or one.
+inline constexpr int64_t AttentionTilePages(int64_t page_size) {
+  return page_size < kAttentionTilePositions ? kAttentionTilePositions / page_size : 1;
+}
+
+// Floats of scratch that a block needs in any tier: a page of k and of v, scores of a tile, sums.
 inline constexpr int64_t AttentionScratchFloats(int64_t page_size, int64_t key_dim,
                                                 int64_t value_dim) {
   const int64_t key_width = (key_dim + 15) / 16 * 16;
   const int64_t value_width = (value_dim + 15) / 16 * 16;
-  const int64_t tile = (page_size + 15) / 16 * 16;
-  return tile * (key_width + value_width) + kAttentionBlockRows * (tile + value_width);
+  const int64_t tile = (AttentionTilePages(page_size) * page_size + 15) / 16 * 16;
+  return page_size * (key_width + value_width) + kAttentionBlockRows * (tile + value_width);
 }
 
 namespace reference {
