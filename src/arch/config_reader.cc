@@ -18,12 +18,12 @@ int CheckedInt(const HfConfig& config, std::string_view key, int64_t value) {
   return static_cast<int>(value);
 }
 
-DType ReadDType(const HfConfig& config) {
-  const std::string name = config.OptString("dtype").value_or("float32");
+DType ReadDType(const HfConfig& config, std::string_view key) {
+  const std::string name = config.OptString(key).value_or("float32");
   if (name == "float32") return DType::kF32;
   if (name == "bfloat16") return DType::kBF16;
   if (name == "float16") return DType::kF16;
-  RefuseOption(config, "dtype", "float32, bfloat16 and float16 are supported");
+  RefuseOption(config, key, "float32, bfloat16 and float16 are supported");
 }
 
 double Positive(const HfConfig& parameters, std::string_view key) {
@@ -201,6 +201,7 @@ void ReadRope(const HfConfig& config, int head_dim, double default_theta, ModelS
     RefuseOption(config, "partial_rotary_factor", "expected above 0 and at most 1");
   }
   rope.rotary_dim = static_cast<int>(head_dim * rotary_share);
+  rope.frequency_dtype = ReadDType(config, "rope_frequency_dtype");
 }
 
 void ReadWindows(const HfConfig& config, WindowRule rule, ModelSpec& spec) {
@@ -235,7 +236,7 @@ void ReadWindows(const HfConfig& config, WindowRule rule, ModelSpec& spec) {
 
 void ReadStorage(const HfConfig& config, ModelSpec& spec) {
   spec.tie_embeddings = config.OptBool("tie_word_embeddings").value_or(false);
-  spec.checkpoint_dtype = ReadDType(config);
+  spec.checkpoint_dtype = ReadDType(config, "dtype");
   ReadQuantization(config, spec);
 }
 

@@ -59,8 +59,9 @@ class ThreadPool {
 
   // What is left of a thread's share of the loop of some number: pieces [next, end).
   struct alignas(kApart) Share {
-    std::atomic<uint64_t> left{0};    // number << 32 | next << 16 | end
-    std::atomic<bool> inside{false};  // whether its thread may be in a body or about to take a piece
+    std::atomic<uint64_t> left{0};  // number << 32 | next << 16 | end
+    std::atomic<bool> inside{
+        false};  // whether its thread may be in a body or about to take a piece
   };
 
   static constexpr int64_t kMostPieces = 0xffff;

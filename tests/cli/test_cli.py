@@ -67,6 +67,18 @@ def test_verify_goldens(name):
     assert 1e-5 < rounded["relative_l2"] <= 3e-2
 
 
+def test_rotary_frequencies_can_be_rounded_as_a_cast_model_has_them():
+    folder = GOLDEN / "qwen2_moe_sharded_bf16_v4"
+    command = ["verify", folder, "--dtype", "float32", "--golden", folder / "golden_cast.safetensors"]
+    assert sluice(*command).returncode == 1
+    rounded = report(*command, "--hf-overrides", '{"rope_frequency_dtype": "bfloat16"}')["golden"]
+    assert rounded["relative_l2"] <= 1e-5
+    assert rounded["first_greedy_mismatch"] is None
+    refused = sluice(*command, "--hf-overrides", '{"rope_frequency_dtype": "int8"}')
+    assert refused.returncode != 0
+    assert "rope_frequency_dtype" in refused.stderr
+
+
 def test_verify_fails_past_the_tolerance(checkpoint):
     edit_config(checkpoint, norm_topk_prob=False)
     done = sluice("verify", checkpoint, "--json")

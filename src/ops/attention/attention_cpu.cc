@@ -12,6 +12,14 @@ int64_t RoundUp16(int64_t count) {
   return (count + 15) / 16 * 16;
 }
 
+int64_t Larger(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
+int64_t Smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
 // Up to this many rows a tile of 16-bit KV is widened in registers, where it lies: the products
 // pass over it once for every three or four rows. For more rows it is widened once into scratch.
 constexpr int64_t kInPlaceRows = 8;
@@ -186,9 +194,8 @@ void AddValues(const PageRows<T>* pages, int64_t count, int64_t i, int64_t d, St
   }
   for (const PageRows<T>* page = pages; page != pages + count; ++page) {
     const float* weights = state.scores + i * state.tile_stride + page->offset;
-    const int64_t begin = part.begin > page->offset + page->begin ? part.begin - page->offset
-                                                                   : page->begin;
-    const int64_t end = part.end < page->offset + page->end ? part.end - page->offset : page->end;
+    const int64_t begin = Larger(page->begin, part.begin - page->offset);
+    const int64_t end = Smaller(page->end, part.end - page->offset);
     for (int64_t p = begin; p < end; ++p) {
       Vec value[kVecs];
 #pragma GCC unroll 4
@@ -232,9 +239,10 @@ void AddValuesWithHoles(const AttentionBlockParams& params, const PageRows<T>* p
   for (int64_t d = 0; d < state.width; d += Vec::kLanes) {
     Vec sum = Vec::Mul(Vec::Load(sums + d), correction);
     for (const PageRows<T>* page = pages; page != pages + count; ++page) {
-      for (int64_t p = page->begin; p < page->end; ++p) {
+      const int64_t begin = Larger(page->begin, part.begin - page->offset);
+      const int64_t end = Smaller(page->end, part.end - page->offset);
+      for (int64_t p = begin; p < end; ++p) {
         const int64_t position = page->offset + p;
-        if (position < part.begin || position >= part.end) continue;
         if (!Sees(params.sees[part.row], first + position)) continue;
         const Vec weight = Vec::Set1(state.scores[i * state.tile_stride + position]);
         sum = Vec::Fma(weight, Vec::Load(page->data + p * page->stride + d), sum);
@@ -296,8 +304,8 @@ void WorkOnTile(const AttentionBlockParams& params, const PagePart* parts, int64
                 int64_t first, State& state) {
   // Loads of v are whole vectors: a row that ends within one is padded in the copy.
   const int64_t v_stride = params.v == nullptr ? params.key_dim : params.value_dim;
-  const bool in_place = state.width <= v_stride &&
-                        (sizeof(T) == sizeof(float) || state.active_count <= kInPlaceRows);
+  const bool in_place =
+      state.width <= v_stride && (sizeof(T) == sizeof(float) || state.active_count <= kInPlaceRows);
   for (int64_t i = 0; i < count; ++i) {
     const PageRows<T> keys = KeysOf<T>(params, parts[i]);
     Prefetch(ValuesOf<T>(params, parts[i]), params.value_dim);
@@ -331,8 +339,8 @@ void RunTile(const AttentionBlockParams& params, int64_t tile, State& state) {
     const TileRow part = Trim(params.sees[row], row, first, state.tile);
     if (part.begin >= part.end) continue;
     state.active[state.active_count++] = part;
-    begin = part.begin < begin ? part.begin : begin;
-    end = part.end > end ? part.end : end;
+    begin = Smaller(begin, part.begin);
+    end = Larger(end, part.end);
   }
   if (state.active_count == 0) return;
   PagePart parts[kAttentionTilePositions];
@@ -340,8 +348,8 @@ void RunTile(const AttentionBlockParams& params, int64_t tile, State& state) {
   for (int64_t page = begin / params.page_size; page * params.page_size < end; ++page) {
     const int64_t offset = page * params.page_size;
     parts[count++] = {.page = first / params.page_size + page,
-                      .begin = begin > offset ? begin - offset : 0,
-                      .end = end - offset < params.page_size ? end - offset : params.page_size,
+                      .begin = Larger(0, begin - offset),
+                      .end = Smaller(params.page_size, end - offset),
                       .offset = offset};
   }
   if (params.dtype == DType::kBF16) {
@@ -377,8 +385,8 @@ void AttentionBlock(const AttentionBlockParams& params) {
     state.largest[row] = kNegativeInfinity;
     state.total[row] = 0.0f;
     for (int64_t d = 0; d < state.width; ++d) state.sums[row * state.width + d] = 0.0f;
-    begin = params.sees[row].begin < begin ? params.sees[row].begin : begin;
-    end = params.sees[row].end > end ? params.sees[row].end : end;
+    begin = Smaller(begin, params.sees[row].begin);
+    end = Larger(end, params.sees[row].end);
   }
   for (int64_t tile = begin / state.tile; tile * state.tile < end; ++tile) {
     RunTile(params, tile, state);

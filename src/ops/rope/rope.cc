@@ -7,6 +7,7 @@
 
 #include "ops/common/checks.h"
 #include "ops/rope/rope_kernels.h"
+#include "quant/float_formats.h"
 
 namespace sluice::ops {
 namespace {
@@ -77,6 +78,10 @@ std::vector<float> RopeFrequencies(const RopeDesc& desc) {
     case RopeScaling::kWavelength:
       ScaleByWavelength(desc, frequencies);
       break;
+  }
+  for (float& frequency : frequencies) {
+    if (desc.frequency_dtype == DType::kBF16) frequency = ToFloat(ToBf16(frequency));
+    if (desc.frequency_dtype == DType::kF16) frequency = ToFloat(ToF16(frequency));
   }
   return frequencies;
 }

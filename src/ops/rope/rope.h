@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "device/dtype.h"
 #include "device/tensor.h"
 #include "ops/common/op_context.h"
 
@@ -38,6 +39,8 @@ struct RopeDesc {
   // past original_positions / low_freq_factor.
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
+  // What the frequencies are rounded to at last: kF32 is no rounding.
+  DType frequency_dtype = DType::kF32;
 };
 
 // The angle by which each pair of dimensions turns from one position to the next, scaled; each

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "ops/common/test_support.h"
+#include "quant/float_formats.h"
 
 namespace sluice::ops {
 namespace {
@@ -52,6 +53,20 @@ TEST(RopeFrequencies, YarnKeepsFastOnesAndDividesSlowOnes) {
   EXPECT_FLOAT_EQ(ramp[10], plain[10]);
   EXPECT_LT(ramp[22], yarn[22]);
   EXPECT_NEAR(ramp[23], plain[23] / 40.0, 1e-9);
+}
+
+TEST(RopeFrequencies, AreRoundedAtLast) {
+  RopeDesc desc{.theta = 10000.0, .rotary_dim = 64, .scaling = RopeScaling::kLinear, .factor = 3.0};
+  const std::vector<float> exact = RopeFrequencies(desc);
+  desc.frequency_dtype = DType::kBF16;
+  const std::vector<float> bf16 = RopeFrequencies(desc);
+  desc.frequency_dtype = DType::kF16;
+  const std::vector<float> f16 = RopeFrequencies(desc);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    EXPECT_EQ(bf16[i], ToFloat(ToBf16(exact[i])));
+    EXPECT_EQ(f16[i], ToFloat(ToF16(exact[i])));
+  }
+  EXPECT_NE(bf16, exact);
 }
 
 TEST(RopeFrequencies, StretchesLongWavelengths) {
