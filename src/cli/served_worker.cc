@@ -56,7 +56,9 @@ class LocalWorker : public Worker {
         worker_(*runner_) {}
 
   WorkerInfo Info() const override { return worker_.Info(); }
-  StepResult Execute(const StepPlan& plan) override { return worker_.Execute(plan); }
+  void Submit(const StepPlan& plan) override { worker_.Submit(plan); }
+  StepResult Collect() override { return worker_.Collect(); }
+  bool Ready() override { return worker_.Ready(); }
 
  private:
   const std::unique_ptr<ModelRunner> runner_;

@@ -62,6 +62,9 @@ CudaEvent& CudaEvent::operator=(CudaEvent&& /*other*/) noexcept {
 void CudaEvent::Record(const CudaStream& /*stream*/) {
   Refuse();
 }
+bool CudaEvent::Reached() const {
+  Refuse();
+}
 void CudaEvent::Synchronize() const {
   Refuse();
 }

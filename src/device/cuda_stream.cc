@@ -12,6 +12,7 @@ namespace sluice {
 namespace {
 
 constexpr int kMinComputeMajor = 8;
+constexpr char kKernelFailed[] = "a kernel of the stream (--blocking-launches tells which)";
 
 std::string VersionName(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
@@ -125,9 +126,7 @@ void CudaStream::Fill(void* target, uint8_t value, size_t bytes) {
 }
 
 void CudaStream::Synchronize() {
-  CheckCuda(cudaStreamSynchronize(handle_),
-            blocking_ ? "a copy of the stream"
-                      : "a kernel of the stream (--blocking-launches tells which)");
+  CheckCuda(cudaStreamSynchronize(handle_), blocking_ ? "a copy of the stream" : kKernelFailed);
 }
 
 bool CudaStream::Works() const {
@@ -156,8 +155,12 @@ void CudaEvent::Record(const CudaStream& stream) {
   CheckCuda(cudaEventRecord(handle_, stream.handle()), "cudaEventRecord");
 }
 
+bool CudaEvent::Reached() const {
+  return cudaEventQuery(handle_) != cudaErrorNotReady;
+}
+
 void CudaEvent::Synchronize() const {
-  CheckCuda(cudaEventSynchronize(handle_), "cudaEventSynchronize");
+  CheckCuda(cudaEventSynchronize(handle_), kKernelFailed);
 }
 
 double CudaEvent::SecondsSince(const CudaEvent& earlier) const {

@@ -94,6 +94,9 @@ class CudaEvent {
   CudaEvent& operator=(CudaEvent&& other) noexcept;
 
   void Record(const CudaStream& stream);
+  // Whether the stream is there, or has failed before it.
+  bool Reached() const;
+  // Waits until it is. Throws Error(kInternal) for what failed.
   void Synchronize() const;
   // Time on the device between two events that were both reached, in seconds.
   double SecondsSince(const CudaEvent& earlier) const;

@@ -15,25 +15,32 @@ class DeviceSpans {
   // Both outlive it.
   DeviceSpans(Timeline& timeline, CudaStream& stream);
 
-  // A step begins; nothing is queued on the stream. The device gets there some microseconds later,
-  // by which all of the step's spans stand too early.
-  void Begin(const SpanFacts& facts);
+  // A step's events on their way: the caller's, because one may be queued behind another. Used
+  // again for its events.
+  class Step {
+   private:
+    friend class DeviceSpans;
+    SpanFacts facts_;
+    Timeline::Clock::time_point begin_;
+    std::vector<CudaEvent> events_;   // the first is Begin's
+    std::vector<const char*> names_;  // of the spans that end at events 1, 2, ...
+  };
+
+  // A step begins, behind those that began before. Where the stream has nothing to do, the device
+  // gets there some microseconds later, by which all of the step's spans stand too early.
+  void Begin(const SpanFacts& facts, Step& step);
   // What was queued since the last Mark, or Begin, is the span `name`, a literal. Not within what a
   // graph records.
-  void Mark(const char* name);
-  // The stream has passed the last Mark: the step and its parts go to the timeline.
-  void End();
+  void Mark(const char* name, Step& step);
+  // The stream has passed the last Mark: the step and its parts go to the timeline. In the order in
+  // which steps began.
+  void End(const Step& step);
 
  private:
-  Timeline::Clock::time_point TimeOf(size_t event) const;
-
   Timeline& timeline_;
   CudaStream& stream_;
   const int track_;
-  SpanFacts facts_;
-  Timeline::Clock::time_point begin_;
-  std::vector<CudaEvent> events_;   // the first is Begin's; kept between steps
-  std::vector<const char*> names_;  // of the spans that end at events 1, 2, ...
+  Timeline::Clock::time_point last_end_;  // of a step, on the device
 };
 
 }  // namespace sluice

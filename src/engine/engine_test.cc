@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <cmath>
 #include <filesystem>
@@ -249,6 +250,107 @@ TEST_F(EngineCudaTest, ALostSampleFailsAloneOnTheDevice) {
   EXPECT_EQ(result.slices[0].error, "");
   EXPECT_NE(result.slices[1].error, "");
   EXPECT_FALSE(result.worker_lost);
+}
+
+// Sequences that each draw from what they drew before, in slices of another order each step.
+class EngineAheadCudaTest : public EngineCudaTest {
+ protected:
+  static constexpr int kSteps = 12;
+
+  // Step `step` of `batch` sequences; `before` is what they drew, or null for a step under way.
+  static StepPlan Step(int batch, int step, const StepResult* before) {
+    StepPlan plan = Decode(batch, step);
+    plan.step = step;
+    const auto slice_of = [&](int sequence, int at) { return (sequence + at) % batch; };
+    for (int b = 0; b < batch && step > 0; ++b) {
+      const int drawn_by = slice_of(b, step - 1);
+      plan.slices[b].tokens = {before == nullptr ? TokenDrawnBy(drawn_by)
+                                                 : before->slices[drawn_by].samples.at(0).token};
+    }
+    std::rotate(plan.slices.begin(), plan.slices.end() - step % batch, plan.slices.end());
+    return plan;
+  }
+
+  std::vector<StepResult> InTurns(int batch) {
+    InProcessWorker worker(*device_);
+    std::vector<StepResult> results;
+    for (int step = 0; step < kSteps; ++step) {
+      results.push_back(worker.Execute(Step(batch, step, step == 0 ? nullptr : &results.back())));
+    }
+    return results;
+  }
+
+  std::vector<StepResult> Ahead(int batch) {
+    InProcessWorker worker(*device_);
+    EXPECT_EQ(worker.Info().max_steps, 2);
+    std::vector<StepResult> results;
+    worker.Submit(Step(batch, 0, nullptr));
+    for (int step = 1; step <= kSteps; ++step) {
+      if (step < kSteps) worker.Submit(Step(batch, step, nullptr));
+      results.push_back(worker.Collect());
+    }
+    return results;
+  }
+};
+
+TEST_F(EngineAheadCudaTest, StepsBehindEachOtherDrawWhatStepsInTurnsDo) {
+  for (int repeat = 0; repeat < 3; ++repeat) {  // as they are, recorded and replayed
+    for (const int batch : {1, 3, 8}) {
+      const std::vector<StepResult> want = InTurns(batch);
+      const std::vector<StepResult> got = Ahead(batch);
+      for (int step = 0; step < kSteps; ++step) {
+        SCOPED_TRACE(testing::Message() << "step " << step << " of " << batch << " sequences");
+        EXPECT_EQ(got[step].step, static_cast<uint64_t>(step));
+        ASSERT_EQ(got[step].error, "");
+        for (int b = 0; b < batch; ++b) {
+          EXPECT_EQ(got[step].slices[b].sequence, want[step].slices[b].sequence);
+          const SampledToken& a = got[step].slices[b].samples.at(0);
+          const SampledToken& e = want[step].slices[b].samples.at(0);
+          EXPECT_EQ(a.token, e.token);
+          EXPECT_EQ(a.logprob, e.logprob);
+          EXPECT_EQ(a.top.size(), e.top.size());
+        }
+      }
+    }
+  }
+}
+
+// The host looks at logits of the first step before the second is queued.
+TEST_F(EngineAheadCudaTest, AStepFollowsOneThatWasScored) {
+  StepPlan first = OneSequence({5, 9, 2});
+  first.slices[0].sample.params.prompt_logprobs = 1;
+  first.slices[0].score_rows = {{.row = 0, .target = 9}, {.row = 1, .target = 2}};
+  StepPlan second = OneSequence({5, 9, 2, 0});
+  const auto only_last = [](SequenceSlice& slice, TokenId token) {
+    slice.tokens = {token};
+    slice.positions = slice.kv_positions = {3};
+    slice.sample_rows = {0};
+  };
+  InProcessWorker worker(*device_);
+  const StepResult scored = worker.Execute(first);
+  only_last(second.slices[0], scored.slices.at(0).samples.at(0).token);
+  const TokenId want = worker.Execute(second).slices.at(0).samples.at(0).token;
+
+  only_last(second.slices[0], TokenDrawnBy(0));
+  worker.Submit(first);
+  worker.Submit(second);
+  EXPECT_EQ(worker.Collect().slices.at(0).scores.size(), 2u);
+  EXPECT_EQ(worker.Collect().slices.at(0).samples.at(0).token, want);
+}
+
+TEST_F(EngineAheadCudaTest, AStepThatFollowsAFailedOneRuns) {
+  InProcessWorker worker(*device_);
+  const TokenId want = worker.Execute(Decode(2, 0)).slices.at(1).samples.at(0).token;
+  StepPlan broken = Decode(1, 0);
+  broken.slices[0].positions.clear();
+  worker.Submit(broken);
+  StepPlan next = Decode(2, 0);
+  next.slices[0].tokens = {TokenDrawnBy(0)};
+  worker.Submit(next);
+  EXPECT_NE(worker.Collect().error, "");
+  const StepResult result = worker.Collect();
+  EXPECT_EQ(result.error, "");
+  EXPECT_EQ(result.slices.at(1).samples.at(0).token, want);
 }
 
 TEST_F(EngineCudaTest, TakesTheMemoryThatWasPlanned) {

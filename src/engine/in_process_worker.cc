@@ -6,12 +6,17 @@
 #include <string>
 #include <utility>
 
+#include "base/check.h"
 #include "engine/model_runner.h"
 
 namespace sluice {
 
 InProcessWorker::InProcessWorker(ModelRunner& runner)
     : runner_(runner), scratch_(runner.pool().num_threads()) {}
+
+InProcessWorker::~InProcessWorker() {
+  while (!steps_.empty()) Collect();
+}
 
 void InProcessWorker::DigestRow(const SequenceSlice& slice, const ModelRunner::LogitsRow& row,
                                 SliceResult& result) {
@@ -29,38 +34,62 @@ void InProcessWorker::DigestRow(const SequenceSlice& slice, const ModelRunner::L
                                  : Sample(row.logits, slice.ContextOfSample(nth), scratch);
 }
 
-StepResult InProcessWorker::Execute(const StepPlan& plan) {
-  StepResult result{.step = plan.step};
+void InProcessWorker::Submit(const StepPlan& plan) {
+  Step& step = steps_.emplace_back();
+  StepResult& result = step.result;
+  result.step = plan.step;
   for (const SequenceSlice& slice : plan.slices) {
     SliceResult& target = result.slices.emplace_back();
     target.sequence = slice.sequence;
     target.samples.resize(slice.sample_rows.size());
     target.scores.resize(slice.score_rows.size());
   }
+  std::mutex error_mutex;
+  const auto digest = [&](const ModelRunner::LogitsRow& row) {
+    SliceResult& target = result.slices[row.slice];
+    try {
+      DigestRow(plan.slices[row.slice], row, target);
+    } catch (const std::exception& error) {
+      std::lock_guard lock(error_mutex);
+      target.error = error.what();
+    }
+  };
   try {
-    std::mutex error_mutex;
-    const auto digest = [&](const ModelRunner::LogitsRow& row) {
-      SliceResult& target = result.slices[row.slice];
-      try {
-        DigestRow(plan.slices[row.slice], row, target);
-      } catch (const std::exception& error) {
-        std::lock_guard lock(error_mutex);
-        target.error = error.what();
-      }
-    };
-    runner_.Run(plan, digest, [&](ModelRunner::DrawnRow row) {
-      SliceResult& target = result.slices[row.slice];
+    runner_.Submit(plan, digest);
+    step.runs = true;
+  } catch (const std::exception& error) {
+    Fail(error, result);
+  }
+}
+
+StepResult InProcessWorker::Collect() {
+  SLUICE_CHECK(!steps_.empty());
+  Step step = std::move(steps_.front());
+  steps_.pop_front();
+  if (!step.runs) return std::move(step.result);
+  try {
+    for (ModelRunner::DrawnRow& row : runner_.Collect()) {
+      SliceResult& target = step.result.slices[row.slice];
       if (!row.error.empty()) target.error = std::move(row.error);
       target.samples[row.nth] = std::move(row.token);
-    });
+    }
   } catch (const std::exception& error) {
-    spdlog::error("step {} failed: {}", plan.step, error.what());
-    result.slices.clear();
-    result.error = "step " + std::to_string(plan.step) + ": " + error.what();
-    // An error inside a kernel ends the device's context: nothing runs in this process again.
-    result.worker_lost = runner_.stream() != nullptr && !runner_.stream()->Works();
+    Fail(error, step.result);
   }
-  return result;
+  return std::move(step.result);
+}
+
+bool InProcessWorker::Ready() {
+  SLUICE_CHECK(!steps_.empty());
+  return !steps_.front().runs || runner_.Ready();
+}
+
+void InProcessWorker::Fail(const std::exception& error, StepResult& result) const {
+  spdlog::error("step {} failed: {}", result.step, error.what());
+  result.slices.clear();
+  result.error = "step " + std::to_string(result.step) + ": " + error.what();
+  // An error inside a kernel ends the device's context: nothing runs in this process again.
+  result.worker_lost = runner_.stream() != nullptr && !runner_.stream()->Works();
 }
 
 }  // namespace sluice

@@ -98,6 +98,7 @@ void ModelRunner::PrepareDevice(const MemoryNeeds& needs) {
   inbox_ = std::make_unique<ops::Inbox>(*stream_, ops::Inbox::Sends::kTogether, needs.inbox_bytes);
   sampler_ = std::make_unique<DeviceSampler>(*stream_, spec_.vocab_size,
                                              static_cast<int>(MaxLogitRows(options_)));
+  for (StepUnderWay& step : steps_) step.done.emplace();
   if (options_.timeline != nullptr) {
     device_spans_ = std::make_unique<DeviceSpans>(*options_.timeline, *stream_);
   }
@@ -111,18 +112,23 @@ MemoryUse ModelRunner::Memory() const {
   return use;
 }
 
+// Steps can be queued behind each other where nothing inside one waits for the host, and all that
+// is drawn in one is there at its end.
 WorkerInfo ModelRunner::Info() const {
+  const bool host_looks = options_.observer != nullptr || options_.blocking_launches ||
+                          (!routing_->IsModel() && routing_->ReadsModel());
+  const bool draws_at_once = options_.max_sequences <= MaxLogitRows(options_);
   return {.vocab_size = spec_.vocab_size,
           .max_model_len = options_.max_model_len,
           .page_size = options_.page_size,
-          .num_pages = options_.num_pages};
+          .num_pages = options_.num_pages,
+          .max_steps = stream_ != nullptr && !host_looks && draws_at_once ? kMostSteps : 1};
 }
 
 // The plan's rows laid behind each other, as the Decoder takes them. Kept between steps for its
 // memory.
 struct ModelRunner::Rows {
-  SpanFacts facts;  // of the step, where there is a timeline
-  std::vector<int32_t> tokens;
+  std::vector<int32_t> tokens;  // ids, or -1 - i for the sampler's last draw i
   std::vector<int32_t> positions;
   std::vector<int64_t> kv_slots;
   std::vector<ops::AttentionSequence> sequences;
@@ -143,6 +149,7 @@ struct ModelRunner::Rows {
     wanted.clear();
     wanted_rows.clear();
   }
+  bool AllKnown() const { return std::all_of(tokens.begin(), tokens.end(), IsKnown); }
   // Whether every sequence has one row, which sees what is before it.
   bool Decodes() const {
     return std::all_of(sequences.begin(), sequences.end(), [](const auto& sequence) {
@@ -175,6 +182,15 @@ void ModelRunner::GatherWanted(const SequenceSlice& slice, int index, bool draws
   }
 }
 
+// What stands for a token that the step before draws.
+TokenId ModelRunner::PlaceToken(TokenId token) const {
+  SLUICE_CHECK(sampler_ != nullptr);
+  if (last_draws_.empty()) return 0;  // that step failed: nobody reads what is made of it
+  const int32_t draw = last_draws_.at(SliceThatDraws(token));
+  SLUICE_CHECK_GE(draw, 0);
+  return -1 - draw;
+}
+
 void ModelRunner::GatherRows(const StepPlan& plan, bool draws, Rows& rows) const {
   rows.Clear();
   for (size_t s = 0; s < plan.slices.size(); ++s) {
@@ -190,7 +206,9 @@ void ModelRunner::GatherRows(const StepPlan& plan, bool draws, Rows& rows) const
                               .mask = MaskOf(spec_, slice.mask),
                               .ancestors = slice.ancestors,
                               .slots_of_queries = slice.kv_positions});
-    rows.tokens.insert(rows.tokens.end(), slice.tokens.begin(), slice.tokens.end());
+    for (const TokenId token : slice.tokens) {
+      rows.tokens.push_back(IsKnown(token) ? token : PlaceToken(token));
+    }
     rows.positions.insert(rows.positions.end(), slice.positions.begin(), slice.positions.end());
     for (int i = 0; i < count; ++i) {
       const int position = slice.kv_positions[i];
@@ -230,10 +248,35 @@ void ModelRunner::FillBucket(Rows& rows) const {
   rows.wanted_rows.resize(static_cast<size_t>(room), rows.wanted_rows.front());
 }
 
-void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink, const DrawnSink& drawn) {
-  Rows& rows = *rows_;
-  rows.facts = options_.timeline == nullptr ? SpanFacts{} : FactsOf(plan);
-  const TimelineSpan span(options_.timeline, "step", rows.facts);
+void ModelRunner::Submit(const StepPlan& plan, const LogitsSink& sink) {
+  Queue(plan, sampler_ != nullptr, sink);
+}
+
+void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink) {
+  SLUICE_CHECK_EQ(submitted_, collected_);
+  Queue(plan, false, sink);
+  Collect();
+}
+
+void ModelRunner::Queue(const StepPlan& plan, bool draws, const LogitsSink& sink) {
+  SLUICE_CHECK_LT(submitted_ - collected_, uint64_t{kMostSteps});
+  try {
+    QueueStep(plan, draws, sink, steps_[submitted_ % kMostSteps]);
+  } catch (...) {
+    last_draws_.clear();
+    // What was queued reads memory that the host writes for the next steps.
+    if (stream_ != nullptr && stream_->Works()) stream_->Synchronize();
+    throw;
+  }
+  ++submitted_;
+}
+
+void ModelRunner::QueueStep(const StepPlan& plan, bool draws, const LogitsSink& sink,
+                            StepUnderWay& step) {
+  step.facts = options_.timeline == nullptr ? SpanFacts{} : FactsOf(plan);
+  step.drawing.clear();
+  step.drawn.clear();
+  const TimelineSpan span(options_.timeline, "step", step.facts);
   const Arena::Scope scope(arena_);
   const Arena::Scope staging_scope(staging_);
   ops::OpContext ctx{.pool = pool_,
@@ -244,32 +287,57 @@ void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink, const DrawnS
                      .inbox = inbox_.get(),
                      .staging = &staging_};
   StepInput input;
-  Prepare(plan, sampler_ != nullptr && drawn, input, ctx);
-  const StepOutput output = Compute(input, ctx);
+  Prepare(plan, draws, input, step, ctx);
+  const StepOutput output = Compute(input, step, ctx);
+  last_draws_.assign(plan.slices.size(), -1);
   const int64_t most = MaxLogitRows(options_);
-  const std::span<const WantedRow> wanted(rows.wanted);
+  const std::span<const WantedRow> wanted(rows_->wanted);
   Deliver(plan, wanted.first(std::min(wanted.size(), static_cast<size_t>(most))), output.logits,
-          sink, drawn);
+          sink, step);
   for (int64_t begin = most; begin < std::ssize(wanted); begin += most) {
+    if (!step.drawing.empty()) {
+      step.done->Record(*stream_);
+      Await(step);
+      TakeDraws(step);
+    }
     const Arena::Scope chunk_scope(arena_);
     const int64_t count = std::min(most, std::ssize(wanted) - begin);
     const TensorView logits =
         decoder_->Logits(output.hidden, input.wanted_rows.Slice(begin, begin + count), ctx);
-    MarkDevice("logits");
-    Deliver(plan, wanted.subspan(begin, count), logits, sink, drawn);
+    MarkDevice("logits", step);
+    Deliver(plan, wanted.subspan(begin, count), logits, sink, step);
   }
-  if (device_spans_ != nullptr) device_spans_->End();
   if (input.routing) input.routing->Report();
+  if (stream_ != nullptr) step.done->Record(*stream_);
+}
+
+std::vector<ModelRunner::DrawnRow> ModelRunner::Collect() {
+  SLUICE_CHECK_LT(collected_, submitted_);
+  StepUnderWay& step = steps_[collected_++ % kMostSteps];
+  if (stream_ == nullptr) return {};
+  Await(step);
+  const TimelineSpan span(options_.timeline, "sample", step.facts);
+  TakeDraws(step);
+  if (device_spans_ != nullptr) device_spans_->End(step.spans);
+  return std::move(step.drawn);
+}
+
+bool ModelRunner::Ready() const {
+  SLUICE_CHECK_LT(collected_, submitted_);
+  return stream_ == nullptr || steps_[collected_ % kMostSteps].done->Reached();
 }
 
 // All that the host tells the step, before anything else: what follows can be a recorded graph.
-void ModelRunner::Prepare(const StepPlan& plan, bool draws, StepInput& input, ops::OpContext& ctx) {
+void ModelRunner::Prepare(const StepPlan& plan, bool draws, StepInput& input, StepUnderWay& step,
+                          ops::OpContext& ctx) {
   Rows& rows = *rows_;
+  TensorView tokens;
   {
-    const TimelineSpan span(options_.timeline, "prepare", rows.facts);
+    const TimelineSpan span(options_.timeline, "prepare", step.facts);
     if (inbox_ != nullptr) inbox_->Clear();
     GatherRows(plan, draws, rows);
-    input.decoder = {.tokens = ops::Upload(std::span(rows.tokens), ctx),
+    tokens = ops::Upload(std::span(rows.tokens), ctx);
+    input.decoder = {.tokens = tokens,
                      .positions = ops::Upload(std::span(rows.positions), ctx),
                      .kv_slots = ops::Upload(std::span(rows.kv_slots), ctx),
                      .attention = ops::PlaceSequences(rows.sequences, ctx)};
@@ -288,15 +356,16 @@ void ModelRunner::Prepare(const StepPlan& plan, bool draws, StepInput& input, op
     }
   }
   if (inbox_ == nullptr) return;
-  const TimelineSpan span(options_.timeline, "upload", rows.facts);
-  if (device_spans_ != nullptr) device_spans_->Begin(rows.facts);
+  const TimelineSpan span(options_.timeline, "upload", step.facts);
+  if (device_spans_ != nullptr) device_spans_->Begin(step.facts, step.spans);
   inbox_->Send();
-  MarkDevice("upload");
+  if (!rows.AllKnown()) sampler_->FillIn(tokens);
+  MarkDevice("upload", step);
 }
 
 // The layers, and the logits of the first rows that are wanted: as a graph where that can be.
-StepOutput ModelRunner::Compute(StepInput& input, ops::OpContext& ctx) {
-  const SpanFacts& facts = rows_->facts;
+StepOutput ModelRunner::Compute(StepInput& input, StepUnderWay& step, ops::OpContext& ctx) {
+  const SpanFacts& facts = step.facts;
   const int64_t first = std::min(MaxLogitRows(options_), input.wanted_rows.dim(0));
   const auto layers = [&] {
     return decoder_->Forward(input.decoder, *pages_, input.moe ? &*input.moe : nullptr, ctx);
@@ -311,17 +380,17 @@ StepOutput ModelRunner::Compute(StepInput& input, ops::OpContext& ctx) {
       const TensorView hidden = layers();
       return StepOutput{.hidden = hidden, .logits = logits(hidden)};
     });
-    MarkDevice("graph");
+    MarkDevice("graph", step);
     return output;
   }
   {
     const TimelineSpan span(options_.timeline, "layers", facts);
     output.hidden = layers();
-    MarkDevice("layers");
+    MarkDevice("layers", step);
   }
   const TimelineSpan span(options_.timeline, "logits", facts);
   output.logits = logits(output.hidden);
-  MarkDevice("logits");
+  MarkDevice("logits", step);
   return output;
 }
 
@@ -339,49 +408,26 @@ std::optional<StepShape> ModelRunner::RecordableShape(const StepInput& input) co
                    .routing_kept = input.routing && input.routing->kept()};
 }
 
-// Hands on what became of `wanted`, rows [0, n) of `logits`: the one wait of a step on a device.
+// Hands on rows `wanted`, whose logits these are: has those drawn that the device draws, waits for
+// those that the host looks at.
 void ModelRunner::Deliver(const StepPlan& plan, std::span<const WantedRow> wanted,
-                          TensorView logits, const LogitsSink& sink, const DrawnSink& drawn) {
+                          TensorView logits, const LogitsSink& sink, StepUnderWay& step) {
   const Arena::Scope staging_scope(staging_);
-  const SpanFacts& facts = rows_->facts;
-  std::optional<TimelineSpan> queue(std::in_place, options_.timeline, "queue sampling", facts);
+  std::optional<TimelineSpan> queue(std::in_place, options_.timeline, "queue sampling", step.facts);
   std::vector<int64_t> to_host;
-  std::vector<int64_t> to_draw;
   for (int64_t i = 0; i < std::ssize(wanted); ++i) {
-    (wanted[i].nth < 0 ? to_host : to_draw).push_back(i);
+    if (wanted[i].nth < 0) to_host.push_back(i);
   }
-  std::deque<SampleContext> contexts;
-  std::vector<DeviceSampler::Request> requests;
-  for (const int64_t i : to_draw) {
-    const SequenceSlice& slice = plan.slices[wanted[i].slice];
-    const bool own = wanted[i].nth == 0;  // every decode's: no copy of its history is made
-    requests.push_back(
-        {.row = i,
-         .context =
-             own ? &slice.sample : &contexts.emplace_back(slice.ContextOfSample(wanted[i].nth))});
-  }
-  if (!requests.empty()) sampler_->Queue(logits, requests);
+  QueueDraws(plan, wanted, logits, step);
   const ConstTensorView host = OnHost(logits, to_host);
+  MarkDevice("sampling", step);
   queue.reset();
   if (stream_ != nullptr) {
-    MarkDevice("sampling");
-    const TimelineSpan span(options_.timeline, "wait", facts);
-    const auto start = std::chrono::steady_clock::now();
-    stream_->Synchronize();
-    waited_ += std::chrono::steady_clock::now() - start;
+    if (to_host.empty()) return;
+    step.done->Record(*stream_);
+    Await(step);
   }
-
-  const TimelineSpan span(options_.timeline, "sample", facts);
-  for (size_t k = 0; k < to_draw.size(); ++k) {
-    const WantedRow& row = wanted[to_draw[k]];
-    DrawnRow result{.slice = row.slice, .nth = row.nth, .token = {}, .error = {}};
-    try {
-      result.token = sampler_->Result(k);
-    } catch (const Error& error) {
-      result.error = error.what();
-    }
-    drawn(std::move(result));
-  }
+  const TimelineSpan span(options_.timeline, "sample", step.facts);
   pool_.ParallelFor(std::ssize(to_host), 1, [&](int64_t first, int64_t last, int thread) {
     for (int64_t k = first; k < last; ++k) {
       const WantedRow& row = wanted[to_host[k]];
@@ -391,6 +437,47 @@ void ModelRunner::Deliver(const StepPlan& plan, std::span<const WantedRow> wante
             .logits = {host[k].data<float>(), static_cast<size_t>(spec_.vocab_size)}});
     }
   });
+}
+
+void ModelRunner::QueueDraws(const StepPlan& plan, std::span<const WantedRow> wanted,
+                             TensorView logits, StepUnderWay& step) {
+  std::deque<SampleContext> contexts;
+  std::vector<DeviceSampler::Request> requests;
+  for (int64_t i = 0; i < std::ssize(wanted); ++i) {
+    const WantedRow& row = wanted[i];
+    if (row.nth < 0) continue;
+    const SequenceSlice& slice = plan.slices[row.slice];
+    last_draws_[row.slice] = static_cast<int32_t>(requests.size());
+    // The first row is every decode's: no copy of its history is made.
+    const SampleContext* context =
+        row.nth == 0 ? &slice.sample : &contexts.emplace_back(slice.ContextOfSample(row.nth));
+    requests.push_back({.row = i, .context = context});
+    step.drawing.push_back(row);
+  }
+  if (!requests.empty()) sampler_->Queue(logits, requests, step.draws);
+}
+
+// Waits until the device has passed step.done.
+void ModelRunner::Await(StepUnderWay& step) {
+  const TimelineSpan span(options_.timeline, "wait", step.facts);
+  const auto start = std::chrono::steady_clock::now();
+  step.done->Synchronize();
+  waited_ += std::chrono::steady_clock::now() - start;
+}
+
+// What the device has drawn of step.drawing, once it is there.
+void ModelRunner::TakeDraws(StepUnderWay& step) {
+  for (size_t i = 0; i < step.drawing.size(); ++i) {
+    const WantedRow& row = step.drawing[i];
+    DrawnRow& result = step.drawn.emplace_back(
+        DrawnRow{.slice = row.slice, .nth = row.nth, .token = {}, .error = {}});
+    try {
+      result.token = sampler_->Result(step.draws, i);
+    } catch (const Error& error) {
+      result.error = error.what();
+    }
+  }
+  step.drawing.clear();
 }
 
 ConstTensorView ModelRunner::OnHost(ConstTensorView logits, std::span<const int64_t> rows) {

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -66,6 +68,16 @@ class ModelRunner {
   // Called once for each wanted row, from several threads at once, in no order.
   using LogitsSink = std::function<void(const LogitsRow&)>;
 
+  // Most steps that may be under way on a device.
+  static constexpr int kMostSteps = 2;
+
+  // Queues one step behind those under way, on a device, or runs it, on the CPU. Where the device
+  // draws (Collect), a row that is only sampled has its token drawn there, and its logits stay
+  // there; those of every other sample and score row are handed to `sink` before this returns. A
+  // step in which the host looks at something (logits, routing) waits for it here, so it gains
+  // nothing by being submitted early. `plan` is not read later. One that throws is not under way.
+  void Submit(const StepPlan& plan, const LogitsSink& sink);
+
   // A sample row whose token was drawn on the device.
   struct DrawnRow {
     int slice;
@@ -73,13 +85,14 @@ class ModelRunner {
     SampledToken token;  // as Sample gives for the row's logits
     std::string error;   // not empty: it could not be drawn
   };
-  // Called once for each, by the caller of Run.
-  using DrawnSink = std::function<void(DrawnRow)>;
+  // Waits for the oldest step under way, and returns what the device drew in it.
+  std::vector<DrawnRow> Collect();
+  // Whether Collect would not wait.
+  bool Ready() const;
 
-  // Runs one step and hands the logits of each slice's sample and score rows to `sink`. With
-  // `drawn`, where the runner's device samples, rows that are only sampled go there instead, and
-  // their logits stay on the device.
-  void Run(const StepPlan& plan, const LogitsSink& sink, const DrawnSink& drawn = {});
+  // Runs one step, with none under way, and hands the logits of each slice's sample and score rows
+  // to `sink`.
+  void Run(const StepPlan& plan, const LogitsSink& sink);
 
   // Replaces where routing comes from, between steps.
   void SetRouting(std::unique_ptr<RoutingSource> routing) { routing_ = std::move(routing); }
@@ -110,20 +123,38 @@ class ModelRunner {
     int row;  // of the slice
     int nth;  // of the slice's sample rows, drawn on the device; -1 = the host gets its logits
   };
+  // What is kept of a step that was submitted until it is collected, and its memory for later ones:
+  // what the host wrote for the device, and the device for the host.
+  struct StepUnderWay {
+    SpanFacts facts;                 // where there is a timeline
+    std::vector<WantedRow> drawing;  // the rows that `draws` has
+    DeviceSampler::Draws draws;      // these three on CUDA alone
+    std::optional<CudaEvent> done;   // what is queued of the step
+    DeviceSpans::Step spans;
+    std::vector<DrawnRow> drawn;  // rows that were drawn before, where logits are made in parts
+  };
   void PrepareDevice(const MemoryNeeds& needs);
-  void Prepare(const StepPlan& plan, bool draws, StepInput& input, ops::OpContext& ctx);
-  StepOutput Compute(StepInput& input, ops::OpContext& ctx);
+  void Queue(const StepPlan& plan, bool draws, const LogitsSink& sink);
+  void QueueStep(const StepPlan& plan, bool draws, const LogitsSink& sink, StepUnderWay& step);
+  void Prepare(const StepPlan& plan, bool draws, StepInput& input, StepUnderWay& step,
+               ops::OpContext& ctx);
+  StepOutput Compute(StepInput& input, StepUnderWay& step, ops::OpContext& ctx);
   // What was queued until here is the part `name` of the step, on the device's track.
-  void MarkDevice(const char* name) {
-    if (device_spans_ != nullptr) device_spans_->Mark(name);
+  void MarkDevice(const char* name, StepUnderWay& step) {
+    if (device_spans_ != nullptr) device_spans_->Mark(name, step.spans);
   }
   static void GatherWanted(const SequenceSlice& slice, int index, bool draws, Rows& rows);
+  TokenId PlaceToken(TokenId token) const;
   void GatherRows(const StepPlan& plan, bool draws, Rows& rows) const;
   void FillBucket(Rows& rows) const;
   // The step's shape, where it can be recorded and run again.
   std::optional<StepShape> RecordableShape(const StepInput& input) const;
   void Deliver(const StepPlan& plan, std::span<const WantedRow> wanted, TensorView logits,
-               const LogitsSink& sink, const DrawnSink& drawn);
+               const LogitsSink& sink, StepUnderWay& step);
+  void QueueDraws(const StepPlan& plan, std::span<const WantedRow> wanted, TensorView logits,
+                  StepUnderWay& step);
+  void Await(StepUnderWay& step);
+  void TakeDraws(StepUnderWay& step);
   // Those rows of `logits` where the host can read them once the stream is there.
   ConstTensorView OnHost(ConstTensorView logits, std::span<const int64_t> rows);
 
@@ -147,6 +178,12 @@ class ModelRunner {
   std::vector<int> moe_layers_;
   StepGraphs graphs_;
   std::unique_ptr<Rows> rows_;
+  std::array<StepUnderWay, kMostSteps> steps_;  // the n-th step has [n % kMostSteps]
+  uint64_t submitted_ = 0;                      // steps
+  uint64_t collected_ = 0;
+  // Of the last step, by slice: which of the sampler's draws its last sample is, or -1. Empty where
+  // the step failed.
+  std::vector<int32_t> last_draws_;
   std::chrono::duration<double> waited_{};
 };
 
@@ -155,14 +192,24 @@ class ModelRunner {
 class InProcessWorker : public Worker {
  public:
   explicit InProcessWorker(ModelRunner& runner);
+  // Waits for the steps under way.
+  ~InProcessWorker() override;
   WorkerInfo Info() const override { return runner_.Info(); }
-  StepResult Execute(const StepPlan& plan) override;
+  void Submit(const StepPlan& plan) override;
+  StepResult Collect() override;
+  bool Ready() override;
 
  private:
+  struct Step {
+    StepResult result;
+    bool runs = false;  // the runner has it
+  };
+  void Fail(const std::exception& error, StepResult& result) const;
   void DigestRow(const SequenceSlice& slice, const ModelRunner::LogitsRow& row,
                  SliceResult& result);
 
   ModelRunner& runner_;
+  std::deque<Step> steps_;              // under way, oldest first
   std::vector<SampleScratch> scratch_;  // one a thread
 };
 

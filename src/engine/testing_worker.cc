@@ -9,6 +9,7 @@
 
 #include "arch/testing.h"
 #include "base/error.h"
+#include "engine/deferring_worker.h"
 #include "engine/model_runner.h"
 #include "engine/worker_process.h"
 
@@ -25,7 +26,8 @@ class ModelWorker : public Worker {
                 std::make_unique<ModelRouting>()),
         worker_(runner_) {}
   WorkerInfo Info() const override { return worker_.Info(); }
-  StepResult Execute(const StepPlan& plan) override { return worker_.Execute(plan); }
+  void Submit(const StepPlan& plan) override { worker_.Submit(plan); }
+  StepResult Collect() override { return worker_.Collect(); }
 
  private:
   ModelSpec spec_;
@@ -34,13 +36,19 @@ class ModelWorker : public Worker {
   InProcessWorker worker_;
 };
 
-class EchoWorker : public Worker {
+class EchoWorker : public DeferringWorker {
  public:
   explicit EchoWorker(int num_pages) : num_pages_(num_pages) {}
   WorkerInfo Info() const override {
-    return {.vocab_size = 1000, .max_model_len = 4096, .page_size = 16, .num_pages = num_pages_};
+    return {.vocab_size = 1000,
+            .max_model_len = 4096,
+            .page_size = 16,
+            .num_pages = num_pages_,
+            .max_steps = 2};
   }
-  StepResult Execute(const StepPlan& plan) override {
+
+ private:
+  StepResult Run(const StepPlan& plan) override {
     if (plan.step == kKillingStep) raise(SIGKILL);
     StepResult result{.step = plan.step};
     if (plan.step == kLosingStep) {
@@ -58,7 +66,6 @@ class EchoWorker : public Worker {
     return result;
   }
 
- private:
   const int num_pages_;
 };
 

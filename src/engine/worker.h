@@ -13,18 +13,34 @@ struct WorkerInfo {
   int max_model_len = 0;  // positions a sequence may have
   int page_size = 0;      // positions a KV page
   int num_pages = 0;
+  // Steps that may be under way at once: 1, or 2 where a step can be queued behind the one that
+  // runs, with tokens that this one draws (TokenDrawnBy).
+  int max_steps = 1;
 
   bool operator==(const WorkerInfo&) const = default;
 };
 
-// Runs steps. One caller thread. A sequence whose logits cannot be sampled is reported in its
-// SliceResult::error. A failure inside a step is reported in StepResult::error and
-// leaves the worker usable, unless StepResult::worker_lost says that its device or process is gone.
+// Runs steps, in the order in which they are submitted. One caller thread. A sequence whose logits
+// cannot be sampled is reported in its SliceResult::error. A failure inside a step is reported in
+// StepResult::error and leaves the worker usable, unless StepResult::worker_lost says that its
+// device or process is gone, and with it every step under way.
 class Worker {
  public:
   virtual ~Worker() = default;
   virtual WorkerInfo Info() const = 0;
-  virtual StepResult Execute(const StepPlan& plan) = 0;
+
+  // Takes a step, at most Info().max_steps with those under way. `plan` is not read later.
+  virtual void Submit(const StepPlan& plan) = 0;
+  // Waits for the oldest step under way and returns its result.
+  virtual StepResult Collect() = 0;
+  // Whether Collect would not wait.
+  virtual bool Ready() { return true; }
+
+  // One step from beginning to end, with none under way.
+  StepResult Execute(const StepPlan& plan) {
+    Submit(plan);
+    return Collect();
+  }
 
   // What the worker was lost by between steps; empty while it can run.
   virtual std::string Failure() { return ""; }

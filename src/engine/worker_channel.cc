@@ -15,8 +15,10 @@
 namespace sluice {
 namespace {
 
-// Of each direction. Memory that no message has reached yet is not taken.
+// Of one message. Memory that no message has reached yet is not taken.
 constexpr size_t kAreaBytes = size_t{1} << 30;
+// Two areas.
+constexpr size_t kDirectionBytes = 2 * kAreaBytes;
 // How long a side looks for a message before it sleeps, from which it takes tens of microseconds to
 // wake. Between steps that is what a worker waits.
 constexpr std::chrono::microseconds kSpin{200};
@@ -48,29 +50,29 @@ WorkerChannel::WorkerChannel(ChannelEnd& worker) {
   socket_ = Descriptor(sockets[0]);
   worker.socket = Descriptor(sockets[1]);
   worker.memory = Descriptor(memfd_create("sluice-plans", MFD_CLOEXEC));
-  if (worker.memory.number() < 0 || ftruncate(worker.memory.number(), 2 * kAreaBytes) != 0) {
+  if (worker.memory.number() < 0 || ftruncate(worker.memory.number(), 2 * kDirectionBytes) != 0) {
     throw SystemError("cannot make memory to share with the worker process");
   }
   Map(worker.memory);
-  const std::span<std::byte> all(mapped_.get(), 2 * kAreaBytes);
-  outbox_ = all.first(kAreaBytes);
-  inbox_ = all.last(kAreaBytes);
+  const std::span<std::byte> all(mapped_.get(), 2 * kDirectionBytes);
+  outbox_ = all.first(kDirectionBytes);
+  inbox_ = all.last(kDirectionBytes);
 }
 
 WorkerChannel::WorkerChannel(int socket, int memory) : socket_(socket) {
   Map(Descriptor(memory));
-  const std::span<std::byte> all(mapped_.get(), 2 * kAreaBytes);
-  inbox_ = all.first(kAreaBytes);
-  outbox_ = all.last(kAreaBytes);
+  const std::span<std::byte> all(mapped_.get(), 2 * kDirectionBytes);
+  inbox_ = all.first(kDirectionBytes);
+  outbox_ = all.last(kDirectionBytes);
 }
 
 void WorkerChannel::Unmap::operator()(std::byte* memory) const {
-  munmap(memory, 2 * kAreaBytes);
+  munmap(memory, 2 * kDirectionBytes);
 }
 
 void WorkerChannel::Map(const Descriptor& memory) {
-  void* mapped = mmap(nullptr, 2 * kAreaBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                      memory.number(), 0);
+  void* mapped = mmap(nullptr, 2 * kDirectionBytes, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_NORESERVE, memory.number(), 0);
   if (mapped == MAP_FAILED) throw SystemError("cannot map memory shared with the other process");
   mapped_.reset(static_cast<std::byte*>(mapped));
 }
@@ -100,6 +102,15 @@ size_t WorkerChannel::AwaitRing() const {
                     std::to_string(size) + " bytes");
   }
   return size;
+}
+
+std::span<const std::byte> WorkerChannel::AwaitMessage() {
+  const size_t size = AwaitRing();
+  return AreaOf(inbox_, received_++).first(size);
+}
+
+std::span<std::byte> WorkerChannel::AreaOf(std::span<std::byte> direction, uint64_t nth) {
+  return direction.subspan(nth % 2 * kAreaBytes, kAreaBytes);
 }
 
 bool WorkerChannel::Await(std::chrono::milliseconds time) const {

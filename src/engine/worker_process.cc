@@ -13,6 +13,7 @@
 #include <tuple>
 #include <utility>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "request/step_wire.h"
 
@@ -23,8 +24,8 @@ constexpr ErrorCode LastOf(ErrorCode) {
 }
 
 inline auto Fields(WorkerInfo& value) {
-  auto& [vocab_size, max_model_len, page_size, num_pages] = value;
-  return std::tie(vocab_size, max_model_len, page_size, num_pages);
+  auto& [vocab_size, max_model_len, page_size, num_pages, max_steps] = value;
+  return std::tie(vocab_size, max_model_len, page_size, num_pages, max_steps);
 }
 
 namespace {
@@ -124,22 +125,41 @@ void WorkerProcess::Start(const std::stop_token& stop) {
   info_ = loaded.info;
 }
 
-StepResult WorkerProcess::Execute(const StepPlan& plan) {
-  StepResult lost{.step = plan.step, .slices = {}, .error = {}, .worker_lost = true};
+void WorkerProcess::Submit(const StepPlan& plan) {
+  Step& step = under_way_.emplace_back(Step{.step = plan.step, .error = {}});
+  if (!channel_.has_value()) return;
+  try {
+    channel_->Send(plan);
+  } catch (const Error& error) {
+    // A process that is gone is seen where its results are missed: it may have sent some.
+    if (error.code() == ErrorCode::kResourceExhausted) step.error = error.what();
+  }
+}
+
+StepResult WorkerProcess::Collect() {
+  SLUICE_CHECK(!under_way_.empty());
+  const Step step = std::move(under_way_.front());
+  under_way_.pop_front();
+  if (!step.error.empty()) return {.step = step.step, .slices = {}, .error = step.error};
+  StepResult lost{.step = step.step, .slices = {}, .error = {}, .worker_lost = true};
   if (!channel_.has_value()) {
     lost.error = "there is no worker process";
     return lost;
   }
   try {
-    channel_->Send(plan);
     return channel_->Receive<StepResult>();
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::kResourceExhausted) throw;  // nothing was sent
     const bool died = error.code() == ErrorCode::kUnavailable;
     const std::string end = End(died ? kEndGrace : milliseconds(0));
-    lost.error = "step " + std::to_string(plan.step) + ": " + (died ? end : error.what());
+    lost.error = "step " + std::to_string(step.step) + ": " + (died ? end : error.what());
     return lost;
   }
+}
+
+bool WorkerProcess::Ready() {
+  SLUICE_CHECK(!under_way_.empty());
+  return !under_way_.front().error.empty() || !channel_.has_value() ||
+         channel_->Await(milliseconds(0));
 }
 
 std::string WorkerProcess::Failure() {
@@ -148,6 +168,7 @@ std::string WorkerProcess::Failure() {
 }
 
 bool WorkerProcess::Restart(const std::stop_token& stop) {
+  SLUICE_CHECK(under_way_.empty());
   End(milliseconds(0));
   Start(stop);
   return true;
@@ -166,6 +187,31 @@ std::string WorkerProcess::End(milliseconds grace) {
   return DescribeEnd(process, status);
 }
 
+namespace {
+
+// Runs the server's plans until the worker is lost. Neither side waits for the other in vain: the
+// server waits for a result only while it has sent a plan for it, and this side for a plan only
+// while it owes no result.
+void RunPlans(WorkerChannel& channel, Worker& worker) {
+  const int most = worker.Info().max_steps;
+  StepPlan plan;  // one for all steps, for its memory
+  int under_way = 0;
+  for (bool lost = false; !lost;) {
+    if (under_way == 0 || (under_way < most && channel.Await(milliseconds(0)))) {
+      channel.Receive(plan);
+      worker.Submit(plan);
+      ++under_way;
+    } else if (under_way == most || worker.Ready()) {
+      const StepResult result = worker.Collect();
+      --under_way;
+      lost = result.worker_lost;
+      channel.Send(result);
+    }
+  }
+}
+
+}  // namespace
+
 int ServeWorker(WorkerChannel channel,
                 const std::function<std::unique_ptr<Worker>(WorkerChannel& channel)>& load) {
   prctl(PR_SET_NAME, "sluice-worker");
@@ -181,13 +227,7 @@ int ServeWorker(WorkerChannel channel,
   }
   channel.Send(Loaded{.info = worker->Info(), .code = {}, .error = {}});
   try {
-    StepPlan plan;  // one for all steps, for its memory
-    for (bool lost = false; !lost;) {
-      channel.Receive(plan);
-      const StepResult result = worker->Execute(plan);
-      lost = result.worker_lost;
-      channel.Send(result);
-    }
+    RunPlans(channel, *worker);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kUnavailable) throw;
     return 0;  // the server ended

@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -35,13 +37,19 @@ class WorkerProcess : public Worker {
   ~WorkerProcess() override;
 
   WorkerInfo Info() const override { return info_; }
-  StepResult Execute(const StepPlan& plan) override;
+  void Submit(const StepPlan& plan) override;
+  StepResult Collect() override;
+  bool Ready() override;
   std::string Failure() override;
   bool Restart(const std::stop_token& stop) override;
 
   pid_t process() const { return process_; }
 
  private:
+  struct Step {
+    uint64_t step = 0;
+    std::string error;  // not empty: it was not sent, because of this
+  };
   void Start(const std::stop_token& stop);
   // Ends the process, where there is one, and says how it ended. It has `grace` to end by itself.
   std::string End(std::chrono::milliseconds grace);
@@ -50,12 +58,14 @@ class WorkerProcess : public Worker {
   WorkerInfo info_;
   std::optional<WorkerChannel> channel_;  // none: there is no process
   std::atomic<pid_t> process_ = 0;
+  std::deque<Step> under_way_;  // oldest first
 };
 
 // The worker process's side. Takes the order from `channel`, lets `load` make a worker by it, and
-// runs plans until the server is gone or the worker is lost. An Error that `load` throws is the
-// server's to report. Returns the process's exit code. Throws Error(kDataLoss) for a damaged plan.
-// The process dies with the thread that started it.
+// runs plans, submitting each to the worker as soon as this has room for it, until the server is
+// gone or the worker is lost. An Error that `load` throws is the server's to report. Returns the
+// process's exit code. Throws Error(kDataLoss) for a damaged plan. The process dies with the thread
+// that started it.
 int ServeWorker(WorkerChannel channel,
                 const std::function<std::unique_ptr<Worker>(WorkerChannel& channel)>& load);
 

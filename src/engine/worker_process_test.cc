@@ -185,6 +185,54 @@ TEST(WorkerProcess, EndsWithItsOwner) {
   EXPECT_FALSE(Exists(process));
 }
 
+// Each sequence's token is the one that its slice of the step before samples.
+StepPlan NextPlan(uint64_t step, int sequences) {
+  StepPlan plan = Plan(step, {0}, sequences);
+  for (int i = 0; i < sequences; ++i) plan.slices[i].tokens = {TokenDrawnBy(i)};
+  return plan;
+}
+
+TEST(WorkerProcess, TakesAStepWhileOneIsUnderWay) {
+  const auto worker = Start(TestingWorker::kEcho);
+  ASSERT_EQ(worker->Info().max_steps, 2);
+  worker->Submit(Plan(1, {7}, 3));
+  for (uint64_t step = 1; step <= 100; ++step) {
+    worker->Submit(NextPlan(step + 1, 3));
+    const StepResult result = worker->Collect();
+    EXPECT_EQ(result.step, step);
+    ASSERT_EQ(result.slices.size(), 3u);
+    EXPECT_EQ(result.slices[2].samples.at(0).token, static_cast<TokenId>(7 + step));
+  }
+  EXPECT_EQ(worker->Collect().slices.at(0).samples.at(0).token, 108);
+}
+
+TEST(WorkerProcess, IsReadyWhenAResultIsThere) {
+  const auto worker = Start(TestingWorker::kEcho);
+  worker->Submit(Plan(1, {7}));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!worker->Ready() && std::chrono::steady_clock::now() < deadline) {
+  }
+  EXPECT_TRUE(worker->Ready());
+  EXPECT_EQ(worker->Collect().error, "");
+}
+
+TEST(WorkerProcess, IsLostWithEveryStepUnderWay) {
+  const auto worker = Start(TestingWorker::kEcho);
+  worker->Submit(Plan(1, {7}));
+  worker->Submit(Plan(kKillingStep, {7}));
+  EXPECT_EQ(worker->Collect().error, "");  // what was done before
+  worker->Submit(Plan(3, {7}));
+  const StepResult killed = worker->Collect();
+  EXPECT_TRUE(killed.worker_lost);
+  EXPECT_EQ(killed.step, kKillingStep);
+  const StepResult behind = worker->Collect();
+  EXPECT_TRUE(behind.worker_lost);
+  EXPECT_EQ(behind.step, 3u);
+
+  EXPECT_TRUE(worker->Restart({}));
+  EXPECT_EQ(worker->Execute(Plan(4, {7})).slices.at(0).samples.at(0).token, 8);
+}
+
 TEST(WorkerProcess, APlanOfAnySizeCrosses) {
   const auto worker = Start(TestingWorker::kEcho);
   StepPlan plan = Plan(1, {1, 2, 3}, 200);

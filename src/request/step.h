@@ -11,6 +11,20 @@
 
 namespace sluice {
 
+// A token whose id is not known when a step is planned, because the step before it is under way:
+// the one that slice `slice` of that step samples last. It stands among a slice's tokens as a
+// negative id, and the worker that runs both steps puts the drawn one in its place. Where that step
+// fails, nobody reads what is made of it.
+constexpr TokenId TokenDrawnBy(int slice) {
+  return -1 - slice;
+}
+constexpr bool IsKnown(TokenId token) {
+  return token >= 0;
+}
+constexpr int SliceThatDraws(TokenId token) {
+  return -1 - token;
+}
+
 // Which KV positions a query row sees: its own and all before, or those and what `ancestors` says.
 enum class StepMask { kCausal, kTree };
 
@@ -18,7 +32,7 @@ enum class StepMask { kCausal, kTree };
 // sampled. Plain data.
 struct SequenceSlice {
   SequenceId sequence = 0;
-  std::vector<TokenId> tokens;        // [q]
+  std::vector<TokenId> tokens;        // [q] ids, or TokenDrawnBy
   std::vector<int32_t> positions;     // [q] absolute
   std::vector<int32_t> kv_positions;  // [q] where K/V are written; equals positions but for trees
   std::vector<int32_t> pages;         // block table: covers every kv position below kv_length
@@ -46,7 +60,8 @@ SequenceSlice ContiguousSlice(SequenceId id, std::span<const TokenId> tokens, in
                               int first_page, int page_size);
 
 // One step of the model for a batch. Made by sched/, run by an engine::Worker. Plain data, complete
-// in itself: a worker keeps nothing about sequences between steps but the pages' contents.
+// in itself but for TokenDrawnBy: a worker keeps nothing about sequences between steps but the
+// pages' contents and what the last step drew.
 struct StepPlan {
   uint64_t step = 0;
   std::vector<SequenceSlice> slices;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,32 +23,44 @@ class DeviceSampler {
 
   struct Request {
     int64_t row = 0;                         // of the logits
-    const SampleContext* context = nullptr;  // read by Queue and Result
+    const SampleContext* context = nullptr;  // read by Queue
+  };
+
+  // What the host tells the device for one call of Queue, and is told: the caller's, because
+  // several calls may be on their way. Kept between calls for its memory.
+  class Draws {
+   private:
+    friend class DeviceSampler;
+    Buffer told_;                               // pinned: the rows' requests, then the edits of all
+    Buffer outcomes_;                           // pinned
+    std::vector<std::optional<int>> logprobs_;  // by request, as its params ask
   };
 
   // Queues the draw of each request's row of `logits` [n, vocab_size] f32, memory of the device;
-  // it is as it was when the draw is done. What the last call queued must be done.
-  void Queue(TensorView logits, std::span<const Request> requests);
+  // it is as it was when the draw is done. What was queued with `draws` before must be done.
+  void Queue(TensorView logits, std::span<const Request> requests, Draws& draws);
 
-  // What was drawn for request `i` of the last call, once the stream is there. Throws as Sample
-  // does.
-  SampledToken Result(size_t i);
+  // What was drawn for request `i` of `draws`, once the stream is there. Throws as Sample does.
+  SampledToken Result(const Draws& draws, size_t i);
+
+  // Queues that each token -1 - i of `tokens` ([n] i32, memory of the device) becomes what was
+  // drawn for request `i` of the last Queue; no other may be negative. One that could not be drawn
+  // is 0.
+  void FillIn(TensorView tokens);
 
  private:
   // Makes `buffer` hold `bytes` or more; what it held is gone.
-  static void Reserve(size_t bytes, MemoryKind kind, Buffer& buffer);
+  void Reserve(size_t bytes, MemoryKind kind, Buffer& buffer);
 
   CudaStream& stream_;
   int64_t vocab_size_;
   int max_rows_;
-  Buffer told_;         // pinned: the rows' requests, then the edits of all
-  Buffer told_device_;  // the same on the device
-  Buffer saved_;        // f32: logits under the edits
+  Buffer told_;   // on the device, as Draws has it
+  Buffer saved_;  // f32: logits under the edits
   Buffer states_;
   Buffer histograms_;
-  Buffer outcomes_;  // pinned
+  Buffer tokens_;  // [max_rows] i32 that were drawn last
   std::vector<LogitEdit> edits_;
-  std::vector<const SampleContext*> contexts_;
   SampleScratch scratch_;
 };
 

@@ -475,6 +475,7 @@ class RowWork {
     outcome.problem = Volatile(state_.problem);
     outcome.largest = largest;
     outcome.token = Volatile(state_.token);
+    p_.tokens[blockIdx.y] = outcome.token;
     if (row_.num_top < 0) return;
     outcome.raw_largest = FromOrdered(static_cast<uint32_t>(Volatile(state_.raw_best) >> 32));
     outcome.own = logits_[outcome.token];
@@ -503,6 +504,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   RowWork(p, shared).Run();
 }
 
+__global__ void FillInKernel(const FillInParams p) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < p.count && p.tokens[i] < 0) p.tokens[i] = p.drawn[-1 - p.tokens[i]];
+}
+
 // Blocks a row: as many as run at once, where each has at least a few tokens a thread.
 int RowBlocks(const SampleParams& params, const CudaStream& stream) {
   const int64_t room = int64_t{stream.device().multiprocessors} * kBlocksPerMultiprocessor;
@@ -521,6 +527,13 @@ void SampleRows(const SampleParams& params, CudaStream& stream) {
   ops::cuda::LaunchTogether(
       "sample", &SampleKernel,
       {.grid = {blocks, static_cast<unsigned>(params.count)}, .block = kThreads}, stream, params);
+}
+
+void FillInTokens(const FillInParams& params, CudaStream& stream) {
+  constexpr int kFillThreads = 128;
+  const auto blocks = static_cast<unsigned>(CeilDiv(params.count, int64_t{kFillThreads}));
+  ops::cuda::Launch("fill_in_tokens", &FillInKernel, {.grid = blocks, .block = kFillThreads},
+                    stream, params);
 }
 
 }  // namespace sluice::cuda

@@ -82,10 +82,20 @@ struct SampleParams {
   SampleState* states;           // [count]
   SampleHistograms* histograms;  // [count]; null where no row selects
   SampleOutcome* outcomes;       // [count], memory of the host that the device writes
+  int32_t* tokens;               // [count] the outcomes' tokens again, on the device
   int count;
 };
 
 // Samples each row as sampler.h says. One launch.
 void SampleRows(const SampleParams& params, CudaStream& stream);
+
+struct FillInParams {
+  int32_t* tokens;  // [count]
+  int64_t count;
+  const int32_t* drawn;  // SampleParams::tokens
+};
+
+// Each token -1 - i becomes drawn[i].
+void FillInTokens(const FillInParams& params, CudaStream& stream);
 
 }  // namespace sluice::cuda

@@ -36,9 +36,10 @@ class DeviceSamplerCudaTest : public ::testing::Test {
       requests.push_back({.row = rows - 1 - i, .context = &contexts[rows - 1 - i]});
     }
     DeviceSampler sampler(*stream_, vocab, static_cast<int>(rows));
+    DeviceSampler::Draws draws;
     for (int repeat = 0; repeat < 2; ++repeat) {
       stream_->Copy(device.data<float>(), pinned.data<float>(), device.view().NumBytes());
-      sampler.Queue(device, requests);
+      sampler.Queue(device, requests, draws);
       const Tensor after(DType::kF32, {rows, vocab}, MemoryKind::kPinned);
       stream_->Copy(after.data<float>(), device.data<float>(), device.view().NumBytes());
       stream_->Synchronize();
@@ -46,7 +47,7 @@ class DeviceSamplerCudaTest : public ::testing::Test {
       for (int64_t i = 0; i < rows; ++i) {
         SCOPED_TRACE(::testing::Message()
                      << "row " << requests[i].row << " of " << rows << ", " << vocab << " tokens");
-        ExpectSame(sampler.Result(i),
+        ExpectSame(sampler.Result(draws, i),
                    Sample(logits[requests[i].row], *requests[i].context, scratch_));
       }
     }
@@ -171,6 +172,38 @@ TEST_F(DeviceSamplerCudaTest, TheLowerIdWinsATie) {
                     contexts);
 }
 
+TEST_F(DeviceSamplerCudaTest, FillsInWhatWasDrawnLast) {
+  constexpr int kVocab = 3000;
+  constexpr int kRows = 5;
+  const Tensor logits(DType::kF32, {kRows, kVocab}, MemoryKind::kPinned);
+  const Tensor device(DType::kF32, {kRows, kVocab}, MemoryKind::kCuda);
+  const SampleContext greedy{.params = {.temperature = 0}};
+  std::vector<DeviceSampler::Request> requests;
+  for (int i = 0; i < kRows; ++i) {
+    std::fill_n(logits.data<float>() + i * kVocab, kVocab, 0.0f);
+    logits.data<float>()[i * kVocab + 100 * i] = 1;  // row i draws token 100 i
+    requests.push_back({.row = kRows - 1 - i, .context = &greedy});
+  }
+  logits.data<float>()[0] = std::nanf("");  // and row 0, the last request, none
+  constexpr int kTokens = 200;
+  const Tensor host(DType::kI32, {kTokens}, MemoryKind::kPinned);
+  const Tensor tokens(DType::kI32, {kTokens}, MemoryKind::kCuda);
+  for (int i = 0; i < kTokens; ++i) host.data<int32_t>()[i] = i % 2 == 0 ? i : -1 - i % kRows;
+
+  DeviceSampler sampler(*stream_, kVocab, kRows);
+  DeviceSampler::Draws draws;
+  stream_->Copy(device.data<float>(), logits.data<float>(), device.view().NumBytes());
+  stream_->Copy(tokens.data<int32_t>(), host.data<int32_t>(), tokens.view().NumBytes());
+  sampler.Queue(device, requests, draws);
+  sampler.FillIn(tokens);
+  stream_->Copy(host.data<int32_t>(), tokens.data<int32_t>(), tokens.view().NumBytes());
+  stream_->Synchronize();
+  for (int i = 0; i < kTokens; ++i) {
+    const int drawn = 100 * (kRows - 1 - i % kRows);
+    EXPECT_EQ(host.data<int32_t>()[i], i % 2 == 0 ? i : drawn) << i;
+  }
+}
+
 TEST_F(DeviceSamplerCudaTest, RefusesBrokenRowsAlone) {
   constexpr int kVocab = 3000;
   std::vector<std::vector<float>> rows(4, std::vector<float>(kVocab, 0.5f));
@@ -188,11 +221,12 @@ TEST_F(DeviceSamplerCudaTest, RefusesBrokenRowsAlone) {
       requests.push_back({.row = i, .context = &context});
     }
     DeviceSampler sampler(*stream_, kVocab, 4);
+    DeviceSampler::Draws draws;
     stream_->Copy(device.data<float>(), pinned.data<float>(), device.view().NumBytes());
-    sampler.Queue(device, requests);
+    sampler.Queue(device, requests, draws);
     stream_->Synchronize();
-    for (int i = 0; i < 3; ++i) EXPECT_THROW(sampler.Result(i), Error) << i;
-    ExpectSame(sampler.Result(3), Sample(rows[3], context, scratch_));
+    for (int i = 0; i < 3; ++i) EXPECT_THROW(sampler.Result(draws, i), Error) << i;
+    ExpectSame(sampler.Result(draws, 3), Sample(rows[3], context, scratch_));
   }
 }
 

@@ -12,6 +12,7 @@
 #include <stop_token>
 
 #include "base/error.h"
+#include "engine/deferring_worker.h"
 
 namespace sluice {
 namespace {
@@ -25,13 +26,13 @@ constexpr int kVocab = 50;
 // Answers each row with the token after its own. Fails steps while `fail` is set, for good where
 // `lose` is, and holds them while `hold` is. Once lost, it starts again after `failing_restarts`
 // tries, where it `can_restart`.
-class CountingWorker : public Worker {
+class CountingWorker : public DeferringWorker {
  public:
   WorkerInfo Info() const override {
     return {.vocab_size = kVocab, .max_model_len = 64, .page_size = 4, .num_pages = 32};
   }
 
-  StepResult Execute(const StepPlan& plan) override {
+  StepResult Run(const StepPlan& plan) override {
     while (hold) std::this_thread::yield();
     if (lose) {
       return {.step = plan.step, .slices = {}, .error = "the device is gone", .worker_lost = true};

@@ -44,7 +44,7 @@ FakeWorker::FakeWorker(const WorkerInfo& info, int max_num_seqs, int max_num_bat
       max_num_batched_tokens_(max_num_batched_tokens),
       slots_(static_cast<size_t>(info.num_pages) * static_cast<size_t>(info.page_size)) {}
 
-StepResult FakeWorker::Execute(const StepPlan& plan) {
+StepResult FakeWorker::Run(const StepPlan& plan) {
   ++steps_;
   CheckBatch(plan);
   if (before_step) before_step(plan);

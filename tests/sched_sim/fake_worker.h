@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/worker.h"
+#include "engine/deferring_worker.h"
 
 namespace sluice::sim {
 
@@ -19,13 +19,11 @@ TokenId NextToken(std::span<const TokenId> history, uint64_t seed, int vocab_siz
 // Tokens come from what the slots hold, so a wrong page also shows in the text.
 //
 // Throws std::runtime_error for a violation; the message says which.
-class FakeWorker : public Worker {
+class FakeWorker : public DeferringWorker {
  public:
   FakeWorker(const WorkerInfo& info, int max_num_seqs, int max_num_batched_tokens);
 
   WorkerInfo Info() const override { return info_; }
-  StepResult Execute(const StepPlan& plan) override;
-
   // Called before each step; what it throws fails the step.
   std::function<void(const StepPlan&)> before_step;
 
@@ -40,6 +38,7 @@ class FakeWorker : public Worker {
     uint64_t prefix_hash = 0;
   };
 
+  StepResult Run(const StepPlan& plan) override;
   void CheckBatch(const StepPlan& plan) const;
   void CheckSlice(const SequenceSlice& slice) const;
   SliceResult RunSlice(const SequenceSlice& slice);

@@ -15,17 +15,18 @@ Inbox::Inbox(CudaStream& stream, Sends sends, size_t bytes) : stream_(stream), s
 
 void Inbox::AddBlock(size_t bytes) {
   blocks_.push_back(
-      {.host = Buffer(bytes, MemoryKind::kPinned), .device = Buffer(bytes, MemoryKind::kCuda)});
+      {.host = {Buffer(bytes, MemoryKind::kPinned), Buffer(bytes, MemoryKind::kPinned)},
+       .device = Buffer(bytes, MemoryKind::kCuda)});
 }
 
 Inbox::Piece Inbox::Take(size_t bytes) {
   const size_t taken = (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
-  while (block_ < blocks_.size() && blocks_[block_].used + taken > blocks_[block_].host.size()) {
+  while (block_ < blocks_.size() && blocks_[block_].used + taken > blocks_[block_].device.size()) {
     ++block_;
   }
-  if (block_ == blocks_.size()) AddBlock(std::max(taken, 2 * blocks_.back().host.size()));
+  if (block_ == blocks_.size()) AddBlock(std::max(taken, 2 * blocks_.back().device.size()));
   Block& block = blocks_[block_];
-  const Piece piece{.host = block.host.data() + block.used,
+  const Piece piece{.host = block.host[side_].data() + block.used,
                     .device = block.device.data() + block.used,
                     .bytes = bytes};
   block.used += taken;
@@ -41,7 +42,7 @@ void Inbox::Filled(const Piece& piece) {
 void Inbox::Send() {
   for (Block& block : blocks_) {
     if (block.used == block.sent) continue;
-    stream_.Copy(block.device.data() + block.sent, block.host.data() + block.sent,
+    stream_.Copy(block.device.data() + block.sent, block.host[side_].data() + block.sent,
                  block.used - block.sent);
     block.sent = block.used;
   }
@@ -50,6 +51,7 @@ void Inbox::Send() {
 void Inbox::Clear() {
   for (Block& block : blocks_) block.used = block.sent = 0;
   block_ = 0;
+  side_ = 1 - side_;
 }
 
 }  // namespace sluice::ops

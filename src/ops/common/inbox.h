@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <vector>
 
@@ -32,12 +33,13 @@ class Inbox {
   // Queues the copy of what was taken since the last Send or Clear.
   void Send();
 
-  // Begins anew. What was sent must have arrived.
+  // Begins anew, in other memory of the host: what was sent since the last Clear may still be on
+  // its way, what was sent before that must have arrived.
   void Clear();
 
  private:
   struct Block {
-    Buffer host;
+    std::array<Buffer, 2> host;
     Buffer device;
     size_t used = 0;
     size_t sent = 0;
@@ -49,6 +51,7 @@ class Inbox {
   Sends sends_;
   std::vector<Block> blocks_;
   size_t block_ = 0;  // index of the one being filled
+  size_t side_ = 0;   // which of a block's `host` is written
 };
 
 }  // namespace sluice::ops
