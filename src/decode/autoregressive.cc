@@ -15,6 +15,8 @@ class Autoregressive : public DecodeStrategy {
     return AcceptChain(demand, result);
   }
 
+  bool Foreseeable() const override { return true; }
+
   std::string Name() const override { return "autoregressive"; }
 };
 

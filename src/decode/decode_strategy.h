@@ -43,6 +43,11 @@ class DecodeStrategy {
   virtual StepOutcome Accept(const Sequence& sequence, const StepDemand& demand,
                              const SliceResult& result) = 0;
 
+  // Whether what a step leaves is known before it has run, but for the ids of its samples: all of
+  // its keys and values are kept, and every sample is committed. The next step can then be planned
+  // while it runs: Demand is asked for a sequence that ends with a token that is not known.
+  virtual bool Foreseeable() const { return false; }
+
   // Forgets what is kept about a sequence, if anything.
   virtual void Forget(SequenceId /*sequence*/) {}
 

@@ -128,10 +128,10 @@ void EngineLoop::Run() {
   while (auto commands = TakeCommands()) {
     for (Command& command : *commands) Obey(std::move(command));
     PublishStats();
-    if (scheduler_.idle()) {
-      CheckWorker();
-    } else {
+    if (busy()) {
       RunStep();
+    } else {
+      CheckWorker();
     }
   }
   EndEverything();
@@ -140,9 +140,8 @@ void EngineLoop::Run() {
 // Waits a while for commands when there is nothing to run; none when the loop is to stop.
 std::optional<std::vector<EngineLoop::Command>> EngineLoop::TakeCommands() {
   std::unique_lock lock(mutex_);
-  wake_.wait_for(lock, kIdleLook, [this] {
-    return stop_.stop_requested() || !commands_.empty() || !scheduler_.idle();
-  });
+  wake_.wait_for(lock, kIdleLook,
+                 [this] { return stop_.stop_requested() || !commands_.empty() || busy(); });
   if (stop_.stop_requested()) return std::nullopt;
   return std::exchange(commands_, {});
 }
@@ -182,32 +181,57 @@ void EngineLoop::Start(Command command) {
                  sampling.seed.value_or(MixSeed(seed_base_, command.id)));
 }
 
+// Keeps the worker supplied with steps, and finishes the oldest.
 void EngineLoop::RunStep() {
-  const EngineStats before = scheduler_.Stats();
-  std::vector<SequenceReport> reports;
   try {
-    const StepPlan plan = Plan();
-    const EngineClock::time_point now = EngineClock::now();
-    for (const auto& admission : scheduler_.admitted()) {
-      SequenceTimes& times = live_.at(admission.request).sequences[admission.index];
-      times.admitted = now;
-      if (metrics_) metrics_->OnAdmitted(times);
-    }
-    const StepResult result = Execute(plan);
-    reports = Commit(plan, result);
-    if (result.worker_lost) {
-      for (SequenceReport& report : LoseWorker(result.error)) reports.push_back(std::move(report));
-    }
-    if (metrics_) {
-      metrics_->OnStep(static_cast<int>(plan.NumTokens()), before, scheduler_.Stats());
+    while (std::ssize(under_way_) < info_.max_steps && SubmitStep()) {
     }
   } catch (const std::exception& error) {
-    // A defect in planning or committing: what the scheduler holds cannot be trusted any more.
-    spdlog::error("a step could not be scheduled, ending all requests: {}", error.what());
-    reports = scheduler_.EndAll(FinishReason::kError, error.what());
+    EndByDefect(error);
+  }
+  if (!under_way_.empty()) FinishStep();
+  if (!lost_by_.empty() && under_way_.empty()) RestartWorker();
+}
+
+// False where no step can be planned yet.
+bool EngineLoop::SubmitStep() {
+  StepPlan plan = Plan();
+  if (plan.slices.empty()) return false;
+  const EngineClock::time_point now = EngineClock::now();
+  under_way_.push_back(std::move(plan));
+  worker_.Submit(under_way_.back());
+  for (const auto& admission : scheduler_.admitted()) {
+    SequenceTimes& times = live_.at(admission.request).sequences[admission.index];
+    times.admitted = now;
+    if (metrics_) metrics_->OnAdmitted(times);
+  }
+  return true;
+}
+
+void EngineLoop::FinishStep() {
+  const StepPlan plan = std::move(under_way_.front());
+  under_way_.pop_front();
+  const StepResult result = Collect(plan);
+  std::vector<SequenceReport> reports;
+  try {
+    reports = Commit(plan, result);
+  } catch (const std::exception& error) {
+    EndByDefect(error);
+  }
+  if (result.worker_lost && lost_by_.empty()) {
+    for (SequenceReport& report : LoseWorker(result.error)) reports.push_back(std::move(report));
+  }
+  if (metrics_) {
+    const EngineStats stats = scheduler_.Stats();
+    metrics_->OnStep(static_cast<int>(plan.NumTokens()), std::exchange(counted_, stats), stats);
   }
   Deliver(std::move(reports));
-  if (!lost_by_.empty()) RestartWorker();
+}
+
+// A defect in planning or committing: what the scheduler holds cannot be trusted any more.
+void EngineLoop::EndByDefect(const std::exception& error) {
+  spdlog::error("a step could not be scheduled, ending all requests: {}", error.what());
+  Deliver(scheduler_.EndAll(FinishReason::kError, error.what()));
 }
 
 StepPlan EngineLoop::Plan() {
@@ -223,7 +247,7 @@ std::vector<SequenceReport> EngineLoop::Commit(const StepPlan& plan, const StepR
   return scheduler_.Commit(plan, result);
 }
 
-// Between steps: notices a worker that is gone before a request does.
+// With no step under way: notices a worker that is gone before a request does.
 void EngineLoop::CheckWorker() {
   if (!lost_by_.empty()) return;
   const std::string reason = worker_.Failure();
@@ -279,10 +303,10 @@ void EngineLoop::SetFailure(const std::string& failure, bool restarting) {
   restarting_ = restarting;
 }
 
-StepResult EngineLoop::Execute(const StepPlan& plan) {
+StepResult EngineLoop::Collect(const StepPlan& plan) {
   StepResult result;
   try {
-    result = worker_.Execute(plan);
+    result = worker_.Collect();
   } catch (const std::exception& error) {
     result = {.step = plan.step, .slices = {}, .error = error.what()};
   }
@@ -348,6 +372,7 @@ void EngineLoop::EndEverything() {
     const std::lock_guard lock(mutex_);
     commands = std::exchange(commands_, {});
   }
+  while (!under_way_.empty()) FinishStep();
   for (Command& command : commands) Obey(std::move(command));
   Deliver(scheduler_.EndAll(FinishReason::kAbort, ""));
 }

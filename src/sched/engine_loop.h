@@ -3,6 +3,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -32,8 +33,9 @@ struct EngineOptions {
   Timeline* timeline = nullptr;   // that scheduling is recorded on; may be null
 };
 
-// Runs requests on a worker: one thread that takes commands from a queue, plans a step, executes
-// it, commits it and reports. The thread sleeps while there is nothing to do. A step that fails
+// Runs requests on a worker: one thread that takes commands from a queue, plans a step, has it run,
+// commits it and reports; where the worker and the scheduler allow, it plans and submits the next
+// step while one runs. The thread sleeps while there is nothing to do. A step that fails
 // ends the sequences in it with kError, and the loop goes on. A worker that is lost ends every
 // request that way; until it has been started again, which this thread sees to, more are refused.
 class EngineLoop : public Generator {
@@ -49,7 +51,7 @@ class EngineLoop : public Generator {
   void AbortSequence(RequestId request, int index) override;
   EngineStats Stats() const override;
 
-  // Ends every request with kAbort, once the step under way is over, and joins the thread. Later
+  // Ends every request with kAbort, once the steps under way are over, and joins the thread. Later
   // submissions are refused. Not to be called from a callback.
   void Stop();
 
@@ -75,10 +77,14 @@ class EngineLoop : public Generator {
   std::optional<std::vector<Command>> TakeCommands();
   void Obey(Command command);
   void Start(Command command);
+  bool busy() const { return !scheduler_.idle() || !under_way_.empty(); }
   void RunStep();
+  bool SubmitStep();
+  void FinishStep();
   StepPlan Plan();
+  StepResult Collect(const StepPlan& plan);
   std::vector<SequenceReport> Commit(const StepPlan& plan, const StepResult& result);
-  StepResult Execute(const StepPlan& plan);
+  void EndByDefect(const std::exception& error);
   void CheckWorker();
   std::vector<SequenceReport> LoseWorker(const std::string& reason);
   void RestartWorker();
@@ -97,6 +103,8 @@ class EngineLoop : public Generator {
 
   // The engine thread's own.
   Scheduler scheduler_;
+  std::deque<StepPlan> under_way_;  // oldest first
+  EngineStats counted_;             // what the metrics have been told of
   std::unordered_map<RequestId, LiveRequest> live_;
   const uint64_t seed_base_;  // of requests without a seed
   RestartBudget restarts_;

@@ -28,8 +28,14 @@ constexpr int kVocab = 50;
 // tries, where it `can_restart`.
 class CountingWorker : public DeferringWorker {
  public:
+  explicit CountingWorker(int max_steps) : max_steps_(max_steps) {}
+
   WorkerInfo Info() const override {
-    return {.vocab_size = kVocab, .max_model_len = 64, .page_size = 4, .num_pages = 32};
+    return {.vocab_size = kVocab,
+            .max_model_len = 64,
+            .page_size = 4,
+            .num_pages = 32,
+            .max_steps = max_steps_};
   }
 
   StepResult Run(const StepPlan& plan) override {
@@ -68,6 +74,9 @@ class CountingWorker : public DeferringWorker {
   std::atomic<int> failing_restarts = 0;
   std::atomic<int> restarts = 0;
   std::set<uint64_t> seeds;  // of sampled slices; read when the loop is done
+
+ private:
+  const int max_steps_;
 };
 
 // Gathers a request's reports and waits for the last.
@@ -145,8 +154,12 @@ void AwaitSettled(const EngineLoop& loop) {
   while (loop.Stats().restarting) std::this_thread::yield();
 }
 
-TEST(EngineLoop, GeneratesUntilMaxTokens) {
-  CountingWorker worker;
+// With workers that take so many steps at once.
+class EngineLoopTest : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(StepsUnderWay, EngineLoopTest, testing::Values(1, 2));
+
+TEST_P(EngineLoopTest, GeneratesUntilMaxTokens) {
+  CountingWorker worker(GetParam());
   EngineLoop loop(worker, MakeAutoregressive(), {});
   Sink sink;
   loop.Submit(Ask({1, 2, 3}, 4), sink.Callback());
@@ -161,8 +174,8 @@ TEST(EngineLoop, GeneratesUntilMaxTokens) {
   EXPECT_EQ(stats.steps, 4u);
 }
 
-TEST(EngineLoop, RefusesBadRequestsAtTheDoor) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, RefusesBadRequestsAtTheDoor) {
+  CountingWorker worker(GetParam());
   EngineLoop loop(worker, MakeAutoregressive(), {});
   const auto never = [](const Output&) { ADD_FAILURE() << "reported a refused request"; };
   EXPECT_THROW(loop.Submit(Ask({}, 4), never), Error);
@@ -171,8 +184,30 @@ TEST(EngineLoop, RefusesBadRequestsAtTheDoor) {
   EXPECT_THROW(loop.Submit(Ask(std::vector<TokenId>(64, 1), 4), never), Error);
 }
 
-TEST(EngineLoop, AFailedStepEndsItsRequestsAndTheLoopGoesOn) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, WhatASequenceRunsPastItsEndIsDropped) {
+  CountingWorker worker(GetParam());
+  EngineLoop loop(worker, MakeAutoregressive(), {.eos_ids = {9}});
+  Sink ended;
+  Sink stopped;
+  Request stops = Ask({20}, 40);
+  stops.sampling.stop_token_ids = {23};
+  loop.Submit(Ask({1}, 40), ended.Callback());
+  loop.Submit(stops, stopped.Callback());
+  ended.Wait();
+  stopped.Wait();
+  EXPECT_THAT(ended.tokens(), ElementsAre(2, 3, 4, 5, 6, 7, 8, 9));
+  EXPECT_THAT(stopped.tokens(), ElementsAre(21, 22, 23));
+  EXPECT_THAT(ended.finishes(), ElementsAre(FinishReason::kStop));
+  EXPECT_EQ(loop.Stats().pages_used, 0);
+  EXPECT_EQ(loop.Stats().generation_tokens, 11u);
+  Sink after;  // whatever ran too long is out of the way
+  loop.Submit(Ask({30}, 2), after.Callback());
+  after.Wait();
+  EXPECT_THAT(after.tokens(), ElementsAre(31, 32));
+}
+
+TEST_P(EngineLoopTest, AFailedStepEndsItsRequestsAndTheLoopGoesOn) {
+  CountingWorker worker(GetParam());
   EngineLoop loop(worker, MakeAutoregressive(), {});
   worker.fail = true;
   Sink failed;
@@ -187,8 +222,8 @@ TEST(EngineLoop, AFailedStepEndsItsRequestsAndTheLoopGoesOn) {
   EXPECT_THAT(fine.tokens(), ElementsAre(2, 3));
 }
 
-TEST(EngineLoop, ALostWorkerEndsEveryRequestAndIsTold) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, ALostWorkerEndsEveryRequestAndIsTold) {
+  CountingWorker worker(GetParam());
   worker.hold = true;
   worker.lose = true;
   EngineLoop loop(worker, MakeAutoregressive(), {.max_num_seqs = 1});
@@ -214,8 +249,8 @@ TEST(EngineLoop, ALostWorkerEndsEveryRequestAndIsTold) {
 // So that tries follow each other at once.
 constexpr RestartLimits kAtOnce{.most = 3, .first_pause = std::chrono::milliseconds(0)};
 
-TEST(EngineLoop, ALostWorkerIsStartedAgainAndNothingOfItIsKept) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, ALostWorkerIsStartedAgainAndNothingOfItIsKept) {
+  CountingWorker worker(GetParam());
   worker.can_restart = true;
   worker.failing_restarts = 2;
   EngineLoop loop(worker, MakeAutoregressive(), {.restarts = kAtOnce});
@@ -237,8 +272,8 @@ TEST(EngineLoop, ALostWorkerIsStartedAgainAndNothingOfItIsKept) {
   EXPECT_EQ(after.tokens(), before.tokens());
 }
 
-TEST(EngineLoop, AWorkerLostBetweenStepsIsStartedAgain) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, AWorkerLostBetweenStepsIsStartedAgain) {
+  CountingWorker worker(GetParam());
   worker.can_restart = true;
   EngineLoop loop(worker, MakeAutoregressive(), {.restarts = kAtOnce});
   worker.lose = true;
@@ -251,8 +286,8 @@ TEST(EngineLoop, AWorkerLostBetweenStepsIsStartedAgain) {
   EXPECT_THAT(sink.finishes(), ElementsAre(FinishReason::kLength));
 }
 
-TEST(EngineLoop, AWorkerThatDoesNotComeBackIsGivenUp) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, AWorkerThatDoesNotComeBackIsGivenUp) {
+  CountingWorker worker(GetParam());
   worker.failing_restarts = 100;
   worker.lose = true;
   EngineLoop loop(worker, MakeAutoregressive(), {.restarts = kAtOnce});
@@ -264,8 +299,8 @@ TEST(EngineLoop, AWorkerThatDoesNotComeBackIsGivenUp) {
   EXPECT_EQ(worker.restarts, 3);
 }
 
-TEST(EngineLoop, StopsWhileItsWorkerIsStartedAgain) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, StopsWhileItsWorkerIsStartedAgain) {
+  CountingWorker worker(GetParam());
   worker.stall = true;
   worker.lose = true;
   EngineLoop loop(worker, MakeAutoregressive(), {.restarts = kAtOnce});
@@ -274,8 +309,8 @@ TEST(EngineLoop, StopsWhileItsWorkerIsStartedAgain) {
   loop.Stop();
 }
 
-TEST(EngineLoop, AbortFreesThePages) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, AbortFreesThePages) {
+  CountingWorker worker(GetParam());
   worker.hold = true;
   EngineLoop loop(worker, MakeAutoregressive(), {});
   Sink sink(2);
@@ -291,8 +326,8 @@ TEST(EngineLoop, AbortFreesThePages) {
   loop.Abort(12345);
 }
 
-TEST(EngineLoop, AbortSequenceEndsOneAsStopped) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, AbortSequenceEndsOneAsStopped) {
+  CountingWorker worker(GetParam());
   worker.hold = true;
   EngineLoop loop(worker, MakeAutoregressive(), {});
   Sink sink(2);
@@ -304,8 +339,8 @@ TEST(EngineLoop, AbortSequenceEndsOneAsStopped) {
   EXPECT_THAT(sink.finishes(), ElementsAre(FinishReason::kStop, FinishReason::kLength));
 }
 
-TEST(EngineLoop, StopEndsEverythingAndRefusesMore) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, StopEndsEverythingAndRefusesMore) {
+  CountingWorker worker(GetParam());
   worker.hold = true;
   EngineLoop loop(worker, MakeAutoregressive(), {.max_num_seqs = 1});
   Sink running, waiting;
@@ -331,8 +366,8 @@ TEST(EngineLoop, StopEndsEverythingAndRefusesMore) {
   EXPECT_EQ(loop.Stats().pages_used, 0);
 }
 
-TEST(EngineLoop, UnseededRequestsDifferAndSeededOnesKeepTheirs) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, UnseededRequestsDifferAndSeededOnesKeepTheirs) {
+  CountingWorker worker(GetParam());
   {
     EngineLoop loop(worker, MakeAutoregressive(), {});
     Sink first, second, seeded;
@@ -349,8 +384,8 @@ TEST(EngineLoop, UnseededRequestsDifferAndSeededOnesKeepTheirs) {
   EXPECT_TRUE(worker.seeds.count(77));
 }
 
-TEST(EngineLoop, ACallbackThatThrowsEndsItsRequestOnly) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, ACallbackThatThrowsEndsItsRequestOnly) {
+  CountingWorker worker(GetParam());
   EngineLoop loop(worker, MakeAutoregressive(), {});
   std::atomic<int> calls = 0;
   loop.Submit(Ask({1}, 50), [&](const Output&) {
@@ -365,8 +400,8 @@ TEST(EngineLoop, ACallbackThatThrowsEndsItsRequestOnly) {
   EXPECT_EQ(loop.Stats().pages_used, 0);
 }
 
-TEST(EngineLoop, ACallbackMaySubmitAndAbort) {
-  CountingWorker worker;
+TEST_P(EngineLoopTest, ACallbackMaySubmitAndAbort) {
+  CountingWorker worker(GetParam());
   EngineLoop loop(worker, MakeAutoregressive(), {});
   Sink second;
   const OutputCallback inner = second.Callback();
@@ -380,9 +415,9 @@ TEST(EngineLoop, ACallbackMaySubmitAndAbort) {
   EXPECT_THAT(second.tokens(), ElementsAre(10));
 }
 
-TEST(EngineLoop, CountsUnderVllmsNames) {
+TEST_P(EngineLoopTest, CountsUnderVllmsNames) {
   Metrics metrics;
-  CountingWorker worker;
+  CountingWorker worker(GetParam());
   EngineLoop loop(worker, MakeAutoregressive(), {.metric_labels = {{"model_name", "m"}}}, &metrics);
   Sink sink;
   loop.Submit(Ask({1, 2, 3}, 4), sink.Callback());

@@ -110,18 +110,79 @@ void Scheduler::Add(RequestId id, const Request& request, uint64_t seed) {
   }
 }
 
+// As long as it lives, the sequences of a step under way are as that step will leave them.
+class Scheduler::Foreseen {
+ public:
+  explicit Foreseen(const Flights& flights) : flights_(flights) {
+    for (size_t i = 0; i < flights.size(); ++i) {
+      const auto& [sequence, demand] = flights[i];
+      if (sequence == nullptr) continue;
+      sequence->kv_length = demand.kv_length;
+      if (!demand.sample_rows.empty()) {
+        sequence->tokens.push_back(TokenDrawnBy(static_cast<int>(i)));
+      }
+    }
+  }
+  ~Foreseen() {
+    for (const auto& [sequence, demand] : flights_) {
+      if (sequence == nullptr) continue;
+      sequence->kv_length = demand.kv_positions.front();
+      if (!demand.sample_rows.empty()) sequence->tokens.pop_back();
+    }
+  }
+  Foreseen(const Foreseen&) = delete;
+  Foreseen& operator=(const Foreseen&) = delete;
+
+ private:
+  const Flights& flights_;
+};
+
 StepPlan Scheduler::Plan() {
-  SLUICE_CHECK(in_flight_.empty());
+  SLUICE_CHECK_LE(under_way_.size(), 1u);
   admitted_.clear();
-  StepPlan plan{.step = totals_.steps + 1};
+  planned_.clear();
+  StepPlan plan{.step = totals_.steps + under_way_.size() + 1};
+  if (under_way_.empty()) {
+    PlanRows(plan);
+    SLUICE_CHECK(!plan.slices.empty() || idle());
+  } else if (CanForesee(under_way_.front())) {
+    const Foreseen foreseen(under_way_.front());
+    if (PagesSuffice()) PlanRows(plan);
+  }
+  if (!plan.slices.empty()) under_way_.push_back(std::exchange(planned_, {}));
+  return plan;
+}
+
+// Whether the step after this one depends on its tokens by nothing but their embeddings.
+bool Scheduler::CanForesee(const Flights& flights) const {
+  return strategy_.Foreseeable() &&
+         std::none_of(flights.begin(), flights.end(), [](const Flight& flight) {
+           if (flight.sequence == nullptr) return false;
+           const SamplingParams& params = flight.sequence->params;
+           return NeedsHistory(params) || params.prompt_logprobs;
+         });
+}
+
+// Whether every running sequence can go on without taking another's pages, which one may have that
+// is about to end.
+bool Scheduler::PagesSuffice() const {
+  int needed = 0;
+  for (const auto& sequence : running_) {
+    if (IsAtLength(*sequence)) continue;
+    const int rows = std::min(config_.max_num_batched_tokens, Uncomputed(*sequence));
+    const int pages = PagesFor(sequence->kv_length + rows, config_.page_size);
+    needed += std::max(0, pages - static_cast<int>(sequence->pages.size()));
+  }
+  return needed <= pages_.num_free();
+}
+
+void Scheduler::PlanRows(StepPlan& plan) {
   int budget = config_.max_num_batched_tokens;
   const uint64_t preemptions = totals_.preemptions;
   PlanDecodes(plan, budget);
   const bool all_prefills_advance = PlanPrefills(plan, budget);
   // A sequence that just gave its pages back must not take them again at once.
   if (all_prefills_advance && totals_.preemptions == preemptions) Admit(plan, budget);
-  SLUICE_CHECK(!plan.slices.empty() || idle());
-  return plan;
 }
 
 void Scheduler::PlanDecodes(StepPlan& plan, int& budget) {
@@ -132,7 +193,7 @@ void Scheduler::PlanDecodes(StepPlan& plan, int& budget) {
   if (static_cast<size_t>(decodes) < running_.size() || !waiting_.empty()) spare /= 2;
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    if (!IsDecoding(sequence)) continue;
+    if (!IsDecoding(sequence) || IsAtLength(sequence)) continue;
     if (GrowPages(sequence, sequence.kv_length + 1, true) <= sequence.kv_length) {
       PreemptYoungest();  // the sequence itself
       return;
@@ -213,7 +274,8 @@ int Scheduler::GrowPages(Sequence& sequence, int kv_length, bool may_preempt) {
 
 void Scheduler::PreemptYoungest() {
   Sequence& victim = *running_.back();
-  SLUICE_CHECK(std::none_of(in_flight_.begin(), in_flight_.end(),
+  SLUICE_CHECK(under_way_.empty());
+  SLUICE_CHECK(std::none_of(planned_.begin(), planned_.end(),
                             [&](const Flight& flight) { return flight.sequence == &victim; }));
   victim.pages.clear();
   victim.kv_length = 0;
@@ -238,7 +300,7 @@ void Scheduler::AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, 
   AddScoring(sequence, slice);
   AddSampling(sequence, slice);
   plan.slices.push_back(std::move(slice));
-  in_flight_.push_back({&sequence, std::move(demand)});
+  planned_.push_back({&sequence, std::move(demand)});
 }
 
 void Scheduler::AddScoring(const Sequence& sequence, SequenceSlice& slice) const {
@@ -268,12 +330,15 @@ void Scheduler::AddSampling(const Sequence& sequence, SequenceSlice& slice) cons
 }
 
 std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepResult& result) {
-  const std::vector<Flight> flights = std::exchange(in_flight_, {});
+  SLUICE_CHECK(!under_way_.empty());
+  const Flights flights = std::move(under_way_.front());
+  under_way_.pop_front();
   SLUICE_CHECK_EQ(flights.size(), plan.slices.size());
   ++totals_.steps;
   const std::string error = result.error.empty() ? Mismatch(plan, result) : result.error;
   std::vector<SequenceReport> reports;
   for (size_t i = 0; i < flights.size(); ++i) {
+    if (flights[i].sequence == nullptr) continue;
     Sequence& sequence = *flights[i].sequence;
     Output output{.index = sequence.index};
     const std::string& failure = error.empty() ? result.slices[i].error : error;
@@ -311,7 +376,10 @@ Output Scheduler::CommitSlice(Sequence& sequence, const StepDemand& demand,
   }
   totals_.generation_tokens += output.tokens.size();
   sequence.kv_length = outcome.kv_length;
-  sequence.pages.resize(static_cast<size_t>(PagesFor(sequence.kv_length, config_.page_size)));
+  if (sequence.kv_length < demand.kv_length) {
+    SLUICE_CHECK(under_way_.empty());  // a later step was planned with all of them
+    sequence.pages.resize(static_cast<size_t>(PagesFor(sequence.kv_length, config_.page_size)));
+  }
   return output;
 }
 
@@ -323,15 +391,29 @@ std::optional<FinishReason> Scheduler::FinishOf(const Sequence& sequence) const 
     if (!params.ignore_eos && Contains(config_.eos_ids, last)) return FinishReason::kStop;
     if (Contains(params.stop_token_ids, last)) return FinishReason::kStop;
   }
-  if (sequence.num_generated() >= params.max_tokens || sequence.length() >= length_limit_) {
-    return FinishReason::kLength;
-  }
+  if (IsAtLength(sequence)) return FinishReason::kLength;
   return std::nullopt;
+}
+
+// Running sequences are not, but for those that the step under way brings there.
+bool Scheduler::IsAtLength(const Sequence& sequence) const {
+  return sequence.num_generated() >= sequence.params.max_tokens ||
+         sequence.length() >= length_limit_;
+}
+
+// Before a sequence goes.
+void Scheduler::Forget(const Sequence& sequence) {
+  strategy_.Forget(sequence.id);
+  for (Flights& flights : under_way_) {
+    for (Flight& flight : flights) {
+      if (flight.sequence == &sequence) flight.sequence = nullptr;
+    }
+  }
 }
 
 void Scheduler::RemoveFinished() {
   std::erase_if(running_, [this](const std::unique_ptr<Sequence>& sequence) {
-    if (sequence->finish) strategy_.Forget(sequence->id);
+    if (sequence->finish) Forget(*sequence);
     return sequence->finish.has_value();
   });
 }
@@ -351,17 +433,15 @@ std::vector<SequenceReport> Scheduler::EndSequence(RequestId request, int index,
 }
 
 std::vector<SequenceReport> Scheduler::EndAll(FinishReason reason, const std::string& error) {
-  in_flight_.clear();
   return EndWhere([](const Sequence&) { return true; }, reason, error);
 }
 
 std::vector<SequenceReport> Scheduler::EndWhere(const std::function<bool(const Sequence&)>& matches,
                                                 FinishReason reason, const std::string& error) {
-  SLUICE_CHECK(in_flight_.empty());
   std::vector<SequenceReport> reports;
   const auto end = [&](const std::unique_ptr<Sequence>& sequence) {
     if (!matches(*sequence)) return false;
-    strategy_.Forget(sequence->id);
+    Forget(*sequence);
     reports.push_back(
         {sequence->request, {.index = sequence->index, .finish = reason, .error = error}});
     return true;

@@ -32,7 +32,8 @@ struct SequenceReport {
 };
 
 // Decides what runs in each step: continuous batching over a fixed number of KV pages. Pure
-// bookkeeping without device, clock or threads; one thread calls it, Plan and Commit in turns.
+// bookkeeping without device, clock or threads; one thread calls it. At most two steps are under
+// way, planned and not committed; a worker runs them in that order.
 //
 // Order is first come, first served. Each step takes one row (and drafts, where the strategy has
 // some) of every decoding sequence, then fills the token budget with the oldest prefills, in
@@ -40,6 +41,11 @@ struct SequenceReport {
 // its own back and waits, first in line, to be computed again. So every running sequence is older
 // than every waiting one, decoding ones are older than prefilling ones, and the oldest always
 // advances.
+//
+// A step can be planned while the one before is under way where it is known what that one leaves
+// but for the ids that it draws. A sequence that turns out to have ended by then has a row too many
+// in the later step, which is dropped. Its pages are given back at once all the same: whoever gets
+// them writes to them in a step after that.
 class Scheduler {
  public:
   // `strategy` must outlive the scheduler.
@@ -54,18 +60,19 @@ class Scheduler {
   void Add(RequestId id, const Request& request, uint64_t seed);
 
   // Ends sequences and frees their pages at once; returns a last report for each that was live.
-  // Not between Plan and Commit.
+  // What steps under way make of them is dropped.
   std::vector<SequenceReport> End(RequestId request, FinishReason reason);
   std::vector<SequenceReport> EndSequence(RequestId request, int index, FinishReason reason);
   std::vector<SequenceReport> EndAll(FinishReason reason, const std::string& error);
 
   bool idle() const { return running_.empty() && waiting_.empty(); }
 
-  // The next step. Has at least one slice unless idle().
+  // The next step, with at most one under way. Without slices when idle(), or when nothing can be
+  // planned before the step under way is committed; then it is not under way.
   StepPlan Plan();
 
-  // Takes in what a worker made of the last Plan(). A failed or malformed result ends every
-  // sequence of the step with kError.
+  // Takes in what a worker made of `plan`, the oldest step under way. A failed or malformed result
+  // ends every sequence of the step with kError.
   std::vector<SequenceReport> Commit(const StepPlan& plan, const StepResult& result);
 
   // A sequence that the last Plan() took up for the first time.
@@ -83,12 +90,18 @@ class Scheduler {
   const std::deque<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
 
  private:
-  // A slice of the step under way and the demand that it came from.
+  // A slice of a step under way: whose it is, null once that has ended, and the demand that it came
+  // from.
   struct Flight {
     Sequence* sequence = nullptr;
     StepDemand demand;
   };
+  using Flights = std::vector<Flight>;  // of one step, in its plan's order
+  class Foreseen;
 
+  bool CanForesee(const Flights& flights) const;
+  bool PagesSuffice() const;
+  void PlanRows(StepPlan& plan);
   void PlanDecodes(StepPlan& plan, int& budget);
   bool PlanPrefills(StepPlan& plan, int& budget);
   void Admit(StepPlan& plan, int& budget);
@@ -103,7 +116,9 @@ class Scheduler {
   void AddScoring(const Sequence& sequence, SequenceSlice& slice) const;
 
   Output CommitSlice(Sequence& sequence, const StepDemand& demand, const SliceResult& result);
+  bool IsAtLength(const Sequence& sequence) const;
   std::optional<FinishReason> FinishOf(const Sequence& sequence) const;
+  void Forget(const Sequence& sequence);
   void RemoveFinished();
   std::vector<SequenceReport> EndWhere(const std::function<bool(const Sequence&)>& matches,
                                        FinishReason reason, const std::string& error);
@@ -114,7 +129,8 @@ class Scheduler {
   PageAllocator pages_;
   std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
   std::deque<std::unique_ptr<Sequence>> waiting_;   // oldest first
-  std::vector<Flight> in_flight_;                   // in the plan's order
+  std::deque<Flights> under_way_;                   // oldest first
+  Flights planned_;                                 // of the step that is being planned
   std::vector<Admission> admitted_;
   SequenceId next_sequence_ = 1;
   EngineStats totals_;

@@ -239,6 +239,133 @@ TEST_F(SchedulerTest, TheYoungestGivesItsPagesToTheOldest) {
   EXPECT_GT(scheduler.waiting()[0]->num_generated(), 0);
 }
 
+// A step that is planned while the one before is under way.
+class PlanAheadTest : public SchedulerTest {
+ protected:
+  // Plans a step, which is to have slices of these sequences.
+  StepPlan PlanOf(const std::vector<SequenceId>& sequences) {
+    StepPlan plan = scheduler_.Plan();
+    std::vector<SequenceId> planned;
+    for (const SequenceSlice& slice : plan.slices) planned.push_back(slice.sequence);
+    EXPECT_EQ(planned, sequences);
+    return plan;
+  }
+  std::vector<SequenceReport> CommitAll(const StepPlan& plan, TokenId token) {
+    return scheduler_.Commit(plan, Answer(plan, token));
+  }
+};
+
+TEST_F(PlanAheadTest, HasTheTokenThatIsNotKnownYet) {
+  scheduler_.Add(1, MakeRequest(4, {.max_tokens = 3}), 0);
+  scheduler_.Add(2, MakeRequest(8, {.max_tokens = 3}), 0);
+  const StepPlan first = PlanOf({1, 2});  // all of one prompt, half of the other
+  const StepPlan second = PlanOf({1, 2});
+  EXPECT_EQ(second.step, first.step + 1);
+  EXPECT_THAT(second.slices[0].tokens, ElementsAre(TokenDrawnBy(0)));
+  EXPECT_THAT(second.slices[0].positions, ElementsAre(4));
+  EXPECT_THAT(second.slices[0].pages, SizeIs(2));
+  EXPECT_EQ(second.slices[0].sample.generated, 1);
+  EXPECT_THAT(second.slices[1].positions, ElementsAre(4, 5, 6, 7));
+  EXPECT_THAT(second.slices[1].tokens, ElementsAre(5, 5, 5, 5));
+
+  // What is committed is as if each step had been planned in its turn.
+  EXPECT_EQ(scheduler_.running()[0]->length(), 4);
+  EXPECT_THAT(CommitAll(first, 7), SizeIs(1));
+  EXPECT_THAT(scheduler_.running()[0]->tokens, ElementsAre(5, 5, 5, 5, 7));
+  EXPECT_EQ(scheduler_.running()[0]->kv_length, 4);
+  EXPECT_EQ(scheduler_.running()[1]->kv_length, 4);
+  const StepPlan third = PlanOf({1, 2});
+  EXPECT_THAT(third.slices[1].tokens, ElementsAre(TokenDrawnBy(1)));
+  EXPECT_THAT(CommitAll(second, 8), SizeIs(2));
+  PlanOf({2});  // the other ends with the step under way
+  const auto last = CommitAll(third, 9);
+  ASSERT_THAT(last, SizeIs(2));
+  EXPECT_EQ(last[0].output.finish, FinishReason::kLength);
+}
+
+TEST_F(PlanAheadTest, DropsTheRowOfASequenceThatEnded) {
+  scheduler_.Add(1, MakeRequest(2, {.stop_token_ids = {7}}), 0);
+  scheduler_.Add(2, MakeRequest(2, {.max_tokens = 9}), 0);
+  const StepPlan first = PlanOf({1, 2});
+  const StepPlan second = PlanOf({1, 2});
+  const auto reports = CommitAll(first, 7);
+  ASSERT_THAT(reports, SizeIs(2));
+  EXPECT_EQ(reports[0].output.finish, FinishReason::kStop);
+  EXPECT_EQ(scheduler_.Stats().pages_used, 1);
+  const auto next = CommitAll(second, 8);
+  ASSERT_THAT(next, SizeIs(1));
+  EXPECT_EQ(next[0].request, 2u);
+  EXPECT_EQ(scheduler_.Stats().generation_tokens, 3u);
+}
+
+TEST_F(PlanAheadTest, ASequenceMayBeEndedInFlight) {
+  scheduler_.Add(1, MakeRequest(2), 0);
+  scheduler_.Add(2, MakeRequest(2), 0);
+  const StepPlan first = PlanOf({1, 2});
+  const StepPlan second = PlanOf({1, 2});
+  EXPECT_THAT(scheduler_.End(1, FinishReason::kAbort), SizeIs(1));
+  EXPECT_THAT(CommitAll(first, 7), SizeIs(1));
+  const StepPlan third = PlanOf({2});
+  EXPECT_THAT(third.slices[0].tokens, ElementsAre(TokenDrawnBy(1)));
+  EXPECT_THAT(scheduler_.EndAll(FinishReason::kAbort, ""), SizeIs(1));
+  EXPECT_THAT(CommitAll(second, 7), IsEmpty());
+  EXPECT_THAT(CommitAll(third, 7), IsEmpty());
+  EXPECT_TRUE(scheduler_.idle());
+  EXPECT_EQ(scheduler_.Stats().pages_used, 0);
+}
+
+TEST_F(PlanAheadTest, AFailedStepSparesWhatOnlyTheNextOneRuns) {
+  scheduler_.Add(1, MakeRequest(8), 0);
+  const StepPlan first = PlanOf({1});
+  scheduler_.Add(2, MakeRequest(3), 0);
+  const StepPlan second = PlanOf({1, 2});
+  const auto failed = scheduler_.Commit(first, {.step = first.step, .slices = {}, .error = "boom"});
+  ASSERT_THAT(failed, SizeIs(1));
+  EXPECT_EQ(failed[0].output.finish, FinishReason::kError);
+  const auto next = CommitAll(second, 7);
+  ASSERT_THAT(next, SizeIs(1));
+  EXPECT_EQ(next[0].request, 2u);
+  EXPECT_FALSE(next[0].output.finish);
+}
+
+TEST_F(PlanAheadTest, WaitsForTokensThatTheNextStepIsPlannedBy) {
+  scheduler_.Add(1, MakeRequest(2, {.presence_penalty = 1.0f}), 0);
+  StepPlan first = PlanOf({1});
+  PlanOf({});
+  CommitAll(first, 7);
+  EXPECT_THAT(scheduler_.End(1, FinishReason::kAbort), SizeIs(1));
+  scheduler_.Add(2, MakeRequest(2, {.prompt_logprobs = 1}), 0);
+  first = PlanOf({2});
+  PlanOf({});
+  CommitAll(first, 7);
+
+  const auto drafts = MakeNgram(1, 3);
+  Scheduler drafting(SmallConfig(), *drafts);
+  drafting.Add(1, MakeRequest(2), 0);
+  EXPECT_THAT(drafting.Plan().slices, SizeIs(1));
+  EXPECT_THAT(drafting.Plan().slices, IsEmpty());
+}
+
+TEST_F(PlanAheadTest, WaitsWhereASequenceWouldLoseItsPages) {
+  SchedulerConfig config = SmallConfig();
+  config.num_pages = 4;
+  Scheduler scheduler(config, *strategy_);
+  scheduler.Add(1, MakeRequest(7, {.max_tokens = 30}), 0);
+  StepPlan plan = scheduler.Plan();
+  scheduler.Commit(plan, Answer(plan, 7));
+  scheduler.Add(2, MakeRequest(3, {.max_tokens = 30}), 0);
+  plan = scheduler.Plan();  // one at 8 of 8 positions, one at 3 of 4, no page in use beyond that
+  ASSERT_THAT(plan.slices, SizeIs(2));
+  const StepPlan ahead = scheduler.Plan();  // the last page
+  EXPECT_THAT(ahead.slices, SizeIs(2));
+  scheduler.Commit(plan, Answer(plan, 7));
+  EXPECT_THAT(scheduler.Plan().slices, IsEmpty());  // the younger one needs another
+  EXPECT_EQ(scheduler.Stats().preemptions, 0u);
+  scheduler.Commit(ahead, Answer(ahead, 7));
+  EXPECT_THAT(scheduler.Plan().slices, SizeIs(1));
+  EXPECT_EQ(scheduler.Stats().preemptions, 1u);
+}
+
 TEST(SchedulerWithDrafts, TrimsWhatComesAfterTheEnd) {
   const auto strategy = MakeNgram(1, 3);
   Scheduler scheduler(SmallConfig(), *strategy);

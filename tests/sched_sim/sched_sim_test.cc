@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <deque>
 #include <future>
 #include <map>
 #include <memory>
@@ -32,6 +33,8 @@ struct Scenario {
   int max_output = 40;
   double abort_share = 0;
   double failure_share = 0;  // of steps
+  int max_steps = 1;         // under way at once
+  bool foreseeable = false;  // no request's next step depends on the ids that were drawn
 };
 
 struct Expectation {
@@ -69,7 +72,8 @@ class Simulation {
         worker_({.vocab_size = kVocab,
                  .max_model_len = scenario.max_model_len,
                  .page_size = scenario.page_size,
-                 .num_pages = scenario.num_pages},
+                 .num_pages = scenario.num_pages,
+                 .max_steps = scenario.max_steps},
                 scenario.max_num_seqs, scenario.max_num_batched_tokens),
         scheduler_({.max_num_seqs = scenario.max_num_seqs,
                     .max_num_batched_tokens = scenario.max_num_batched_tokens,
@@ -83,14 +87,13 @@ class Simulation {
   // Arrivals in bursts until every request is in, then on until all are done.
   void Run() {
     int submitted = 0;
-    while (submitted < scenario_.num_requests || !scheduler_.idle()) {
+    while (submitted < scenario_.num_requests || busy()) {
       if (scheduler_.idle() || Chance(0.3)) {
         const int burst = std::min(1 + Uniform(5), scenario_.num_requests - submitted);
         for (int i = 0; i < burst; ++i) SubmitOne(++submitted);
       }
       if (Chance(scenario_.abort_share)) AbortOne(1 + Uniform(submitted));
-      if (scheduler_.idle()) continue;
-      Step();
+      if (busy()) Step();
       if (testing::Test::HasFatalFailure()) return;
     }
     EXPECT_EQ(scheduler_.pages().num_free(), scenario_.num_pages);
@@ -103,8 +106,10 @@ class Simulation {
   const std::map<std::pair<RequestId, int>, std::vector<TokenId>>& texts() const { return texts_; }
   int errors() const { return errors_; }
   int aborts() const { return aborts_; }
+  uint64_t steps_ahead() const { return steps_ahead_; }
 
  private:
+  bool busy() const { return !scheduler_.idle() || !under_way_.empty(); }
   int Uniform(int bound) { return static_cast<int>(random_() % static_cast<uint64_t>(bound)); }
   bool Chance(double share) {
     return share > 0 && static_cast<double>(random_() >> 11) * 0x1p-53 < share;
@@ -123,8 +128,10 @@ class Simulation {
     request.sampling.min_tokens = pick(3) == 0 ? pick(request.sampling.max_tokens) : 0;
     request.sampling.ignore_eos = pick(3) == 0;
     if (pick(4) == 0) request.sampling.stop_token_ids = {pick(kVocab)};
-    if (pick(4) == 0) request.sampling.repetition_penalty = 1.1f;
-    if (pick(5) == 0) request.sampling.prompt_logprobs = 0;
+    const bool penalty = pick(4) == 0;
+    const bool scores = pick(5) == 0;
+    if (penalty && !scenario_.foreseeable) request.sampling.repetition_penalty = 1.1f;
+    if (scores && !scenario_.foreseeable) request.sampling.prompt_logprobs = 0;
     request.sampling.n = pick(6) == 0 ? 3 : 1;
     return request;
   }
@@ -151,13 +158,24 @@ class Simulation {
   }
 
   void Step() {
-    const StepPlan plan = scheduler_.Plan();
-    CheckProgress(plan);
+    while (std::ssize(under_way_) < scenario_.max_steps) {
+      StepPlan plan = scheduler_.Plan();
+      if (plan.slices.empty()) break;
+      if (under_way_.empty()) {
+        CheckProgress(plan);
+      } else {
+        ++steps_ahead_;
+      }
+      worker_.Submit(plan);
+      under_way_.push_back(std::move(plan));
+    }
+    ASSERT_FALSE(under_way_.empty());
+    const StepPlan plan = std::move(under_way_.front());
+    under_way_.pop_front();
     StepResult result;
+    ASSERT_NO_THROW(result = worker_.Collect());
     if (Chance(scenario_.failure_share)) {
       result = {.step = plan.step, .slices = {}, .error = "the power went out"};
-    } else {
-      ASSERT_NO_THROW(result = worker_.Execute(plan));
     }
     for (const SequenceReport& report : scheduler_.Commit(plan, result)) Take(report);
     CheckPages();
@@ -181,8 +199,11 @@ class Simulation {
     std::set<PageId> held;
     int count = 0;
     for (const auto& sequence : scheduler_.running()) {
-      EXPECT_EQ(static_cast<int>(sequence->pages.size()),
-                (sequence->kv_length + scenario_.page_size - 1) / scenario_.page_size);
+      const int needed = (sequence->kv_length + scenario_.page_size - 1) / scenario_.page_size;
+      EXPECT_GE(static_cast<int>(sequence->pages.size()), needed);
+      if (under_way_.empty()) {
+        EXPECT_EQ(static_cast<int>(sequence->pages.size()), needed);
+      }
       for (const PageHandle& page : sequence->pages) {
         held.insert(page.id());
         ++count;
@@ -243,11 +264,13 @@ class Simulation {
   const std::unique_ptr<DecodeStrategy> strategy_;
   FakeWorker worker_;
   Scheduler scheduler_;
+  std::deque<StepPlan> under_way_;  // oldest first
   std::mt19937_64 random_;
   std::map<std::pair<RequestId, int>, bool> finished_;
   std::map<std::pair<RequestId, int>, std::vector<TokenId>> texts_;
   int errors_ = 0;
   int aborts_ = 0;
+  uint64_t steps_ahead_ = 0;  // planned while another was under way
 };
 
 TEST(SchedSim, EverySequenceSaysWhatItSaysAlone) {
@@ -316,6 +339,49 @@ TEST(SchedSim, FailedStepsEndTheirSequencesOnly) {
   EXPECT_LT(simulation.errors(), 300);
 }
 
+// Texts are those of each sequence alone whatever is planned ahead, so they are also those of one
+// step at a time.
+TEST(SchedSim, StepsPlannedAheadSayTheSame) {
+  Simulation simulation({.num_requests = 1000, .max_steps = 2, .foreseeable = true},
+                        MakeAutoregressive(), 8);
+  simulation.Run();
+  EXPECT_EQ(simulation.errors(), 0);
+  EXPECT_GT(simulation.steps_ahead() * 10, simulation.Stats().steps * 9);
+}
+
+TEST(SchedSim, StepsAheadAndRequestsThatForbidThemMix) {
+  Simulation simulation(
+      {.max_num_seqs = 3, .num_requests = 500, .abort_share = 0.1, .max_steps = 2},
+      MakeAutoregressive(), 9);
+  simulation.Run();
+  EXPECT_GT(simulation.steps_ahead(), 100u);
+  EXPECT_LT(simulation.steps_ahead() * 10, simulation.Stats().steps * 9);
+}
+
+TEST(SchedSim, StepsAheadUnderPreemptionAbortsAndFailures) {
+  for (uint64_t seed = 1; seed <= 5; ++seed) {
+    Simulation simulation({.page_size = 2,
+                           .num_pages = 55,
+                           .num_requests = 300,
+                           .abort_share = 0.1,
+                           .failure_share = 0.01,
+                           .max_steps = 2,
+                           .foreseeable = true},
+                          MakeAutoregressive(), seed);
+    simulation.Run();
+    EXPECT_GT(simulation.Stats().preemptions, 10u);
+    EXPECT_GT(simulation.aborts(), 10);
+    EXPECT_GT(simulation.steps_ahead() * 4, simulation.Stats().steps);
+  }
+}
+
+TEST(SchedSim, DraftsAreNotPlannedAhead) {
+  Simulation simulation({.num_requests = 100, .max_steps = 2, .foreseeable = true}, MakeNgram(2, 4),
+                        10);
+  simulation.Run();
+  EXPECT_EQ(simulation.steps_ahead(), 0u);
+}
+
 // The double itself: a wrong page, a stale page and a page of two sequences do not go unseen.
 TEST(FakeWorker, SeesWrongPages) {
   const auto slice = [](SequenceId id, std::vector<TokenId> tokens, int from,
@@ -343,10 +409,14 @@ TEST(FakeWorker, SeesWrongPages) {
 }
 
 // The same through the threaded loop: clients on several threads, aborts, failing steps.
-TEST(SchedSim, LoopServesManyClients) {
-  FakeWorker worker({.vocab_size = kVocab, .max_model_len = 200, .page_size = 4, .num_pages = 60},
+void ServeManyClients(int max_steps, std::unique_ptr<DecodeStrategy> strategy) {
+  FakeWorker worker({.vocab_size = kVocab,
+                     .max_model_len = 200,
+                     .page_size = 4,
+                     .num_pages = 60,
+                     .max_steps = max_steps},
                     8, 64);
-  EngineLoop loop(worker, MakeNgram(2, 4),
+  EngineLoop loop(worker, std::move(strategy),
                   {.max_num_seqs = 8, .max_num_batched_tokens = 64, .eos_ids = {kEos}});
   constexpr int kClients = 4;
   constexpr int kRequests = 50;
@@ -380,6 +450,11 @@ TEST(SchedSim, LoopServesManyClients) {
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(loop.Stats().pages_used, 0);
   EXPECT_EQ(loop.Stats().running + loop.Stats().waiting, 0);
+}
+
+TEST(SchedSim, LoopServesManyClients) {
+  ServeManyClients(1, MakeNgram(2, 4));
+  ServeManyClients(2, MakeAutoregressive());
 }
 
 }  // namespace
