@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json/array.hpp>
+#include <chrono>
 #include <set>
 #include <utility>
 
@@ -58,10 +59,13 @@ class Batch {
     Reset();
   }
 
-  void Reset() { tokens_ = prompts_; }
+  void Reset() {
+    tokens_ = prompts_;
+    known_ = options_.prompt_tokens;
+  }
 
-  // Runs positions [begin, end of each sequence) and appends the most likely token, in as many
-  // steps as the prefill chunk and the runner's rows a step ask for.
+  // Runs positions [begin, end of each sequence), all known, and appends the most likely token, in
+  // as many steps as the prefill chunk and the runner's rows a step ask for.
   void Step(int begin) {
     const int end = length();
     const int chunk = options_.prefill_chunk > 0 ? options_.prefill_chunk : end;
@@ -79,7 +83,23 @@ class Batch {
         room -= count;
         if (done[b] == end) slice.sample_rows = {count - 1};
       }
-      Execute(plan);
+      Submit(plan);
+      Collect();
+    }
+    known_ = length();
+  }
+
+  // Appends so many most likely tokens to each sequence, a step each, and calls `done` after each:
+  // the next step is under way by then where the worker takes it, as in a server.
+  template <class Done>
+  void Decode(int steps, Done done) {
+    const int most = worker_.Info().max_steps;
+    int submitted = 0;
+    for (int collected = 0; collected < steps; ++collected) {
+      for (; submitted < std::min(steps, collected + most); ++submitted) SubmitDecode();
+      Collect();
+      ++known_;
+      done();
     }
   }
 
@@ -87,13 +107,35 @@ class Batch {
   const std::vector<std::vector<TokenId>>& tokens() const { return tokens_; }
 
  private:
-  void Execute(const StepPlan& plan) {
-    const StepResult result = worker_.Execute(plan);
+  void SubmitDecode() {
+    const int end = length();
+    StepPlan plan{.step = next_step_++};
+    for (int b = 0; b < options_.batch; ++b) {
+      SequenceSlice& slice = plan.slices.emplace_back(ContiguousSlice(
+          b, tokens_[b], end - 1, end, b * pages_each_, runner_.options().page_size));
+      slice.sample.params.temperature = 0;
+      slice.sample_rows = {0};
+    }
+    Submit(plan);
+  }
+
+  // Appends what the plan's samples will be.
+  void Submit(const StepPlan& plan) {
+    worker_.Submit(plan);
+    for (size_t i = 0; i < plan.slices.size(); ++i) {
+      const SequenceSlice& slice = plan.slices[i];
+      if (slice.sample_rows.empty()) continue;
+      tokens_[slice.sequence].push_back(TokenDrawnBy(static_cast<int>(i)));
+    }
+  }
+
+  void Collect() {
+    const StepResult result = worker_.Collect();
     if (!result.error.empty()) throw Error(ErrorCode::kInternal, result.error);
     for (const SliceResult& slice : result.slices) {
       if (!slice.error.empty()) throw Error(ErrorCode::kInternal, slice.error);
       for (const SampledToken& drawn : slice.samples) {
-        tokens_[slice.sequence].push_back(drawn.token);
+        tokens_[slice.sequence].at(known_) = drawn.token;
       }
     }
   }
@@ -103,6 +145,7 @@ class Batch {
   const LatencyOptions& options_;
   int pages_each_ = 0;
   uint64_t next_step_ = 0;
+  int known_ = 0;  // tokens of each sequence, as far as steps were collected
   std::vector<std::vector<TokenId>> prompts_;
   std::vector<std::vector<TokenId>> tokens_;
 };
@@ -191,14 +234,17 @@ boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& opti
     batch.Step(0);
     if (repeat >= 0) prefill.push_back(SecondsSince(start));
     if (repeat == -2) runner.SetObserver(&experts);
-    for (int i = 1; i < options.output_tokens; ++i) {
-      const double waited = runner.SecondsWaited();
-      const Clock::time_point step_start = Clock::now();
-      batch.Step(batch.length() - 1);
-      if (repeat < 0) continue;
-      decode.push_back(SecondsSince(step_start));
-      host.push_back(decode.back() - (runner.SecondsWaited() - waited));
-    }
+    double waited = runner.SecondsWaited();
+    Clock::time_point last = Clock::now();
+    batch.Decode(options.output_tokens - 1, [&] {
+      const Clock::time_point now = Clock::now();
+      const std::chrono::duration<double> step = now - std::exchange(last, now);
+      const double wait = runner.SecondsWaited() - waited;
+      waited += wait;
+      if (repeat < 0) return;
+      decode.push_back(step.count());
+      host.push_back(step.count() - wait);
+    });
     runner.SetObserver(nullptr);
   }
   const boost::json::object memory = MemoryJson(runner);

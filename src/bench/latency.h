@@ -21,8 +21,10 @@ struct LatencyOptions {
 
 // Runs the benchmark and returns its figures: raw samples, medians, the bytes that a decode step
 // must read with the experts it touched, the read bandwidth of this machine for so many bytes, and
-// the share of that floor which decoding reached. The runner needs pages for
-// batch * (prompt_tokens + output_tokens) positions.
+// the share of that floor which decoding reached. A decode step's time is that from one step's
+// result to the next one's. `decode_host_ms` is the part of it in which the host did not wait for
+// the device: where the next step is queued meanwhile, the device works through that. The runner
+// needs pages for batch * (prompt_tokens + output_tokens) positions.
 boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& options);
 
 // The same generation with a KV cache, and without one: every step runs the whole sequence again.
