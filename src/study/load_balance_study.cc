@@ -77,8 +77,11 @@ size_t WindowsToLearnFrom(std::span<const LoadCounts> windows, uint64_t steps) {
   }
   if (count == windows.size()) FailLearning(steps);
   if (count == 0) {
+    const LoadCounts& first = windows.front();
     throw Error(ErrorCode::kInvalidArgument,
-                "no window ends within the " + std::to_string(steps) + " steps to learn from");
+                "no window ends within the " + std::to_string(steps) +
+                    " steps to learn from: the first has " +
+                    std::to_string(first.last_step - first.first_step + 1));
   }
   return count;
 }
