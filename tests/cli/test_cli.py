@@ -69,7 +69,8 @@ def test_verify_goldens(name):
 
 def test_rotary_frequencies_can_be_rounded_as_a_cast_model_has_them():
     folder = GOLDEN / "qwen2_moe_sharded_bf16_v4"
-    command = ["verify", folder, "--dtype", "float32", "--golden", folder / "golden_cast.safetensors"]
+    cast = ROOT / "tests/data/golden/qwen2_moe_cast.safetensors"
+    command = ["verify", folder, "--dtype", "float32", "--golden", cast]
     assert sluice(*command).returncode == 1
     rounded = report(*command, "--hf-overrides", '{"rope_frequency_dtype": "bfloat16"}')["golden"]
     assert rounded["relative_l2"] <= 1e-5
