@@ -19,7 +19,7 @@ case "$id-$version" in
 esac
 
 packages=(
-  g++ cmake ninja-build mold pkg-config make
+  g++ cmake ninja-build pkg-config make
   "libboost$boost-dev" "libboost-json$boost-dev" "libboost-url$boost-dev"
   libssl-dev libcli11-dev libyaml-cpp-dev libspdlog-dev libfmt-dev prometheus-cpp-dev
   libpcre2-dev libutf8proc-dev
