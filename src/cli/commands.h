@@ -20,6 +20,7 @@ Command AddVerify(CLI::App& app);
 Command AddBenchLatency(CLI::App& app);
 Command AddBenchKvCache(CLI::App& app);
 Command AddBenchThroughput(CLI::App& app);
+Command AddBenchServe(CLI::App& app);
 Command AddBenchKernels(CLI::App& app);
 Command AddBenchAttention(CLI::App& app);
 Command AddBenchRouter(CLI::App& app);

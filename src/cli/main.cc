@@ -72,6 +72,7 @@ int Main(std::vector<std::string> arguments) {
        {{"latency", AddBenchLatency(*bench)},
         {"kv-cache", AddBenchKvCache(*bench)},
         {"throughput", AddBenchThroughput(*bench)},
+        {"serve", AddBenchServe(*bench)},
         {"kernels", AddBenchKernels(*bench)},
         {"attention", AddBenchAttention(*bench)},
         {"router", AddBenchRouter(*bench)}}},

@@ -8,10 +8,10 @@
 #include <boost/asio/ssl.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
-#include <boost/url.hpp>
 #include <cctype>
 #include <exception>
 
+#include "hub/http_target.h"
 #include "hub/retry.h"
 
 namespace sluice {
@@ -29,35 +29,8 @@ namespace {
 constexpr size_t kChunkBytes = 256 << 10;
 constexpr uint32_t kHeadLimit = 64 << 10;  // signed redirects carry addresses of several KB
 
-struct Target {
-  bool tls = false;
-  std::string host;
-  std::string port;
-  std::string authority;  // as the Host field has it
-  std::string path;       // with the query
-};
-
-Target ParseTarget(const std::string& url) {
-  const auto parsed = boost::urls::parse_uri(url);
-  const bool tls = parsed && parsed->scheme() == "https";
-  if (!parsed || (!tls && parsed->scheme() != "http") || parsed->host().empty()) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "'" + url + "' is not an address: expected http://HOST or https://HOST");
-  }
-  Target target{.tls = tls, .host = parsed->host_address(), .port = tls ? "443" : "80"};
-  target.authority = std::string(parsed->encoded_host());
-  if (parsed->has_port() && !parsed->port().empty()) {
-    target.port = std::string(parsed->port());
-    target.authority += ":" + target.port;
-  }
-  target.path = std::string(parsed->encoded_path());
-  if (target.path.empty()) target.path = "/";
-  if (parsed->has_query()) target.path += "?" + std::string(parsed->encoded_query());
-  return target;
-}
-
 // What a failed exchange means to the caller.
-[[noreturn]] void Fail(const Target& target, const error_code& error) {
+[[noreturn]] void Fail(const HttpTarget& target, const error_code& error) {
   const std::string where = target.authority + ": ";
   if (error == beast::error::timeout) {
     throw TransientError(where + "no answer in time");
@@ -79,7 +52,7 @@ Target ParseTarget(const std::string& url) {
 // One request and its answer on a stream that is connected.
 class Exchange {
  public:
-  Exchange(const Target& target, std::chrono::milliseconds timeout)
+  Exchange(const HttpTarget& target, std::chrono::milliseconds timeout)
       : target_(target), timeout_(timeout) {}
 
   template <class Stream>
@@ -126,11 +99,11 @@ class Exchange {
     return head;
   }
 
-  const Target& target_;
+  const HttpTarget& target_;
   std::chrono::milliseconds timeout_;
 };
 
-asio::awaitable<void> Connect(beast::tcp_stream& stream, const Target& target,
+asio::awaitable<void> Connect(beast::tcp_stream& stream, const HttpTarget& target,
                               std::chrono::milliseconds timeout) {
   error_code error;
   asio::ip::tcp::resolver resolver(co_await asio::this_coro::executor);
@@ -164,7 +137,7 @@ HttpClient::~HttpClient() = default;
 
 HttpHead HttpClient::Send(const FetchRequest& request, const OnHead& on_head,
                           const OnBody& on_body) const {
-  const Target target = ParseTarget(request.url);
+  const HttpTarget target = ParseHttpTarget(request.url);
   http::request<http::empty_body> message(http::string_to_verb(request.method), target.path, 11);
   message.set(http::field::host, target.authority);
   message.set(http::field::user_agent, user_agent_);

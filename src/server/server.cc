@@ -1,24 +1,11 @@
 #include "server/server.h"
 
-#include <sys/resource.h>
-
 #include <utility>
 
+#include "base/open_files.h"
 #include "server/routes.h"
 
 namespace sluice {
-namespace {
-
-// Every open stream is a file descriptor, and the usual soft limit of 1024 is for programs that
-// use select(), which nothing here does.
-void RaiseFileLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-}  // namespace
 
 Server::Server(ServerOptions options, ServedModel model)
     : routes_(std::make_unique<Routes>(std::move(model), std::move(options.api_keys),
@@ -28,7 +15,7 @@ Server::Server(ServerOptions options, ServedModel model)
 Server::~Server() = default;
 
 void Server::Start() {
-  RaiseFileLimit();
+  RaiseOpenFileLimit();
   http_->Start();
 }
 

@@ -1,0 +1,342 @@
+#include "bench/load_client.h"
+
+#include <openssl/ssl.h>
+
+#include <array>
+#include <boost/asio.hpp>
+#include <boost/asio/ssl.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <boost/json.hpp>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/open_files.h"
+#include "bench/stream_answer.h"
+#include "bench/timing.h"
+#include "hub/http_client.h"
+#include "hub/http_target.h"
+
+namespace sluice {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+namespace json = boost::json;
+namespace ssl = boost::asio::ssl;
+using asio::redirect_error;
+using asio::use_awaitable;
+using boost::system::error_code;
+
+namespace {
+
+using PlainStream = beast::tcp_stream;
+using TlsStream = ssl::stream<beast::tcp_stream>;
+using Message = http::request<http::string_body>;
+using Parser = http::response_parser<http::buffer_body>;
+
+constexpr size_t kChunkBytes = 16 << 10;
+constexpr size_t kMostRefusalBytes = 64 << 10;  // that are kept of an answer that is no stream
+constexpr const char* kUserAgent = "sluice-bench";
+
+std::string WithoutSlash(std::string url) {
+  while (url.ends_with('/')) url.pop_back();
+  return url;
+}
+
+std::string RequestBody(const LoadTarget& target, const LoadRequest& request) {
+  json::object body{{"model", target.model}};
+  const auto* text = std::get_if<std::string>(&request.prompt);
+  if (target.endpoint.ends_with("/chat/completions")) {
+    SLUICE_CHECK(text != nullptr);  // a chat has no other prompts
+    json::array messages;
+    messages.push_back(json::object{{"role", "user"}, {"content", *text}});
+    body["messages"] = std::move(messages);
+  } else if (text != nullptr) {
+    body["prompt"] = *text;
+  } else {
+    const auto& tokens = std::get<std::vector<TokenId>>(request.prompt);
+    body["prompt"] = json::array(tokens.begin(), tokens.end());
+  }
+  body["max_tokens"] = request.output_tokens;
+  body["temperature"] = target.temperature;
+  body["stream"] = true;
+  body["stream_options"] = json::object{{"include_usage", true}};
+  if (target.ignore_eos) body["ignore_eos"] = true;
+  return json::serialize(body);
+}
+
+std::string Named(const std::string& what, const error_code& error) {
+  if (error == beast::error::timeout) return what + ": no byte came in time";
+  if (error == http::error::partial_message || error == http::error::end_of_stream ||
+      error == ssl::error::stream_truncated) {
+    return what + ": the connection ended early";
+  }
+  return what + ": " + error.message();
+}
+
+// A connection and what was read from it beyond the answer before.
+template <class Stream>
+struct Connection {
+  template <class... Args>
+  explicit Connection(Args&&... args) : stream(std::forward<Args>(args)...) {}
+
+  Stream stream;
+  beast::flat_buffer input;
+  std::array<char, kChunkBytes> chunk;
+};
+
+// One load on its way. A coroutine sends the requests in turn, each has one of its own for its
+// answer, and all are run by the thread that calls Run.
+template <class Stream>
+class LoadRun {
+ public:
+  LoadRun(const LoadTarget& target, std::span<const LoadRequest> requests,
+          std::span<const double> at_s, std::optional<int> max_concurrency)
+      : target_(target),
+        address_(ParseHttpTarget(WithoutSlash(target.base_url) + target.endpoint)),
+        requests_(requests),
+        at_s_(at_s),
+        max_in_flight_(max_concurrency.value_or(std::numeric_limits<int>::max())),
+        outcomes_(requests.size()),
+        timer_(context_) {
+    tls_.set_default_verify_paths();
+    tls_.set_verify_mode(ssl::verify_peer);
+    Resolve();
+  }
+
+  std::vector<RequestOutcome> Run() {
+    begin_ = BenchClock::now();
+    asio::co_spawn(context_, SendAll(), OnEnd);
+    context_.run();
+    return std::move(outcomes_);
+  }
+
+ private:
+  using Link = Connection<Stream>;
+
+  static void OnEnd(const std::exception_ptr& failure) {
+    if (failure) std::rethrow_exception(failure);
+  }
+
+  void Resolve() {
+    error_code error;
+    asio::ip::tcp::resolver resolver(context_);
+    endpoints_ = resolver.resolve(address_.host, address_.port, error);
+    if (error) {
+      throw Error(ErrorCode::kUnavailable, address_.authority + ": " + error.message());
+    }
+  }
+
+  double Now() const { return SecondsSince(begin_); }
+
+  Message MessageOf(const LoadRequest& request) const {
+    Message message(http::verb::post, address_.path, 11);
+    message.set(http::field::host, address_.authority);
+    message.set(http::field::user_agent, kUserAgent);
+    message.set(http::field::content_type, "application/json");
+    message.set(http::field::accept_encoding, "identity");
+    if (!target_.api_key.empty()) {
+      message.set(http::field::authorization, "Bearer " + target_.api_key);
+    }
+    message.body() = RequestBody(target_, request);
+    message.prepare_payload();
+    return message;
+  }
+
+  asio::awaitable<void> SendAll() {
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      Message message = MessageOf(requests_[i]);
+      outcomes_[i].prompt_tokens = requests_[i].prompt_tokens;
+      co_await WaitUntil(at_s_[i]);
+      co_await WaitForPlace();
+      ++in_flight_;
+      asio::co_spawn(context_, Send(outcomes_[i], std::move(message)), OnEnd);
+      // Answers on their way are not to wait until all requests have been sent.
+      co_await asio::post(context_, use_awaitable);
+    }
+  }
+
+  asio::awaitable<void> WaitUntil(double at_s) {
+    if (Now() >= at_s) co_return;
+    timer_.expires_at(begin_ + std::chrono::duration_cast<BenchClock::duration>(
+                                   std::chrono::duration<double>(at_s)));
+    error_code ended;  // by its time, or by an answer's end
+    do {
+      co_await timer_.async_wait(redirect_error(use_awaitable, ended));
+    } while (BenchClock::now() < timer_.expiry());
+  }
+
+  asio::awaitable<void> WaitForPlace() {
+    while (in_flight_ >= max_in_flight_) {
+      timer_.expires_at(BenchClock::time_point::max());
+      error_code cancelled;  // by an answer's end
+      co_await timer_.async_wait(redirect_error(use_awaitable, cancelled));
+    }
+  }
+
+  asio::awaitable<void> Send(RequestOutcome& outcome, Message message) {
+    outcome.sent_s = Now();
+    try {
+      co_await Exchange(outcome, message);
+    } catch (const Error& error) {
+      outcome.error = error.what();
+    }
+    if (!outcome.error.empty()) outcome.ended_s = Now();
+    --in_flight_;
+    timer_.cancel();
+  }
+
+  asio::awaitable<void> Exchange(RequestOutcome& outcome, const Message& message) {
+    std::unique_ptr<Link> link = TakeIdle();
+    const bool reused = link != nullptr;
+    if (!reused) link = co_await Connect();
+    std::optional<Parser> parser(std::in_place);
+    error_code error = co_await Ask(*link, message, *parser);
+    // A server may end a connection that has been idle at the moment it is used.
+    if (error && error != beast::error::timeout && reused && !parser->got_some()) {
+      link = co_await Connect();
+      parser.emplace();
+      error = co_await Ask(*link, message, *parser);
+    }
+    if (error) throw Error(ErrorCode::kUnavailable, Named("no answer", error));
+    if (parser->get().result() == http::status::ok) {
+      StreamAnswer answer(outcome);
+      error = co_await ReadBody(*link, *parser,
+                                [&](std::string_view bytes) { answer.Feed(bytes, Now()); });
+      if (error) throw Error(ErrorCode::kUnavailable, Named("the answer broke off", error));
+      answer.Finish();
+    } else {
+      std::string body;
+      error = co_await ReadBody(*link, *parser, [&](std::string_view bytes) {
+        body += bytes.substr(0, kMostRefusalBytes - body.size());
+      });
+      outcome.error = RefusalText(static_cast<int>(parser->get().result_int()), body);
+    }
+    if (!error && parser->keep_alive()) idle_.push_back(std::move(link));
+  }
+
+  std::unique_ptr<Link> TakeIdle() {
+    if (idle_.empty()) return nullptr;
+    std::unique_ptr<Link> link = std::move(idle_.back());
+    idle_.pop_back();
+    return link;
+  }
+
+  std::unique_ptr<Link> MakeLink() {
+    if constexpr (std::is_same_v<Stream, TlsStream>) {
+      auto link = std::make_unique<Link>(context_, tls_);
+      SSL_set_tlsext_host_name(link->stream.native_handle(), address_.host.c_str());
+      link->stream.set_verify_callback(ssl::host_name_verification(address_.host));
+      return link;
+    } else {
+      return std::make_unique<Link>(context_);
+    }
+  }
+
+  asio::awaitable<std::unique_ptr<Link>> Connect() {
+    std::unique_ptr<Link> link = MakeLink();
+    beast::tcp_stream& tcp = beast::get_lowest_layer(link->stream);
+    error_code error;
+    tcp.expires_after(target_.timeout);
+    co_await tcp.async_connect(endpoints_, redirect_error(use_awaitable, error));
+    if (!error) tcp.socket().set_option(asio::ip::tcp::no_delay(true), error);
+    if constexpr (std::is_same_v<Stream, TlsStream>) {
+      if (!error) {
+        co_await link->stream.async_handshake(ssl::stream_base::client,
+                                              redirect_error(use_awaitable, error));
+      }
+    }
+    if (error) throw Error(ErrorCode::kUnavailable, Named("no connection", error));
+    co_return link;
+  }
+
+  // Sends the request and reads the head of its answer.
+  asio::awaitable<error_code> Ask(Link& link, const Message& message, Parser& parser) {
+    parser.body_limit(boost::none);
+    error_code error;
+    beast::get_lowest_layer(link.stream).expires_after(target_.timeout);
+    co_await http::async_write(link.stream, message, redirect_error(use_awaitable, error));
+    if (error) co_return error;
+    co_await http::async_read_header(link.stream, link.input, parser,
+                                     redirect_error(use_awaitable, error));
+    co_return error;
+  }
+
+  template <class OnBytes>
+  asio::awaitable<error_code> ReadBody(Link& link, Parser& parser, OnBytes on_bytes) {
+    error_code error;
+    while (!parser.is_done()) {
+      auto& body = parser.get().body();
+      body.data = link.chunk.data();
+      body.size = link.chunk.size();
+      beast::get_lowest_layer(link.stream).expires_after(target_.timeout);
+      co_await http::async_read_some(link.stream, link.input, parser,
+                                     redirect_error(use_awaitable, error));
+      if (error == http::error::need_buffer) error = {};
+      const size_t count = link.chunk.size() - body.size;
+      if (count > 0) on_bytes(std::string_view(link.chunk.data(), count));
+      if (error) break;
+    }
+    co_return error;
+  }
+
+  const LoadTarget& target_;
+  const HttpTarget address_;
+  const std::span<const LoadRequest> requests_;
+  const std::span<const double> at_s_;
+  const int max_in_flight_;
+  std::vector<RequestOutcome> outcomes_;  // stays as large: coroutines refer to its elements
+
+  asio::io_context context_{1};
+  ssl::context tls_{ssl::context::tls_client};
+  asio::ip::tcp::resolver::results_type endpoints_;
+  asio::steady_timer timer_;  // that SendAll waits on; the end of an answer cancels it
+  std::vector<std::unique_ptr<Link>> idle_;
+  BenchClock::time_point begin_;
+  int in_flight_ = 0;
+};
+
+}  // namespace
+
+std::string FirstServedModel(const LoadTarget& target) {
+  const HttpClient client(kUserAgent, target.timeout);
+  FetchRequest request{.url = WithoutSlash(target.base_url) + "/v1/models"};
+  if (!target.api_key.empty()) {
+    request.headers.emplace_back("Authorization", "Bearer " + target.api_key);
+  }
+  std::string body;
+  const HttpHead head = client.Send(
+      request, [](const HttpHead&) { return true; },
+      [&](std::string_view bytes) { body += bytes; });
+  if (head.status != 200) {
+    throw Error(ErrorCode::kUnavailable, request.url + ": " + RefusalText(head.status, body));
+  }
+  error_code error;
+  const json::value answer = json::parse(body, error);
+  const json::value* id = error ? nullptr : answer.find_pointer("/data/0/id", error);
+  if (id == nullptr || !id->is_string()) {
+    throw Error(ErrorCode::kUnavailable, request.url + " lists no model: name one with --model");
+  }
+  return std::string(id->get_string());
+}
+
+std::vector<RequestOutcome> SendLoad(const LoadTarget& target,
+                                     std::span<const LoadRequest> requests,
+                                     std::span<const double> at_s,
+                                     std::optional<int> max_concurrency) {
+  SLUICE_CHECK_EQ(requests.size(), at_s.size());
+  SLUICE_CHECK_GE(max_concurrency.value_or(1), 1);
+  RaiseOpenFileLimit();
+  if (ParseHttpTarget(target.base_url).tls) {
+    return LoadRun<TlsStream>(target, requests, at_s, max_concurrency).Run();
+  }
+  return LoadRun<PlainStream>(target, requests, at_s, max_concurrency).Run();
+}
+
+}  // namespace sluice
