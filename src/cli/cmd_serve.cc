@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/metrics.h"
 #include "cli/commands.h"
+#include "cli/http_flags.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
 #include "cli/served_worker.h"
@@ -29,18 +30,11 @@ namespace {
 struct ServeFlags {
   ModelFlags model;
   EngineFlags engine;
-  std::string host = "127.0.0.1";
-  int port = 8000;
+  HttpFlags http;
   std::vector<std::string> served_names;
-  std::vector<std::string> api_keys;
   std::string worker_process = "auto";
   bool expert_load = false;
 };
-
-// What is wrong with a value of --api-key; empty where nothing is.
-std::string KeyProblem(const std::string& key) {
-  return key.empty() ? "a key must not be empty" : "";
-}
 
 // SIGINT and SIGTERM, taken by a thread of their own so that they are heard at any time: while the
 // model loads they end the process at once, later they end the server.
@@ -76,17 +70,19 @@ class StopSignals {
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
-void PrintWelcome(const ServeFlags& flags, const OpenedModel& model, const std::string& name,
+void PrintWelcome(const ServerOptions& options, const OpenedModel& model, const std::string& name,
                   int port, double seconds) {
-  const bool ipv6 = flags.host.find(':') != std::string::npos;
-  const std::string host = ipv6 ? "[" + flags.host + "]" : flags.host;
-  const std::string address = fmt::format("http://{}:{}", host, port);
+  const HttpServerOptions& http = options.http;
+  const bool ipv6 = http.host.find(':') != std::string::npos;
+  const std::string host = ipv6 ? "[" + http.host + "]" : http.host;
+  const std::string address =
+      fmt::format("{}://{}:{}", http.tls != nullptr ? "https" : "http", host, port);
   fmt::print("{} ready in {:.2f} s\n", name, seconds);
   fmt::print("listening on {}\n", address);
   fmt::print(
-      "try: curl {}/v1/completions -H 'Content-Type: application/json' -d '{{\"model\": "
+      "try: curl {}/v1/completions{} -H 'Content-Type: application/json' -d '{{\"model\": "
       "\"{}\", \"prompt\": \"Once upon a time\", \"max_tokens\": 60}}'\n",
-      address, name);
+      address, options.api_keys.empty() ? "" : " -H 'Authorization: Bearer KEY'", name);
   if (!model.chat_template.has_value()) fmt::print("no chat template: chat is refused\n");
   std::fflush(stdout);
 }
@@ -108,6 +104,7 @@ std::shared_ptr<ExpertLoad> OpenExpertLoad(const ServeFlags& flags, const Opened
 int Serve(const ServeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   StopSignals signals;
+  const ServerOptions options = ServerOptionsFrom(flags.http);
   const OpenedModel model = OpenModel(flags.model);
   if (model.tokenizer == nullptr) {
     throw Error(ErrorCode::kNotFound, "'" + model.origin +
@@ -136,11 +133,6 @@ int Serve(const ServeFlags& flags) {
         "--kv-cache-memory for more",
         max_model_len, info.max_model_len);
   }
-  ServerOptions options;
-  options.api_keys = flags.api_keys;
-  options.version = SLUICE_VERSION;
-  options.http.host = flags.host;
-  options.http.port = flags.port;
   Server server(options,
                 {.names = names,
                  .tokenizer = *model.tokenizer,
@@ -154,7 +146,7 @@ int Serve(const ServeFlags& flags) {
   signals.Defer();
   server.Start();
   const std::chrono::duration<double> ready = std::chrono::steady_clock::now() - start;
-  PrintWelcome(flags, model, names.front(), server.port(), ready.count());
+  PrintWelcome(options, model, names.front(), server.port(), ready.count());
 
   const int received = signals.Wait();
   spdlog::info("received {}, stopping", received == SIGINT ? "SIGINT" : "SIGTERM");
@@ -172,20 +164,10 @@ Command AddServe(CLI::App& app) {
   AddModelFlags(*command, flags->model);
   AddEngineFlags(*command, flags->engine);
   const char* group = "Server";
-  command->add_option("--host", flags->host, "Address to listen on")->group(group);
-  command->add_option("--port", flags->port, "Port to listen on; 0 = any that is free")
-      ->check(Quiet(CLI::Range(0, 65535)))
-      ->group(group);
+  AddHttpFlags(*command, flags->http);
   command
       ->add_option("--served-model-name", flags->served_names,
                    "Names that requests may use for the model; default: the folder's")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->default_str("")
-      ->group(group);
-  command
-      ->add_option("--api-key", flags->api_keys,
-                   "Require this key as 'Authorization: Bearer KEY'; may be given several times")
-      ->check(CLI::Validator(KeyProblem, ""))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->default_str("")
       ->group(group);

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/http_flags.h"
 #include "cli/served_worker.h"
 #include "cli/yaml_args.h"
 
@@ -116,7 +117,9 @@ int Main(std::vector<std::string> arguments) {
 
 int main(int argc, char** argv) {
   try {
-    return sluice::Main(std::vector<std::string>(argv + 1, argv + argc));
+    std::vector<std::string> arguments(argv + 1, argv + argc);
+    sluice::HideSecrets(argc, argv);
+    return sluice::Main(std::move(arguments));
   } catch (const sluice::Error& error) {
     fmt::print(stderr, "sluice: {}\n", error.what());
     return error.code() == sluice::ErrorCode::kInvalidArgument ? sluice::kWrongUsage

@@ -2,10 +2,12 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <boost/asio.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/url.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <optional>
@@ -14,6 +16,8 @@
 
 #include "base/check.h"
 #include "server/api_error.h"
+#include "server/client_stream.h"
+#include "server/http_head.h"
 
 namespace sluice {
 
@@ -24,6 +28,8 @@ using asio::use_awaitable;
 using boost::system::error_code;
 
 namespace {
+
+using Message = http::request<http::string_body>;
 
 constexpr size_t kReadBytes = 16 << 10;
 // How long a connection that we end waits for the client's own end, so that unread input does not
@@ -48,6 +54,12 @@ class Deadline {
  private:
   asio::steady_timer timer_;
 };
+
+std::string FieldLines(const HttpFields& fields) {
+  std::string lines;
+  for (const auto& [name, value] : fields) lines += name + ": " + value + "\r\n";
+  return lines;
+}
 
 std::string ResponseHead(int status, bool keep_alive, std::string_view content_type,
                          std::string_view more) {
@@ -74,6 +86,71 @@ std::optional<std::string> DecodePath(std::string_view target) {
   return std::nullopt;
 }
 
+std::string_view View(boost::beast::string_view text) {
+  return {text.data(), text.size()};
+}
+
+std::string_view Field(const Message& message, std::string_view name) {
+  return View(message[boost::beast::string_view(name.data(), name.size())]);
+}
+
+// How long the body is must be said once, in words that every reader understands alike.
+void CheckFraming(const Message& message) {
+  const auto lengths = message.count(http::field::content_length);
+  const auto codings = message.count(http::field::transfer_encoding);
+  const std::string_view length = Field(message, "Content-Length");
+  if (lengths > 1 || length.find_first_not_of("0123456789") != std::string_view::npos) {
+    throw ApiError(400, "malformed HTTP request: Content-Length must be one number");
+  }
+  if (codings == 0) return;
+  if (lengths > 0 || codings > 1 || message.version() < 11) {
+    throw ApiError(400,
+                   "malformed HTTP request: Transfer-Encoding must stand once, without a "
+                   "Content-Length, in HTTP/1.1");
+  }
+  if (!boost::beast::iequals(message[http::field::transfer_encoding], "chunked")) {
+    throw ApiError(501, "Transfer-Encoding must be chunked: no other is known here");
+  }
+}
+
+// Whether a Content-Type says no charset, or one whose texts are UTF-8.
+bool InUtf8(std::string_view content_type) {
+  static constexpr std::string_view kName = "charset=";
+  const auto same = [](char a, char b) { return (a | 0x20) == (b | 0x20); };
+  const auto* at = std::search(content_type.begin(), content_type.end(), kName.begin(),
+                               kName.end(), same);
+  if (at == content_type.end()) return true;
+  std::string_view charset(at + kName.size(), content_type.end());
+  charset = charset.substr(0, charset.find(';'));
+  std::string bare(charset);
+  std::erase_if(bare, [](char c) { return c == '"' || c == ' '; });
+  return boost::beast::iequals(bare, "utf-8") || boost::beast::iequals(bare, "utf8") ||
+         boost::beast::iequals(bare, "us-ascii");
+}
+
+// What a well-formed head may still ask that is not done here. Throws ApiError.
+void CheckHead(const Message& message) {
+  CheckFraming(message);
+  if (!DecodePath(View(message.target()))) {
+    throw ApiError(400, "the request's target is not a URL");
+  }
+  const auto hosts = message.count(http::field::host);
+  if (hosts > 1 || (hosts == 0 && message.version() >= 11)) {
+    throw ApiError(400, "malformed HTTP request: one Host is needed");
+  }
+  const std::string_view coding = Field(message, "Content-Encoding");
+  if (!coding.empty() && !boost::beast::iequals(coding, "identity")) {
+    throw ApiError(415, "a body must come without a Content-Encoding");
+  }
+  if (!InUtf8(Field(message, "Content-Type"))) {
+    throw ApiError(415, "a body must be in UTF-8");
+  }
+  const std::string_view expected = Field(message, "Expect");
+  if (!expected.empty() && !boost::beast::iequals(expected, "100-continue")) {
+    throw ApiError(417, "Expect may be 100-continue only");
+  }
+}
+
 }  // namespace
 
 void IoGate::Post(std::function<void()> function) {
@@ -90,7 +167,7 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
  public:
   HttpConnection(asio::ip::tcp::socket socket, IoThreadState& thread)
       : thread_(thread),
-        socket_(std::move(socket)),
+        stream_(std::move(socket), thread.options.tls.get()),
         read_deadline_(thread.context),
         write_deadline_(thread.context) {
     thread_.connections.insert(this);
@@ -98,6 +175,7 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
   ~HttpConnection() override { thread_.connections.erase(this); }
 
   asio::awaitable<void> Serve();
+  asio::awaitable<void> TurnAway();
   void Close();
 
   void Send(HttpResponse response) override;
@@ -112,27 +190,40 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
  private:
   using Parser = http::request_parser<http::string_body>;
 
-  // Reads the next request into `parser`. False when there is none: the client ended the
-  // connection, or was answered that the request is malformed (then `answered_` or `answering_`).
-  asio::awaitable<bool> ReadRequest(Parser& parser);
+  // Reads the next request. False when there is none: the client ended the connection, or was told
+  // that its request is refused (`answered_` says whether that is still being written).
+  asio::awaitable<bool> ReadRequest(HttpRequest& request);
+  // The parts of ReadRequest. False when the client is gone; ApiError for what is refused.
   asio::awaitable<bool> AwaitFirstByte();
-  asio::awaitable<void> Answer(Parser& parser);
+  asio::awaitable<bool> ReadHead(Parser& parser, HttpRequest& request);
+  asio::awaitable<bool> ReadBody(Parser& parser);
+  asio::awaitable<bool> ReadMore();
+  void TakeHead(const Message& message, HttpRequest& request);
+  void RequireNone(error_code error) const;
+  std::string_view Input() const {
+    return {static_cast<const char*>(input_.data().data()), input_.size()};
+  }
+
+  asio::awaitable<bool> Handshake();
   asio::awaitable<void> WatchUntilAnswered();
   asio::awaitable<void> Linger();
-  void Refuse(error_code error);
+  void Answer(HttpRequest request);
+  void Refuse(const ApiError& refusal);
   void SetReadDeadline(std::chrono::milliseconds after);
   void Pump();
   void OnWritten(error_code error, size_t bytes);
   void Finish();
 
   IoThreadState& thread_;
-  asio::ip::tcp::socket socket_;
+  ClientStream stream_;
   boost::beast::flat_buffer input_;
   Deadline read_deadline_;
   Deadline write_deadline_;
   std::shared_ptr<Exchange> exchange_;
 
   // The answer being made.
+  HttpFields cors_fields_;
+  std::optional<HttpResponse> preflight_;  // the answer already, where a browser asks first
   bool head_only_ = false;
   bool keep_alive_ = true;
   bool chunked_ = false;
@@ -150,10 +241,12 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
 
 asio::awaitable<void> HttpConnection::Serve() {
   const auto self = shared_from_this();
+  const bool opened = co_await Handshake();
+  if (!opened) Close();
   while (!closed_) {
-    Parser parser;
-    const bool read = co_await ReadRequest(parser);
-    if (read) co_await Answer(parser);
+    HttpRequest request;
+    const bool read = co_await ReadRequest(request);
+    if (read) Answer(std::move(request));
     if (!answered_) co_await WatchUntilAnswered();
     exchange_.reset();
     if (!read || !keep_alive_) break;
@@ -162,11 +255,20 @@ asio::awaitable<void> HttpConnection::Serve() {
   Close();
 }
 
+asio::awaitable<void> HttpConnection::TurnAway() {
+  const auto self = shared_from_this();
+  if (!stream_.encrypted()) {
+    Refuse(ApiError(503, "the server has as many connections open as it takes: try again"));
+    co_await WatchUntilAnswered();
+    if (!closed_) co_await Linger();
+  }
+  Close();
+}
+
 void HttpConnection::Close() {
   if (closed_) return;
   closed_ = true;
-  error_code ignored;
-  socket_.close(ignored);
+  stream_.Close();
   read_deadline_.Clear();
   write_deadline_.Clear();
   if (exchange_) exchange_->Cancel();
@@ -177,113 +279,164 @@ void HttpConnection::SetReadDeadline(std::chrono::milliseconds after) {
   timed_out_ = false;
   read_deadline_.Set(after, [self = shared_from_this()] {
     self->timed_out_ = true;
-    error_code ignored;
-    self->socket_.cancel(ignored);
+    self->stream_.Cancel();
   });
 }
 
-asio::awaitable<bool> HttpConnection::AwaitFirstByte() {
-  if (input_.size() > 0) co_return true;
+asio::awaitable<bool> HttpConnection::Handshake() {
   error_code error;
-  SetReadDeadline(thread_.options.idle_timeout);
-  const size_t bytes = co_await socket_.async_read_some(input_.prepare(kReadBytes),
-                                                        redirect_error(use_awaitable, error));
+  SetReadDeadline(thread_.options.header_timeout);
+  co_await stream_.Handshake(error);
+  read_deadline_.Clear();
+  co_return !error;
+}
+
+asio::awaitable<bool> HttpConnection::ReadMore() {
+  error_code error;
+  const size_t bytes = co_await stream_.Read(input_.prepare(kReadBytes), error);
   input_.commit(bytes);
   co_return !error;
 }
 
-asio::awaitable<bool> HttpConnection::ReadRequest(Parser& parser) {
+asio::awaitable<bool> HttpConnection::AwaitFirstByte() {
+  SetReadDeadline(thread_.options.idle_timeout);
+  while (true) {
+    // RFC 9112, 2.2: an empty line before a request is not part of it.
+    const std::string_view come = Input();
+    input_.consume(std::min(come.find_first_not_of("\r\n"), come.size()));
+    if (input_.size() > 0) co_return true;
+    const bool more = co_await ReadMore();
+    if (!more) co_return false;
+  }
+}
+
+asio::awaitable<bool> HttpConnection::ReadRequest(HttpRequest& request) {
   const bool begun = co_await AwaitFirstByte();
   if (!begun) co_return false;
-
-  parser.header_limit(static_cast<uint32_t>(thread_.options.max_header_bytes));
-  parser.body_limit(thread_.options.max_body_bytes);
-  error_code error;
-  SetReadDeadline(thread_.options.header_timeout);
-  co_await http::async_read_header(socket_, input_, parser, redirect_error(use_awaitable, error));
-  if (!error) {
-    SetReadDeadline(thread_.options.body_timeout);
-    const auto expect = parser.get()[http::field::expect];
-    if (boost::beast::iequals(expect, "100-continue") && !parser.is_done()) {
-      static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
-      co_await asio::async_write(socket_, asio::buffer(kContinue),
-                                 redirect_error(use_awaitable, error));
-    }
-  }
-  if (!error && !parser.is_done()) {
-    co_await http::async_read(socket_, input_, parser, redirect_error(use_awaitable, error));
+  bool whole = false;
+  try {
+    Parser parser;
+    whole = co_await ReadHead(parser, request) && co_await ReadBody(parser);
+    if (!whole && timed_out_) throw ApiError(408, "the request did not arrive in time");
+    request.body = std::move(parser.get().body());
+  } catch (const ApiError& refusal) {
+    Refuse(refusal);
   }
   read_deadline_.Clear();
-  if (error) Refuse(error);
-  co_return !error;
+  co_return whole;
 }
 
-void HttpConnection::Refuse(error_code error) {
-  if (closed_) return;
-  const HttpServerOptions& options = thread_.options;
-  std::optional<ApiError> refusal;
-  if (timed_out_) {
-    refusal.emplace(408, "the request did not arrive in time");
-  } else if (error == http::error::header_limit) {
-    refusal.emplace(431, "the request's head is larger than " +
-                             std::to_string(options.max_header_bytes) + " bytes");
-  } else if (error == http::error::body_limit) {
-    refusal.emplace(413, "the request's body is larger than " +
-                             std::to_string(options.max_body_bytes) + " bytes");
-  } else if (error.category() == make_error_code(http::error::bad_method).category() &&
-             error != http::error::end_of_stream && error != http::error::partial_message) {
-    refusal.emplace(400, "malformed HTTP request: " + error.message());
-  }
-  if (!refusal) return;  // the client went away
-  keep_alive_ = false;
+asio::awaitable<bool> HttpConnection::ReadHead(Parser& parser, HttpRequest& request) {
   head_only_ = false;
-  finished_ = answered_ = false;
-  Send({.status = refusal->status(), .body = refusal->Body()});
+  cors_fields_.clear();
+  preflight_.reset();
+  SetReadDeadline(thread_.options.header_timeout);
+  HeadScanner scanner(thread_.options.max_header_bytes);
+  std::optional<size_t> bytes;
+  while (!(bytes = scanner.Scan(Input()))) {
+    const bool more = co_await ReadMore();
+    if (!more) co_return false;
+  }
+  error_code error;
+  parser.header_limit(static_cast<uint32_t>(*bytes + 1));
+  parser.body_limit(thread_.options.max_body_bytes);
+  parser.put(asio::buffer(Input().substr(0, *bytes)), error);
+  input_.consume(*bytes);
+  TakeHead(parser.get(), request);
+  RequireNone(error);
+  CheckHead(parser.get());
+  co_return true;
 }
 
-asio::awaitable<void> HttpConnection::Answer(Parser& parser) {
-  http::request<http::string_body>& message = parser.get();
+// Keeps what is needed of the head: the parser adds a chunked body's trailers to it later, which
+// nobody on the way has checked. Also of a head that is going to be refused.
+void HttpConnection::TakeHead(const Message& message, HttpRequest& request) {
   keep_alive_ = message.keep_alive();
   chunked_ = message.version() >= 11;
   head_only_ = message.method() == http::verb::head;
-  finished_ = answered_ = false;
-
-  HttpRequest request;
   request.method = std::string(message.method_string());
   request.authorization = std::string(message[http::field::authorization]);
-  request.body = std::move(message.body());
-  const auto target = message.target();
-  std::optional<std::string> path = DecodePath({target.data(), target.size()});
-  if (!path) {
-    Send({.status = 400, .body = ApiError(400, "the request's target is not a URL").Body()});
-    co_return;
+  if (const Cors* cors = thread_.options.cors.get()) {
+    const std::string_view origin = Field(message, "Origin");
+    cors_fields_ = cors->Fields(origin);
+    const bool asks_first = message.method() == http::verb::options && !origin.empty() &&
+                            message.count("Access-Control-Request-Method") > 0;
+    if (asks_first) {
+      preflight_ = cors->Preflight(origin, Field(message, "Access-Control-Request-Headers"));
+    }
   }
-  request.path = std::move(*path);
+  std::optional<std::string> path = DecodePath(View(message.target()));
+  request.path = std::move(path).value_or("");
+}
+
+asio::awaitable<bool> HttpConnection::ReadBody(Parser& parser) {
+  if (parser.is_done()) co_return true;
+  if (boost::beast::iequals(parser.get()[http::field::expect], "100-continue")) {
+    queued_ += "HTTP/1.1 100 Continue\r\n\r\n";
+    Pump();
+  }
+  SetReadDeadline(thread_.options.body_timeout);
+  bool starved = input_.size() == 0;
+  while (!parser.is_done()) {
+    if (starved) {
+      const bool more = co_await ReadMore();
+      if (!more) co_return false;
+    }
+    error_code error;
+    input_.consume(parser.put(input_.data(), error));
+    starved = error == http::error::need_more || input_.size() == 0;
+    if (error == http::error::need_more) error = {};
+    RequireNone(error);
+    // Of a body's bytes none are left over: these are a chunk's size, or what follows the last.
+    if (starved && input_.size() > thread_.options.max_header_bytes) {
+      throw ApiError(400, "malformed HTTP request: a chunk's size or the trailers are too long");
+    }
+  }
+  co_return true;
+}
+
+// Refuses what the parser could not read.
+void HttpConnection::RequireNone(error_code error) const {
+  if (!error) return;
+  if (error == http::error::body_limit) {
+    throw ApiError(413, "the request's body is larger than " +
+                            std::to_string(thread_.options.max_body_bytes) + " bytes");
+  }
+  throw ApiError(400, "malformed HTTP request: " + error.message());
+}
+
+void HttpConnection::Refuse(const ApiError& refusal) {
+  if (closed_) return;
+  keep_alive_ = false;
+  finished_ = answered_ = false;
+  Send({.status = refusal.status(), .body = refusal.Body()});
+}
+
+void HttpConnection::Answer(HttpRequest request) {
+  finished_ = answered_ = false;
+  if (preflight_) {
+    Send(std::move(*preflight_));
+    return;
+  }
   exchange_ = thread_.handler.Handle(std::move(request), *this);
 }
 
 asio::awaitable<void> HttpConnection::WatchUntilAnswered() {
   const size_t most = thread_.options.max_header_bytes + thread_.options.max_body_bytes;
   while (!answered_ && !closed_) {
-    error_code error;
-    const size_t bytes = co_await socket_.async_read_some(input_.prepare(kReadBytes),
-                                                          redirect_error(use_awaitable, error));
-    input_.commit(bytes);
+    const bool more = co_await ReadMore();
     if (answered_) break;
     // A request that came early waits its turn; more than a whole one is not kept.
-    if (error || input_.size() > most) Close();
+    if (!more || input_.size() > most) Close();
   }
 }
 
 asio::awaitable<void> HttpConnection::Linger() {
   error_code error;
-  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, error);
   SetReadDeadline(kLinger);
   input_.clear();
-  while (!error && !timed_out_) {
-    co_await socket_.async_read_some(input_.prepare(kReadBytes),
-                                     redirect_error(use_awaitable, error));
-  }
+  co_await stream_.EndWriting(error);
+  while (!error && !timed_out_) co_await stream_.Discard(error);
 }
 
 void HttpConnection::Send(HttpResponse response) {
@@ -294,7 +447,7 @@ void HttpConnection::Send(HttpResponse response) {
   if (response.status != 204) {
     more = "Content-Length: " + std::to_string(response.body.size()) + "\r\n";
   }
-  for (const auto& [name, value] : response.headers) more += name + ": " + value + "\r\n";
+  more += FieldLines(response.headers) + FieldLines(cors_fields_);
   const bool has_body = response.status != 204;
   queued_ +=
       ResponseHead(response.status, keep_alive_, has_body ? response.content_type : "", more);
@@ -308,6 +461,7 @@ void HttpConnection::StartStream(std::string_view content_type) {
   if (!chunked_) keep_alive_ = false;  // HTTP/1.0: the end of the connection ends the body
   std::string more = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n";
   if (chunked_) more += "Transfer-Encoding: chunked\r\n";
+  more += FieldLines(cors_fields_);
   queued_ += ResponseHead(200, keep_alive_, content_type, more);
   Pump();
 }
@@ -355,18 +509,17 @@ void HttpConnection::Pump() {
   if (sending_.empty()) {
     if (finished_ && !answered_) {
       answered_ = true;
-      error_code ignored;
-      socket_.cancel(ignored);  // ends the watch; nothing is being written
+      stream_.Cancel();  // ends the watch; nothing is being written
     }
     return;
   }
   writing_ = true;
   write_deadline_.Set(thread_.options.write_timeout,
                       [self = shared_from_this()] { self->Close(); });
-  socket_.async_write_some(asio::buffer(sending_.data() + sent_, sending_.size() - sent_),
-                           [self = shared_from_this()](error_code error, size_t bytes) {
-                             self->OnWritten(error, bytes);
-                           });
+  stream_.Write(asio::buffer(sending_.data() + sent_, sending_.size() - sent_),
+                [self = shared_from_this()](error_code error, size_t bytes) {
+                  self->OnWritten(error, bytes);
+                });
 }
 
 void HttpConnection::OnWritten(error_code error, size_t bytes) {
@@ -386,6 +539,12 @@ asio::awaitable<void> ServeConnection(asio::ip::tcp::socket socket, IoThreadStat
   socket.set_option(asio::ip::tcp::no_delay(true), ignored);
   const auto connection = std::make_shared<HttpConnection>(std::move(socket), thread);
   co_await connection->Serve();
+}
+
+asio::awaitable<void> TurnAway(asio::ip::tcp::socket socket, IoThreadState& thread) {
+  if (thread.stopping) co_return;
+  const auto connection = std::make_shared<HttpConnection>(std::move(socket), thread);
+  co_await connection->TurnAway();
 }
 
 void CloseConnection(HttpConnection& connection) {

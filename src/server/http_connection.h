@@ -41,6 +41,9 @@ struct IoThreadState {
 boost::asio::awaitable<void> ServeConnection(boost::asio::ip::tcp::socket socket,
                                              IoThreadState& thread);
 
+// Tells a client that it is one too many, where that needs no TLS, and ends its connection.
+boost::asio::awaitable<void> TurnAway(boost::asio::ip::tcp::socket socket, IoThreadState& thread);
+
 // Closes a connection at once; its coroutine then ends by itself.
 void CloseConnection(HttpConnection& connection);
 

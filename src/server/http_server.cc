@@ -30,6 +30,9 @@ constexpr int kBacklog = 4096;
 // Pause after the process ran out of file descriptors, before it accepts again.
 constexpr std::chrono::milliseconds kAcceptPause{100};
 
+// Connections past the most that are open that are told so: each takes a moment to end.
+constexpr int kTurnedAwayAtOnce = 256;
+
 struct IoThread {
   IoThread(const HttpServerOptions& options, HttpHandler& handler)
       : context(std::make_unique<asio::io_context>(1)),
@@ -91,6 +94,7 @@ class HttpServer::Impl {
   const HttpServerOptions options_;
   std::vector<std::unique_ptr<IoThread>> threads_;
   std::optional<tcp::acceptor> acceptor_;  // touched by thread 0 once it runs
+  std::atomic<int> open_connections_{0};
   int port_ = 0;
   std::atomic<bool> stopped_{false};
   std::mutex join_mutex_;
@@ -149,7 +153,18 @@ asio::awaitable<void> HttpServer::Impl::Accept() {
       co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, error));
       continue;
     }
-    asio::co_spawn(*thread.context, ServeConnection(std::move(socket), thread.state), LogFailure);
+    const int open = open_connections_++;
+    const auto ended = [this](const std::exception_ptr& failure) {
+      --open_connections_;
+      LogFailure(failure);
+    };
+    if (open < options_.max_connections) {
+      asio::co_spawn(*thread.context, ServeConnection(std::move(socket), thread.state), ended);
+    } else if (open < options_.max_connections + kTurnedAwayAtOnce) {
+      asio::co_spawn(*thread.context, TurnAway(std::move(socket), thread.state), ended);
+    } else {
+      --open_connections_;  // and `socket` is closed
+    }
   }
 }
 

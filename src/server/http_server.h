@@ -6,7 +6,12 @@
 #include <memory>
 #include <string>
 
+#include "server/cors.h"
 #include "server/http_types.h"
+
+namespace boost::asio::ssl {
+class context;
+}
 
 namespace sluice {
 
@@ -14,17 +19,21 @@ struct HttpServerOptions {
   std::string host = "127.0.0.1";  // a name or an address of this machine
   int port = 8000;                 // 0 = any free one
   int io_threads = 2;
+  std::shared_ptr<boost::asio::ssl::context> tls;  // from LoadTls; null = plain HTTP
+  std::shared_ptr<const Cors> cors;                // null = no page of another origin is let in
+  int max_connections = 16384;                     // past it, 503 and the end
   size_t max_header_bytes = 32 << 10;
   size_t max_body_bytes = 8 << 20;
   // Bytes that may wait for one slow reader of a stream before it is cut off.
   size_t max_pending_bytes = 1 << 20;
   std::chrono::milliseconds idle_timeout{75'000};    // kept-alive, between requests
-  std::chrono::milliseconds header_timeout{10'000};  // from a request's first byte to its body
+  // From a request's first byte to its body, and from a connection's start through TLS's opening.
+  std::chrono::milliseconds header_timeout{10'000};
   std::chrono::milliseconds body_timeout{60'000};
   std::chrono::milliseconds write_timeout{30'000};  // without any byte taken by the client
 };
 
-// HTTP/1.1 over TCP: keep-alive, pipelining, Content-Length and chunked bodies both ways, 100
+// HTTP/1.1 over TCP, or over TLS on it: keep-alive, pipelining, Content-Length and chunked bodies both ways, 100
 // (Continue). Each connection lives on one of a few threads; a handler runs on its connection's
 // thread. While an answer is being made the socket is watched, so that a client that hangs up
 // cancels its Exchange.

@@ -224,7 +224,7 @@ TEST_F(HttpServerTest, MalformedRequestsAreAnsweredAndTheServerLives) {
        "HTTP/1.1 400"},
       {"POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "HTTP/1.1 400"},
       {"GET /hea", "HTTP/1.1 408"},
-      {"POST /tokenize HTTP/1.1\r\nContent-Length: 5\r\n\r\nab", "HTTP/1.1 408"},
+      {"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab", "HTTP/1.1 408"},
       {Post("/tokenize", "\xff\xfe"), "HTTP/1.1 400"},
   };
   for (const auto& [request, wanted] : cases) {
@@ -237,6 +237,80 @@ TEST_F(HttpServerTest, MalformedRequestsAreAnsweredAndTheServerLives) {
   Client client(server_->port());
   client.Send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
   EXPECT_THAT(client.ReadAnswer(), StartsWith("HTTP/1.1 200"));
+}
+
+TEST_F(HttpServerTest, ARequestThatTricklesInIsNotWaitedFor) {
+  HttpServerOptions options;
+  options.header_timeout = options.body_timeout = std::chrono::milliseconds(300);
+  StartServer({}, options);
+  const std::string requests[] = {
+      "GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: " + std::string(1000, 'y'),
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3e8;" +
+          std::string(1000, 'y'),
+  };
+  for (const std::string& request : requests) {
+    Client client(server_->port());
+    const auto start = std::chrono::steady_clock::now();
+    std::atomic<bool> answered = false;
+    std::thread trickle([&] {
+      for (size_t i = 0; i < 1000 && !answered; ++i) {
+        client.Send(i < request.size() ? request.substr(i, 1) : "z");
+        std::this_thread::sleep_for(std::chrono::milliseconds(i < 60 ? 0 : 20));
+      }
+    });
+    EXPECT_THAT(client.ReadAnswer(), StartsWith("HTTP/1.1 408"));
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+    answered = true;
+    trickle.join();
+  }
+}
+
+TEST_F(HttpServerTest, OneConnectionTooManyIsToldSo) {
+  HttpServerOptions options;
+  options.max_connections = 2;
+  StartServer({}, options);
+  const std::string health = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+  auto first = std::make_unique<Client>(server_->port());
+  Client second(server_->port());
+  for (Client* client : {first.get(), &second}) {
+    client->Send(health);
+    EXPECT_THAT(client->ReadAnswer(), StartsWith("HTTP/1.1 200"));
+  }
+  Client third(server_->port());
+  third.Send(health);
+  EXPECT_THAT(third.ReadAnswer(), StartsWith("HTTP/1.1 503"));
+  bool closed = false;
+  third.ReadAll(&closed);
+  EXPECT_TRUE(closed);
+  first.reset();
+  std::string answer;
+  for (int i = 0; i < 1000 && !answer.starts_with("HTTP/1.1 200"); ++i) {
+    Client next(server_->port());
+    next.Send(health);
+    answer = next.ReadAnswer();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 200"));
+}
+
+TEST_F(HttpServerTest, TrailersAreNotPartOfTheHead) {
+  generator_ = std::make_unique<FakeGenerator>(FakeGenerator::HashScript);
+  server_ = std::make_unique<Server>(
+      ServerOptions{.http = {.port = 0}, .api_keys = {"secret"}},
+      ServedModel{
+          .names = {"x"}, .tokenizer = *tokenizer_, .generator = *generator_, .metrics = metrics_});
+  server_->Start();
+  const std::string head =
+      "POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n";
+  Client trailing(server_->port());
+  trailing.Send(head + "\r\n2\r\n{}\r\n0\r\nAuthorization: Bearer secret\r\n\r\n");
+  const std::string refused = trailing.ReadAnswer();
+  EXPECT_THAT(refused, StartsWith("HTTP/1.1 401"));
+  EXPECT_THAT(refused, HasSubstr("WWW-Authenticate: Bearer\r\n"));
+  Client leading(server_->port());
+  leading.Send(head + "Authorization: Bearer secret\r\n\r\n2\r\n{}\r\n0\r\n\r\n");
+  EXPECT_THAT(leading.ReadAnswer(), HasSubstr("prompt is missing"));
 }
 
 TEST_F(HttpServerTest, AClientThatHangsUpEndsItsStream) {

@@ -9,6 +9,8 @@
 
 namespace sluice {
 
+using HttpFields = std::vector<std::pair<std::string, std::string>>;  // name and value
+
 struct HttpRequest {
   std::string method;  // "GET"
   std::string path;    // percent-decoded, without the query
@@ -20,7 +22,7 @@ struct HttpResponse {
   int status = 200;
   std::string content_type = "application/json";
   std::string body;
-  std::vector<std::pair<std::string, std::string>> headers;  // beyond content type and length
+  HttpFields headers;  // beyond content type and length
 };
 
 // Runs a function on the thread of the connection that it came from. May be called from any thread

@@ -4,7 +4,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <boost/beast/core/string.hpp>
 #include <boost/json.hpp>
 #include <chrono>
 #include <random>
@@ -42,16 +41,8 @@ bool PathMatches(std::string_view pattern, std::string_view path) {
   return path.size() > pattern.size() && path.starts_with(pattern);
 }
 
-// Takes the same time wherever the texts differ.
-bool SameSecret(std::string_view a, std::string_view b) {
-  if (a.size() != b.size()) return false;
-  unsigned char difference = 0;
-  for (size_t i = 0; i < a.size(); ++i) difference |= static_cast<unsigned char>(a[i] ^ b[i]);
-  return difference == 0;
-}
-
 void SendError(const ApiError& error, ResponseWriter& writer,
-               std::vector<std::pair<std::string, std::string>> headers = {}) {
+               HttpFields headers = {}) {
   writer.Send({.status = error.status(), .body = error.Body(), .headers = std::move(headers)});
 }
 
@@ -69,9 +60,9 @@ void SendJson(const json::value& value, ResponseWriter& writer) {
 
 }  // namespace
 
-Routes::Routes(ServedModel model, std::vector<std::string> api_keys, std::string version)
+Routes::Routes(ServedModel model, const std::vector<std::string>& api_keys, std::string version)
     : model_(std::move(model)),
-      api_keys_(std::move(api_keys)),
+      keys_(api_keys),
       version_(std::move(version)),
       started_(UnixTime()),
       id_prefix_(RandomPrefix()) {
@@ -115,7 +106,7 @@ std::shared_ptr<Exchange> Routes::Handle(HttpRequest request, ResponseWriter& wr
 }
 
 // What tells clients, which wait and try again by themselves, that a refusal will pass.
-std::vector<std::pair<std::string, std::string>> Routes::RetryHeaders(const Error& error) const {
+HttpFields Routes::RetryHeaders(const Error& error) const {
   if (error.code() != ErrorCode::kUnavailable || !model_.generator.Stats().restarting) return {};
   return {{"Retry-After", std::string(kRetryAfterSeconds)}};
 }
@@ -147,24 +138,13 @@ std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseW
     SendError(error, writer, {{"Allow", allowed}});
     return nullptr;
   }
-  if (request.path.starts_with("/v1/")) CheckKey(request);
+  if (request.path.starts_with("/v1/") && !keys_.Allow(request.authorization)) {
+    const ApiError error(401, "this server needs its API key as 'Authorization: Bearer KEY'",
+                         std::nullopt, "invalid_api_key");
+    SendError(error, writer, {{"WWW-Authenticate", "Bearer"}});
+    return nullptr;
+  }
   return (this->*found->endpoint)(request, writer);
-}
-
-void Routes::CheckKey(const HttpRequest& request) const {
-  if (api_keys_.empty()) return;
-  static constexpr std::string_view kScheme = "Bearer ";  // in any case: RFC 9110, 11.1
-  const std::string_view given = request.authorization;
-  bool known = false;
-  if (boost::beast::iequals(given.substr(0, kScheme.size()), kScheme)) {
-    for (const std::string& key : api_keys_) {
-      known |= SameSecret(key, given.substr(kScheme.size()));
-    }
-  }
-  if (!known) {
-    throw ApiError(401, "this server needs its API key as 'Authorization: Bearer KEY'",
-                   std::nullopt, "invalid_api_key");
-  }
 }
 
 std::string Routes::ModelName(const std::string& asked) const {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "server/api_keys.h"
 #include "server/generation.h"
 #include "server/http_types.h"
 #include "server/openai_schema.h"
@@ -21,7 +22,7 @@ namespace sluice {
 // sockets. Thread-safe.
 class Routes : public HttpHandler {
  public:
-  Routes(ServedModel model, std::vector<std::string> api_keys, std::string version);
+  Routes(ServedModel model, const std::vector<std::string>& api_keys, std::string version);
 
   std::shared_ptr<Exchange> Handle(HttpRequest request, ResponseWriter& writer) override;
 
@@ -35,8 +36,7 @@ class Routes : public HttpHandler {
   static std::span<const Route> Table();
 
   std::shared_ptr<Exchange> Dispatch(const HttpRequest& request, ResponseWriter& writer);
-  void CheckKey(const HttpRequest& request) const;
-  std::vector<std::pair<std::string, std::string>> RetryHeaders(const Error& error) const;
+  HttpFields RetryHeaders(const Error& error) const;
 
   std::shared_ptr<Exchange> Completions(const HttpRequest& request, ResponseWriter& writer);
   std::shared_ptr<Exchange> Chat(const HttpRequest& request, ResponseWriter& writer);
@@ -69,7 +69,7 @@ class Routes : public HttpHandler {
   MemoryFigures Memory() const;
 
   const ServedModel model_;
-  const std::vector<std::string> api_keys_;
+  const ApiKeys keys_;
   const std::string version_;
   const int64_t started_;        // Unix time
   const std::string id_prefix_;  // random, so that ids of two runs differ

@@ -8,7 +8,7 @@
 namespace sluice {
 
 Server::Server(ServerOptions options, ServedModel model)
-    : routes_(std::make_unique<Routes>(std::move(model), std::move(options.api_keys),
+    : routes_(std::make_unique<Routes>(std::move(model), options.api_keys,
                                        std::move(options.version))),
       http_(std::make_unique<HttpServer>(std::move(options.http), *routes_)) {}
 

@@ -18,7 +18,7 @@ BINARY = os.environ.get("SLUICE_BIN", str(ROOT / "build/release/bin/sluice"))
 START_SECONDS = 120  # a sanitizer's build on a busy machine
 
 
-def wait_for_address(process, log):
+def wait_for_address(process, log, tls=None):
     """Reads the output until the server says where it listens; keeps adding its lines to `log`."""
     lines = queue.Queue()
 
@@ -38,22 +38,23 @@ def wait_for_address(process, log):
         if line is None:
             pytest.exit(f"the server ended with code {process.wait()}: {seen}", 1)
         seen.append(line)
-        found = re.search(r"listening on http://([0-9.]+):(\d+)", line)
+        found = re.search(r"listening on https?://([0-9.]+):(\d+)", line)
         if found:
-            return Address(found[1], int(found[2]))
+            return Address(found[1], int(found[2]), tls)
 
 
-def launch(*arguments):
+def launch(*arguments, environment=None):
     return subprocess.Popen([BINARY, "serve", "--port", "0", *map(str, arguments)],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env={**os.environ, **(environment or {})})
 
 
 @contextlib.contextmanager
-def serving(*arguments):
+def serving(*arguments, environment=None, tls=None):
     """A server with these arguments; gives its address and the lines it says, which grow."""
     log = []
-    process = launch(*arguments)
-    yield wait_for_address(process, log), log
+    process = launch(*arguments, environment=environment)
+    yield wait_for_address(process, log, tls), log
     assert process.poll() is None, f"the server died during the tests, code {process.returncode}"
     process.terminate()
     assert process.wait(timeout=30) == 0, "the server did not end cleanly on SIGTERM"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import socket
+import ssl
 import time
 
 
@@ -10,10 +11,11 @@ import time
 class Address:
     host: str
     port: int
+    tls: ssl.SSLContext | None = None  # what a client trusts
 
     @property
     def url(self):
-        return f"http://{self.host}:{self.port}"
+        return f"http{'s' if self.tls else ''}://{self.host}:{self.port}"
 
 
 @dataclasses.dataclass
@@ -27,7 +29,8 @@ class Answer:
 
 
 def connect(address, timeout=60):
-    return socket.create_connection((address.host, address.port), timeout=timeout)
+    plain = socket.create_connection((address.host, address.port), timeout=timeout)
+    return address.tls.wrap_socket(plain, server_hostname=address.host) if address.tls else plain
 
 
 def read_answer(file, head_only=False):

@@ -28,7 +28,7 @@ packages=(
 )
 case "$profile" in
   build) ;;
-  test) packages+=(python3 python3-venv ca-certificates) ;;
+  test) packages+=(python3 python3-venv ca-certificates openssl) ;;
   fuzz) packages+=(clang-16 llvm-16 python3) ;;
   lint) packages+=(python3 git clang-format-16 clang-tidy-16) ;;
   *)
