@@ -34,6 +34,7 @@ struct ServeFlags {
   std::vector<std::string> served_names;
   std::string worker_process = "auto";
   bool expert_load = false;
+  double request_timeout = 0;  // seconds; 0 = none
 };
 
 // SIGINT and SIGTERM, taken by a thread of their own so that they are heard at any time: while the
@@ -120,8 +121,10 @@ int Serve(const ServeFlags& flags) {
     metrics.Add(
         std::make_shared<ExpertLoadMetrics>(expert_load, MoeLayers(model.spec), model.name));
   }
-  EngineLoop loop(*served.worker, MakeStrategy(flags.engine),
-                  ResolveEngineOptions(model, flags.engine, timeline.get()), &metrics);
+  EngineOptions engine = ResolveEngineOptions(model, flags.engine, timeline.get());
+  engine.request_timeout =
+      std::chrono::milliseconds(static_cast<int64_t>(flags.request_timeout * 1000));
+  EngineLoop loop(*served.worker, MakeStrategy(flags.engine), engine, &metrics);
 
   const std::vector<std::string> names =
       flags.served_names.empty() ? std::vector{model.name} : flags.served_names;
@@ -176,6 +179,12 @@ Command AddServe(CLI::App& app) {
                    "Run the model in a process of its own, which is started again when it is lost: "
                    "on, off, or auto: on a GPU, unless --router-trace or --timeline is given")
       ->check(Quiet(CLI::IsMember({"auto", "on", "off"})))
+      ->group(group);
+  command
+      ->add_option("--request-timeout", flags->request_timeout,
+                   "Seconds that a request may take from its arrival to its last token, whatever "
+                   "its own 'timeout' says; it is then answered with 504; 0 = no bound")
+      ->check(Quiet(CLI::Range(0.0, 1e6)))
       ->group(group);
   command
       ->add_flag("--expert-load", flags->expert_load,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,16 +19,20 @@ using SequenceId = uint64_t;  // likewise
 struct Request {
   std::vector<TokenId> prompt;  // at least one token
   SamplingParams sampling;
+  std::string client;                                // who asks: clients share a full batch evenly
+  int priority = 0;                                  // a lower number goes first
+  std::optional<std::chrono::milliseconds> timeout;  // from submission to the last token
 };
 
 enum class FinishReason {
-  kStop,    // an end-of-sequence or stop token, or a stop string found by the door
-  kLength,  // max_tokens or the model's context
-  kAbort,   // the client went away or the server stopped
-  kError,   // the step failed; see Output::error
+  kStop,     // an end-of-sequence or stop token, or a stop string found by the door
+  kLength,   // max_tokens or the model's context
+  kAbort,    // the client went away or the server stopped
+  kError,    // the step failed; see Output::error
+  kTimeout,  // the request's time was over; see Output::error
 };
 
-// "stop", "length", "abort", "error".
+// "stop", "length", "abort", "error", "timeout".
 const char* FinishReasonName(FinishReason reason);
 
 // One report on one sequence of a request. Reports of a sequence come in order, from the engine's
@@ -39,7 +44,7 @@ struct Output {
   // report.
   std::vector<SampledToken> prompt;
   std::optional<FinishReason> finish;
-  std::string error;  // with kError: what failed
+  std::string error;  // with kError and kTimeout: what failed
 };
 
 }  // namespace sluice

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "kv/page_allocator.h"
@@ -18,14 +19,16 @@ struct Sequence {
   int index = 0;  // which of the request's n sequences
   SamplingParams params;
   uint64_t seed = 0;
+  std::string client;
+  int priority = 0;
+  uint64_t turn = 0;  // when it got its first place in the batch, among others; 0 = not yet
 
   std::vector<TokenId> tokens;  // prompt, then committed output
   int prompt_length = 0;
   int kv_length = 0;                        // positions [0, kv_length) have valid keys and values
   std::vector<PageHandle> pages;            // covers at least kv_length positions
   std::vector<SampledToken> prompt_scores;  // gathered while the prompt runs, until reported
-  int num_scored = 0;     // prompt tokens scored so far; a recomputed prompt is not scored again
-  bool admitted = false;  // has been in a step; stays set when preempted
+  int num_scored = 0;  // prompt tokens scored so far; a recomputed prompt is not scored again
   std::optional<FinishReason> finish;
 
   int length() const { return static_cast<int>(tokens.size()); }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <random>
@@ -50,6 +51,7 @@ EngineLoop::EngineLoop(Worker& worker, std::unique_ptr<DecodeStrategy> strategy,
       info_(worker.Info()),
       strategy_(std::move(strategy)),
       timeline_(options.timeline),
+      request_timeout_(options.request_timeout),
       scheduler_(MakeConfig(info_, options), *strategy_),
       seed_base_(DrawSeedBase()),
       restarts_(options.restarts),
@@ -127,6 +129,7 @@ void EngineLoop::Run() {
   if (timeline_ != nullptr) timeline_->NameThread("engine");
   while (auto commands = TakeCommands()) {
     for (Command& command : *commands) Obey(std::move(command));
+    EndOverdue();
     PublishStats();
     if (busy()) {
       RunStep();
@@ -174,11 +177,40 @@ void EngineLoop::Start(Command command) {
   SequenceTimes times;
   times.submitted = command.submitted;
   times.prompt_tokens = static_cast<int>(command.request.prompt.size());
+  const std::optional<EngineClock::time_point> deadline = DeadlineOf(command);
+  if (deadline) deadlines_.emplace(*deadline, command.id);
   live_.emplace(command.id, LiveRequest{.callback = std::move(command.callback),
                                         .sequences = std::vector<SequenceTimes>(sampling.n, times),
-                                        .unfinished = sampling.n});
+                                        .unfinished = sampling.n,
+                                        .deadline = deadline});
   scheduler_.Add(command.id, command.request,
                  sampling.seed.value_or(MixSeed(seed_base_, command.id)));
+}
+
+std::optional<EngineClock::time_point> EngineLoop::DeadlineOf(const Command& command) const {
+  std::optional<std::chrono::milliseconds> timeout = command.request.timeout;
+  if (request_timeout_.count() > 0) {
+    timeout = std::min(timeout.value_or(request_timeout_), request_timeout_);
+  }
+  if (!timeout) return std::nullopt;
+  return command.submitted + *timeout;
+}
+
+// Ends the requests whose time is over.
+void EngineLoop::EndOverdue() {
+  const EngineClock::time_point now = EngineClock::now();
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const auto [deadline, request] = *deadlines_.begin();
+    deadlines_.erase(deadlines_.begin());
+    int tokens = 0;
+    for (const SequenceTimes& times : live_.at(request).sequences) tokens += times.generated;
+    const std::chrono::duration<double> timeout =
+        deadline - live_.at(request).sequences.front().submitted;
+    Deliver(scheduler_.End(
+        request, FinishReason::kTimeout,
+        fmt::format("the request took longer than its timeout of {:g} s, in which it got {} tokens",
+                    timeout.count(), tokens)));
+  }
 }
 
 // Keeps the worker supplied with steps, and finishes the oldest.
@@ -326,13 +358,19 @@ void EngineLoop::Deliver(std::vector<SequenceReport> reports) {
     if (it == live_.end()) continue;  // ended by a failed callback among these reports
     const bool delivered = Report(it->second, std::move(report.output));
     if (it->second.unfinished == 0) {
-      live_.erase(it);
+      Retire(report.request);
     } else if (!delivered) {
-      live_.erase(it);
+      Retire(report.request);
       scheduler_.End(report.request, FinishReason::kAbort);
       PublishStats();
     }
   }
+}
+
+void EngineLoop::Retire(RequestId request) {
+  const auto it = live_.find(request);
+  if (it->second.deadline) deadlines_.erase({*it->second.deadline, request});
+  live_.erase(it);
 }
 
 // Counts and hands over one report; false if the callback threw.

@@ -7,10 +7,12 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/metrics.h"
@@ -27,7 +29,9 @@ namespace sluice {
 struct EngineOptions {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 2048;
-  std::vector<TokenId> eos_ids;   // end a sequence unless ignore_eos
+  std::vector<TokenId> eos_ids;  // end a sequence unless ignore_eos
+  // The longest that a request may take, whatever timeout it has of its own; 0 = without bound.
+  std::chrono::milliseconds request_timeout{0};
   Metrics::Labels metric_labels;  // on every metric, as {"model_name", "storyteller"}
   RestartLimits restarts;         // of a worker that was lost
   Timeline* timeline = nullptr;   // that scheduling is recorded on; may be null
@@ -70,6 +74,7 @@ class EngineLoop : public Generator {
     OutputCallback callback;
     std::vector<SequenceTimes> sequences;
     int unfinished = 0;
+    std::optional<EngineClock::time_point> deadline;
   };
 
   void Enqueue(Command command);
@@ -77,6 +82,8 @@ class EngineLoop : public Generator {
   std::optional<std::vector<Command>> TakeCommands();
   void Obey(Command command);
   void Start(Command command);
+  std::optional<EngineClock::time_point> DeadlineOf(const Command& command) const;
+  void EndOverdue();
   bool busy() const { return !scheduler_.idle() || !under_way_.empty(); }
   void RunStep();
   bool SubmitStep();
@@ -91,6 +98,7 @@ class EngineLoop : public Generator {
   bool Pause(std::chrono::milliseconds time);
   void SetFailure(const std::string& failure, bool restarting);
   void Deliver(std::vector<SequenceReport> reports);
+  void Retire(RequestId request);
   bool Report(LiveRequest& live, Output output);
   void PublishStats();
   void EndEverything();
@@ -99,6 +107,7 @@ class EngineLoop : public Generator {
   const WorkerInfo info_;
   const std::unique_ptr<DecodeStrategy> strategy_;
   Timeline* const timeline_;
+  const std::chrono::milliseconds request_timeout_;
   std::optional<EngineMetrics> metrics_;
 
   // The engine thread's own.
@@ -106,7 +115,8 @@ class EngineLoop : public Generator {
   std::deque<StepPlan> under_way_;  // oldest first
   EngineStats counted_;             // what the metrics have been told of
   std::unordered_map<RequestId, LiveRequest> live_;
-  const uint64_t seed_base_;  // of requests without a seed
+  std::set<std::pair<EngineClock::time_point, RequestId>> deadlines_;  // of live requests
+  const uint64_t seed_base_;                                           // of requests without a seed
   RestartBudget restarts_;
   std::string lost_by_;  // what the worker was lost by; empty while it runs
 

@@ -222,6 +222,43 @@ TEST_P(EngineLoopTest, AFailedStepEndsItsRequestsAndTheLoopGoesOn) {
   EXPECT_THAT(fine.tokens(), ElementsAre(2, 3));
 }
 
+TEST_P(EngineLoopTest, ARequestEndsWhenItsTimeIsOver) {
+  CountingWorker worker(GetParam());
+  worker.hold = true;
+  EngineLoop loop(worker, MakeAutoregressive(),
+                  {.max_num_seqs = 1, .request_timeout = std::chrono::seconds(60)});
+  Sink patient;
+  loop.Submit(Ask({1}, 4), patient.Callback());
+  Sink waiting;
+  Request request = Ask({5}, 4);
+  request.timeout = std::chrono::milliseconds(20);
+  loop.Submit(request, waiting.Callback());
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  worker.hold = false;
+  patient.Wait();
+  waiting.Wait();
+  EXPECT_THAT(patient.finishes(), ElementsAre(FinishReason::kLength));
+  EXPECT_THAT(waiting.finishes(), ElementsAre(FinishReason::kTimeout));
+  EXPECT_EQ(waiting.error(),
+            "the request took longer than its timeout of 0.02 s, in which it got 0 tokens");
+  EXPECT_EQ(loop.Stats().pages_used, 0);
+}
+
+TEST_P(EngineLoopTest, TheLoopsOwnTimeoutBoundsThatOfARequest) {
+  CountingWorker worker(GetParam());
+  worker.hold = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {.request_timeout = std::chrono::milliseconds(20)});
+  Sink running;
+  Request request = Ask({1}, 60);
+  request.timeout = std::chrono::hours(1);
+  loop.Submit(request, running.Callback());
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  worker.hold = false;
+  running.Wait();
+  EXPECT_THAT(running.finishes(), ElementsAre(FinishReason::kTimeout));
+  EXPECT_THAT(running.error(), HasSubstr("0.02 s"));
+}
+
 TEST_P(EngineLoopTest, ALostWorkerEndsEveryRequestAndIsTold) {
   CountingWorker worker(GetParam());
   worker.hold = true;

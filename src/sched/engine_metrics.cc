@@ -45,7 +45,8 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
       finished_{&FinishCounter(metrics, labels, FinishReason::kStop),
                 &FinishCounter(metrics, labels, FinishReason::kLength),
                 &FinishCounter(metrics, labels, FinishReason::kAbort),
-                &FinishCounter(metrics, labels, FinishReason::kError)},
+                &FinishCounter(metrics, labels, FinishReason::kError),
+                &FinishCounter(metrics, labels, FinishReason::kTimeout)},
       step_tokens_(
           metrics.Histogram("vllm:iteration_tokens_total", "Rows of a step.", kStepTokens, labels)),
       first_token_(metrics.Histogram("vllm:time_to_first_token_seconds",

@@ -43,7 +43,7 @@ class EngineMetrics {
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generation_tokens_;
   prometheus::Counter& preemptions_;
-  std::array<prometheus::Counter*, 4> finished_;  // by FinishReason
+  std::array<prometheus::Counter*, 5> finished_;  // by FinishReason
   prometheus::Histogram& step_tokens_;
   prometheus::Histogram& first_token_;
   prometheus::Histogram& inter_token_;

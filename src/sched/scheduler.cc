@@ -24,6 +24,10 @@ bool IsDecoding(const Sequence& sequence) {
   return Uncomputed(sequence) == 1;
 }
 
+bool ComesBefore(const std::unique_ptr<Sequence>& a, const std::unique_ptr<Sequence>& b) {
+  return std::pair(a->priority, a->turn) < std::pair(b->priority, b->turn);
+}
+
 bool Contains(const std::vector<TokenId>& tokens, TokenId token) {
   return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
 }
@@ -106,7 +110,9 @@ void Scheduler::Add(RequestId id, const Request& request, uint64_t seed) {
     sequence->seed = index == 0 ? seed : MixSeed(seed, static_cast<uint64_t>(index));
     sequence->tokens = request.prompt;
     sequence->prompt_length = static_cast<int>(request.prompt.size());
-    waiting_.push_back(std::move(sequence));
+    sequence->client = request.client;
+    sequence->priority = request.priority;
+    waiting_.Add(std::move(sequence));
   }
 }
 
@@ -142,12 +148,23 @@ StepPlan Scheduler::Plan() {
   admitted_.clear();
   planned_.clear();
   StepPlan plan{.step = totals_.steps + under_way_.size() + 1};
+  int budget = config_.max_num_batched_tokens;
   if (under_way_.empty()) {
-    PlanRows(plan);
+    const uint64_t preemptions = totals_.preemptions;
+    int lacking_pages = ShareRows();
+    for (; lacking_pages > pages_.num_free(); lacking_pages = ShareRows()) PreemptLast();
+    PlanRows(lacking_pages, plan, budget);
+    // A sequence that just gave its pages back must not take them again at once.
+    if (totals_.preemptions == preemptions) Admit(plan, budget);
     SLUICE_CHECK(!plan.slices.empty() || idle());
   } else if (CanForesee(under_way_.front())) {
     const Foreseen foreseen(under_way_.front());
-    if (PagesSuffice()) PlanRows(plan);
+    // Too few pages are a reason to wait: a sequence may have some that is about to end.
+    const int lacking_pages = ShareRows();
+    if (lacking_pages <= pages_.num_free()) {
+      PlanRows(lacking_pages, plan, budget);
+      Admit(plan, budget);
+    }
   }
   if (!plan.slices.empty()) under_way_.push_back(std::exchange(planned_, {}));
   return plan;
@@ -163,86 +180,94 @@ bool Scheduler::CanForesee(const Flights& flights) const {
          });
 }
 
-// Whether every running sequence can go on without taking another's pages, which one may have that
-// is about to end.
-bool Scheduler::PagesSuffice() const {
-  int needed = 0;
-  for (const auto& sequence : running_) {
-    if (IsAtLength(*sequence)) continue;
-    const int rows = std::min(config_.max_num_batched_tokens, Uncomputed(*sequence));
-    const int pages = PagesFor(sequence->kv_length + rows, config_.page_size);
-    needed += std::max(0, pages - static_cast<int>(sequence->pages.size()));
-  }
-  return needed <= pages_.num_free();
-}
-
-void Scheduler::PlanRows(StepPlan& plan) {
+// Settles how many rows each running sequence gets: one if it decodes; the others share the rest,
+// in their order. Returns how many pages that takes beyond those that they have.
+int Scheduler::ShareRows() {
+  shares_.assign(running_.size(), 0);
   int budget = config_.max_num_batched_tokens;
-  const uint64_t preemptions = totals_.preemptions;
-  PlanDecodes(plan, budget);
-  const bool all_prefills_advance = PlanPrefills(plan, budget);
-  // A sequence that just gave its pages back must not take them again at once.
-  if (all_prefills_advance && totals_.preemptions == preemptions) Admit(plan, budget);
+  int64_t wanted_behind = CanAdmit() ? waiting_.First().length() : 0;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    if (IsAtLength(*running_[i])) continue;
+    if (IsDecoding(*running_[i])) {
+      shares_[i] = 1;
+      --budget;
+    } else {
+      wanted_behind += Uncomputed(*running_[i]);
+    }
+  }
+  int lacking_pages = 0;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    const Sequence& sequence = *running_[i];
+    if (!IsDecoding(sequence)) {
+      const int wanted = Uncomputed(sequence);
+      wanted_behind -= wanted;
+      const bool is_long = wanted > config_.max_num_batched_tokens;
+      const int64_t left = is_long ? std::min<int64_t>(budget / 2, wanted_behind) : 0;
+      shares_[i] = std::min(wanted, budget - static_cast<int>(left));
+      budget -= shares_[i];
+    }
+    lacking_pages += PagesToReach(sequence.kv_length + shares_[i], sequence);
+  }
+  return lacking_pages;
 }
 
-void Scheduler::PlanDecodes(StepPlan& plan, int& budget) {
+void Scheduler::PlanRows(int lacking_pages, StepPlan& plan, int& budget) {
+  PlanDecodes(pages_.num_free() - lacking_pages, plan, budget);
+  PlanPrefills(plan, budget);
+}
+
+// `spare_pages` are free for drafts.
+void Scheduler::PlanDecodes(int spare_pages, StepPlan& plan, int& budget) {
   const auto decodes = std::count_if(running_.begin(), running_.end(),
                                      [](const auto& sequence) { return IsDecoding(*sequence); });
   // Rows for drafts: what a row for each sequence leaves, and half of it while prompts wait.
   int spare = budget - static_cast<int>(decodes);
   if (static_cast<size_t>(decodes) < running_.size() || !waiting_.empty()) spare /= 2;
-  for (size_t i = 0; i < running_.size(); ++i) {
-    Sequence& sequence = *running_[i];
+  for (const auto& running : running_) {
+    Sequence& sequence = *running;
     if (!IsDecoding(sequence) || IsAtLength(sequence)) continue;
-    if (GrowPages(sequence, sequence.kv_length + 1, true) <= sequence.kv_length) {
-      PreemptYoungest();  // the sequence itself
-      return;
-    }
-    const int wanted = 1 + std::min(spare, DraftLimit(sequence));
-    const int64_t free_positions = int64_t{pages_.num_free()} * config_.page_size;
-    const int64_t room = Capacity(sequence) + free_positions - sequence.kv_length;
-    StepDemand demand =
-        strategy_.Demand(sequence, static_cast<int>(std::min<int64_t>(wanted, room)));
+    GrowPages(sequence.kv_length + 1, sequence);
+    const int64_t room =
+        Capacity(sequence) + int64_t{spare_pages} * config_.page_size - sequence.kv_length;
+    const int64_t wanted = 1 + std::min(spare, DraftLimit(sequence));
+    StepDemand demand = strategy_.Demand(sequence, static_cast<int>(std::min(wanted, room)));
     spare -= static_cast<int>(demand.tokens.size()) - 1;
-    GrowPages(sequence, demand.kv_length, false);
+    spare_pages -= PagesToReach(demand.kv_length, sequence);
+    GrowPages(demand.kv_length, sequence);
     AddSlice(sequence, std::move(demand), plan, budget);
   }
 }
 
-// Returns whether every prefill got all rows it lacks or the budget is spent.
-bool Scheduler::PlanPrefills(StepPlan& plan, int& budget) {
-  for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
+void Scheduler::PlanPrefills(StepPlan& plan, int& budget) {
+  for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    if (IsDecoding(sequence)) continue;
-    const int wanted = std::min(budget, Uncomputed(sequence));
-    const int capacity = GrowPages(sequence, sequence.kv_length + wanted, true);
-    const int rows = std::min(wanted, capacity - sequence.kv_length);
-    if (rows > 0) AddSlice(sequence, strategy_.Demand(sequence, rows), plan, budget);
-    if (rows < wanted) return false;
+    const int rows = std::min(budget, shares_[i]);  // drafts may have taken some
+    if (IsDecoding(sequence) || rows == 0) continue;
+    GrowPages(sequence.kv_length + rows, sequence);
+    AddSlice(sequence, strategy_.Demand(sequence, rows), plan, budget);
   }
-  return true;
 }
 
 void Scheduler::Admit(StepPlan& plan, int& budget) {
-  while (budget > 0 && !waiting_.empty() &&
-         running_.size() < static_cast<size_t>(config_.max_num_seqs) &&
-         PagesAllowAdmission(*waiting_.front())) {
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
-    Sequence& sequence = *running_.back();
+  while (budget > 0 && CanAdmit()) {
+    const bool is_new = waiting_.First().turn == 0;
+    std::unique_ptr<Sequence> taken = waiting_.TakeFirst();
+    Sequence& sequence = *taken;
+    running_.insert(std::upper_bound(running_.begin(), running_.end(), taken, ComesBefore),
+                    std::move(taken));
     const int rows = std::min(budget, Uncomputed(sequence));
-    GrowPages(sequence, rows, false);
+    GrowPages(rows, sequence);
     AddSlice(sequence, strategy_.Demand(sequence, rows), plan, budget);
-    if (!sequence.admitted) admitted_.push_back({sequence.request, sequence.index});
-    sequence.admitted = true;
+    if (is_new) admitted_.push_back({sequence.request, sequence.index});
   }
 }
 
-// Room for the whole sequence and its next token, and a page for each running one to grow into: to
-// admit earlier would soon mean to preempt.
-bool Scheduler::PagesAllowAdmission(const Sequence& sequence) const {
-  const int needed = PagesFor(sequence.length() + 1, config_.page_size);
-  return pages_.num_free() >= needed + static_cast<int>(running_.size());
+// Whether there is a place for the first that waits, room for all of it and its next token, and a
+// page for each running sequence to grow into: to admit earlier would soon mean to preempt.
+bool Scheduler::CanAdmit() const {
+  if (waiting_.empty() || std::ssize(running_) >= config_.max_num_seqs) return false;
+  const int needed = PagesFor(waiting_.First().length() + 1, config_.page_size);
+  return pages_.num_free() >= needed + std::ssize(running_);
 }
 
 // How many drafts could be committed beside the next token.
@@ -256,30 +281,28 @@ int Scheduler::Capacity(const Sequence& sequence) const {
   return static_cast<int>(sequence.pages.size()) * config_.page_size;
 }
 
-// Adds pages until positions [0, kv_length) have some. Where free ones run out, takes them from
-// younger sequences if `may_preempt`. Returns the positions that have pages.
-int Scheduler::GrowPages(Sequence& sequence, int kv_length, bool may_preempt) {
-  while (Capacity(sequence) < kv_length) {
-    PageHandle page = pages_.Allocate();
-    if (page.valid()) {
-      sequence.pages.push_back(std::move(page));
-    } else if (may_preempt && running_.back().get() != &sequence) {
-      PreemptYoungest();
-    } else {
-      break;
-    }
-  }
-  return Capacity(sequence);
+// How many more pages it needs until positions [0, kv_length) have some.
+int Scheduler::PagesToReach(int kv_length, const Sequence& sequence) const {
+  const int needed = PagesFor(kv_length, config_.page_size);
+  return std::max(0, needed - static_cast<int>(sequence.pages.size()));
 }
 
-void Scheduler::PreemptYoungest() {
+// There are enough free ones.
+void Scheduler::GrowPages(int kv_length, Sequence& sequence) {
+  for (int missing = PagesToReach(kv_length, sequence); missing > 0; --missing) {
+    PageHandle page = pages_.Allocate();
+    SLUICE_CHECK(page.valid());
+    sequence.pages.push_back(std::move(page));
+  }
+}
+
+void Scheduler::PreemptLast() {
+  SLUICE_CHECK(under_way_.empty() && planned_.empty());
+  SLUICE_CHECK_GE(running_.size(), 2u);  // one alone has room
   Sequence& victim = *running_.back();
-  SLUICE_CHECK(under_way_.empty());
-  SLUICE_CHECK(std::none_of(planned_.begin(), planned_.end(),
-                            [&](const Flight& flight) { return flight.sequence == &victim; }));
   victim.pages.clear();
   victim.kv_length = 0;
-  waiting_.push_front(std::move(running_.back()));
+  waiting_.PutBack(std::move(running_.back()));
   running_.pop_back();
   ++totals_.preemptions;
 }
@@ -413,14 +436,17 @@ void Scheduler::Forget(const Sequence& sequence) {
 
 void Scheduler::RemoveFinished() {
   std::erase_if(running_, [this](const std::unique_ptr<Sequence>& sequence) {
-    if (sequence->finish) Forget(*sequence);
-    return sequence->finish.has_value();
+    if (!sequence->finish) return false;
+    waiting_.Leave(*sequence);
+    Forget(*sequence);
+    return true;
   });
 }
 
-std::vector<SequenceReport> Scheduler::End(RequestId request, FinishReason reason) {
+std::vector<SequenceReport> Scheduler::End(RequestId request, FinishReason reason,
+                                           const std::string& error) {
   return EndWhere([=](const Sequence& sequence) { return sequence.request == request; }, reason,
-                  "");
+                  error);
 }
 
 std::vector<SequenceReport> Scheduler::EndSequence(RequestId request, int index,
@@ -439,15 +465,18 @@ std::vector<SequenceReport> Scheduler::EndAll(FinishReason reason, const std::st
 std::vector<SequenceReport> Scheduler::EndWhere(const std::function<bool(const Sequence&)>& matches,
                                                 FinishReason reason, const std::string& error) {
   std::vector<SequenceReport> reports;
-  const auto end = [&](const std::unique_ptr<Sequence>& sequence) {
-    if (!matches(*sequence)) return false;
-    Forget(*sequence);
+  const auto end = [&](const Sequence& sequence) {
+    Forget(sequence);
     reports.push_back(
-        {sequence->request, {.index = sequence->index, .finish = reason, .error = error}});
-    return true;
+        {sequence.request, {.index = sequence.index, .finish = reason, .error = error}});
   };
-  std::erase_if(running_, end);
-  std::erase_if(waiting_, end);
+  std::erase_if(running_, [&](const std::unique_ptr<Sequence>& sequence) {
+    if (!matches(*sequence)) return false;
+    waiting_.Leave(*sequence);
+    end(*sequence);
+    return true;
+  });
+  for (const auto& sequence : waiting_.TakeWhere(matches)) end(*sequence);
   return reports;
 }
 

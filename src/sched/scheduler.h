@@ -13,6 +13,7 @@
 #include "request/sequence.h"
 #include "request/step.h"
 #include "sched/generator.h"
+#include "sched/waiting_line.h"
 
 namespace sluice {
 
@@ -35,12 +36,14 @@ struct SequenceReport {
 // bookkeeping without device, clock or threads; one thread calls it. At most two steps are under
 // way, planned and not committed; a worker runs them in that order.
 //
-// Order is first come, first served. Each step takes one row (and drafts, where the strategy has
-// some) of every decoding sequence, then fills the token budget with the oldest prefills, in
-// chunks. Pages are taken as sequences grow. When none is left, the youngest running sequence gives
-// its own back and waits, first in line, to be computed again. So every running sequence is older
-// than every waiting one, decoding ones are older than prefilling ones, and the oldest always
-// advances.
+// Running sequences are in the order of their priority, then of their turns to get a place in the
+// batch, which a WaitingLine gives out. Each step takes one row (and drafts, where the strategy has
+// some) of every decoding sequence, then fills the token budget with prefills in that order, in
+// chunks; a prompt that needs more than one step's budget leaves up to half of its rows to those
+// behind it. Pages are taken as sequences grow. Where there are too few for all of a step's rows,
+// the last running sequence gives its own back and waits, first in line of its priority, to be
+// computed again. So the first always advances, and among equals nobody who came later gets a place
+// before one that gave its own up.
 //
 // A step can be planned while the one before is under way where it is known what that one leaves
 // but for the ids that it draws. A sequence that turns out to have ended by then has a row too many
@@ -61,7 +64,8 @@ class Scheduler {
 
   // Ends sequences and frees their pages at once; returns a last report for each that was live.
   // What steps under way make of them is dropped.
-  std::vector<SequenceReport> End(RequestId request, FinishReason reason);
+  std::vector<SequenceReport> End(RequestId request, FinishReason reason,
+                                  const std::string& error = "");
   std::vector<SequenceReport> EndSequence(RequestId request, int index, FinishReason reason);
   std::vector<SequenceReport> EndAll(FinishReason reason, const std::string& error);
 
@@ -87,7 +91,7 @@ class Scheduler {
   // For inspection.
   const PageAllocator& pages() const { return pages_; }
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
-  const std::deque<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
+  const WaitingLine& waiting() const { return waiting_; }
 
  private:
   // A slice of a step under way: whose it is, null once that has ended, and the demand that it came
@@ -100,17 +104,18 @@ class Scheduler {
   class Foreseen;
 
   bool CanForesee(const Flights& flights) const;
-  bool PagesSuffice() const;
-  void PlanRows(StepPlan& plan);
-  void PlanDecodes(StepPlan& plan, int& budget);
-  bool PlanPrefills(StepPlan& plan, int& budget);
+  int ShareRows();
+  void PlanRows(int lacking_pages, StepPlan& plan, int& budget);
+  void PlanDecodes(int spare_pages, StepPlan& plan, int& budget);
+  void PlanPrefills(StepPlan& plan, int& budget);
   void Admit(StepPlan& plan, int& budget);
-  bool PagesAllowAdmission(const Sequence& sequence) const;
+  bool CanAdmit() const;
 
   int DraftLimit(const Sequence& sequence) const;
-  int GrowPages(Sequence& sequence, int kv_length, bool may_preempt);
   int Capacity(const Sequence& sequence) const;
-  void PreemptYoungest();
+  int PagesToReach(int kv_length, const Sequence& sequence) const;
+  void GrowPages(int kv_length, Sequence& sequence);
+  void PreemptLast();
   void AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, int& budget);
   void AddSampling(const Sequence& sequence, SequenceSlice& slice) const;
   void AddScoring(const Sequence& sequence, SequenceSlice& slice) const;
@@ -127,10 +132,11 @@ class Scheduler {
   const int length_limit_;  // tokens a sequence may reach: the context, or what all pages hold
   DecodeStrategy& strategy_;
   PageAllocator pages_;
-  std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
-  std::deque<std::unique_ptr<Sequence>> waiting_;   // oldest first
-  std::deque<Flights> under_way_;                   // oldest first
-  Flights planned_;                                 // of the step that is being planned
+  std::vector<std::unique_ptr<Sequence>> running_;  // by priority and turn
+  WaitingLine waiting_;
+  std::deque<Flights> under_way_;  // oldest first
+  Flights planned_;                // of the step that is being planned
+  std::vector<int> shares_;        // [running] rows in that step, without drafts
   std::vector<Admission> admitted_;
   SequenceId next_sequence_ = 1;
   EngineStats totals_;

@@ -219,7 +219,7 @@ TEST_F(SchedulerTest, AMalformedResultIsAFailedStep) {
   EXPECT_THAT(reports[0].output.error, HasSubstr("asked for 1 samples"));
 }
 
-TEST_F(SchedulerTest, TheYoungestGivesItsPagesToTheOldest) {
+TEST_F(SchedulerTest, TheLastGivesItsPagesToTheFirst) {
   SchedulerConfig config = SmallConfig();
   config.num_pages = 5;
   Scheduler scheduler(config, *strategy_);
@@ -233,10 +233,53 @@ TEST_F(SchedulerTest, TheYoungestGivesItsPagesToTheOldest) {
   while (scheduler.Stats().preemptions == 0) step();
   ASSERT_THAT(scheduler.running(), SizeIs(1));
   EXPECT_EQ(scheduler.running()[0]->request, 1u);
-  ASSERT_THAT(scheduler.waiting(), SizeIs(1));
-  EXPECT_EQ(scheduler.waiting()[0]->request, 2u);
-  EXPECT_EQ(scheduler.waiting()[0]->kv_length, 0);
-  EXPECT_GT(scheduler.waiting()[0]->num_generated(), 0);
+  ASSERT_EQ(scheduler.waiting().size(), 1u);
+  const Sequence& victim = scheduler.waiting().First();
+  EXPECT_EQ(victim.request, 2u);
+  EXPECT_EQ(victim.kv_length, 0);
+  EXPECT_GT(victim.num_generated(), 0);
+}
+
+TEST_F(SchedulerTest, TheLeastPriorityGivesItsPagesUpFirst) {
+  SchedulerConfig config = SmallConfig();
+  config.num_pages = 5;
+  Scheduler scheduler(config, *strategy_);
+  const auto step = [&] {
+    const StepPlan plan = scheduler.Plan();
+    scheduler.Commit(plan, Answer(plan, 7));
+  };
+  Request request = MakeRequest(6, {.max_tokens = 30});
+  request.priority = 1;
+  scheduler.Add(1, request, 0);
+  step();
+  scheduler.Add(2, MakeRequest(3, {.max_tokens = 30}), 0);
+  while (scheduler.Stats().preemptions == 0) step();
+  ASSERT_THAT(scheduler.running(), SizeIs(1));
+  EXPECT_EQ(scheduler.running()[0]->request, 2u);
+}
+
+TEST_F(SchedulerTest, PrioritySettlesWhosePromptRunsFirst) {
+  scheduler_.Add(1, MakeRequest(7), 0);
+  Request urgent = MakeRequest(7);
+  urgent.priority = -1;
+  scheduler_.Add(2, urgent, 0);
+  const auto reports = Step(7);
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_EQ(reports[0].request, 2u);
+  EXPECT_THAT(plan_.slices, SizeIs(2));
+  EXPECT_THAT(plan_.slices[1].tokens, SizeIs(1));
+}
+
+TEST_F(SchedulerTest, ALongPromptLeavesRowsToAShortOne) {
+  scheduler_.Add(1, MakeRequest(26), 0);
+  Step(7);
+  ASSERT_THAT(plan_.slices, SizeIs(1));
+  scheduler_.Add(2, MakeRequest(3), 0);
+  const auto reports = Step(7);
+  ASSERT_THAT(plan_.slices, SizeIs(2));
+  EXPECT_THAT(plan_.slices[0].tokens, SizeIs(5));
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_EQ(reports[0].request, 2u);
 }
 
 // A step that is planned while the one before is under way.

@@ -14,6 +14,8 @@ class ApiKeys {
   // Without any key every request is let in.
   explicit ApiKeys(const std::vector<std::string>& keys);
 
+  bool empty() const { return digests_.empty(); }
+
   // `authorization` is the request's field of that name: "Bearer KEY".
   bool Allow(std::string_view authorization) const;
 

@@ -86,10 +86,11 @@ class FakeGenerator : public Generator {
     lost_ = std::move(failure);
     restarting_ = restarting;
   }
-  // Every live sequence is reported with kError at the next round.
-  void FailStep(std::string message) {
+  // Every live sequence is reported with `reason` at the next round.
+  void FailStep(std::string message, FinishReason reason = FinishReason::kError) {
     const std::lock_guard lock(mutex_);
     failure_ = std::move(message);
+    failure_reason_ = reason;
   }
   // Waits until `count` sequences live; false after ten seconds.
   bool AwaitLive(size_t count) {
@@ -142,7 +143,7 @@ class FakeGenerator : public Generator {
     const SamplingParams& params = live.request.sampling;
     Output output{.index = index};
     if (failure_) {
-      output.finish = FinishReason::kError;
+      output.finish = failure_reason_;
       output.error = *failure_;
       return output;
     }
@@ -197,6 +198,7 @@ class FakeGenerator : public Generator {
   std::set<std::pair<RequestId, int>> ended_;
   std::optional<Error> refusal_;
   std::optional<std::string> failure_;
+  FinishReason failure_reason_ = FinishReason::kError;
   bool restarting_ = false;
   std::string lost_;
   RequestId next_ = 1;

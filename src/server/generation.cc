@@ -34,7 +34,11 @@ void Generation::Start() {
   const std::weak_ptr<Generation> weak = weak_from_this();
   try {
     for (size_t prompt = 0; prompt < job_.prompts.size(); ++prompt) {
-      Request request{.prompt = job_.prompts[prompt].tokens, .sampling = job_.sampling};
+      Request request{.prompt = job_.prompts[prompt].tokens,
+                      .sampling = job_.sampling,
+                      .client = job_.client,
+                      .priority = job_.priority,
+                      .timeout = job_.timeout};
       request.sampling.max_tokens = job_.prompts[prompt].max_tokens;
       request.sampling.stop.clear();  // matched here, on text
       requests_.push_back(
@@ -73,6 +77,10 @@ void Generation::OnOutput(size_t prompt, const Output& output) {
   if (output.finish == FinishReason::kError) {
     spdlog::error("a request failed: {}", output.error);
     Fail(ApiError(500, "the model's step failed: " + output.error, std::nullopt, "internal"));
+    return;
+  }
+  if (output.finish == FinishReason::kTimeout) {
+    Fail(ApiError(504, output.error, std::nullopt, "timeout"));
     return;
   }
   const size_t index = prompt * job_.sampling.n + output.index;

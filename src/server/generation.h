@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct GenerationJob {
   bool echo = false;
   bool only_echo = false;  // the prompt alone is wanted: what is generated is dropped
   bool skip_special = true;
+  std::string client;
+  int priority = 0;
+  std::optional<std::chrono::milliseconds> timeout;
 };
 
 // Runs a job: submits its prompts, turns the reports into text, writes the answer, whole or as a

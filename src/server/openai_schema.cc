@@ -156,6 +156,18 @@ void ReadStreaming(const RequestFields& fields, GenerationFields* out) {
   inner.RefuseUnread();
 }
 
+// Who asks, how urgently, and how long they wait.
+void ReadScheduling(const RequestFields& fields, GenerationFields* out) {
+  constexpr double kMaxSeconds = 1e6;
+  out->user = fields.String("user").value_or("");
+  if (const auto priority = fields.Integer("priority", {-kMaxInt, kMaxInt})) {
+    out->priority = static_cast<int>(*priority);
+  }
+  if (const auto seconds = fields.Number("timeout", {0.001, kMaxSeconds})) {
+    out->timeout = std::chrono::milliseconds(static_cast<int64_t>(*seconds * 1000));
+  }
+}
+
 void RequireTextFormat(const RequestFields& fields) {
   const json::value* format = fields.Find("response_format");
   if (format == nullptr) return;
@@ -177,6 +189,7 @@ GenerationFields ReadGeneration(const RequestFields& fields, const SchemaContext
   ReadSampling(fields, context, &out.sampling);
   ReadLengths(fields, &out);
   ReadStreaming(fields, &out);
+  ReadScheduling(fields, &out);
   out.add_special_tokens = fields.Bool("add_special_tokens").value_or(!chat);
   out.skip_special_tokens = fields.Bool("skip_special_tokens").value_or(true);
   RequireTextFormat(fields);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -33,6 +34,9 @@ struct GenerationFields {
   bool include_usage = false;
   bool add_special_tokens = true;  // what the tokenizer puts around a text; a chat's default: false
   bool skip_special_tokens = true;
+  std::string user;  // on whose behalf; empty = not said
+  int priority = 0;  // a lower number goes first
+  std::optional<std::chrono::milliseconds> timeout;
 };
 
 struct CompletionRequest {

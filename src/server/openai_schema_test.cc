@@ -89,6 +89,11 @@ INSTANTIATE_TEST_SUITE_P(
                 "stream_options.include_usages", "did you mean stream_options.include_usage?"},
         Refusal{R"("response_format": {"type": "text", "strict": true})", "response_format.strict",
                 "not supported"},
+        Refusal{R"("user": 5)", "user", "string"},
+        Refusal{R"("priority": "high")", "priority", "integer"},
+        Refusal{R"("priority": 0.5)", "priority", "integer"},
+        Refusal{R"("timeout": 0)", "timeout", "at least"},
+        Refusal{R"("timeout": "1s")", "timeout", "number"},
         Refusal{R"("ignore_eos": 1)", "ignore_eos", "boolean"}));
 
 // Fields of other servers and later APIs, which would change the answer.
@@ -121,7 +126,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(OpenaiSchemaTest, FieldsThatAskForNothingPass) {
   for (const std::string fields :
-       {R"("user": "me", "metadata": {"a": "b"}, "store": true, "service_tier": "flex")",
+       {R"("priority": 0, "metadata": {"a": "b"}, "store": true, "service_tier": "flex")",
         R"("safety_identifier": "s", "prompt_cache_key": "k", "prompt_cache_retention": "24h")",
         R"("parallel_tool_calls": true, "a_field_of_tomorrow": null, "max_token": null)",
         R"("length_penalty": 1, "typical_p": 1.0, "no_repeat_ngram_size": 0, "detokenize": true)",

@@ -18,8 +18,7 @@ namespace {
 constexpr size_t kMaxDepth = 32;
 
 // Fields that say who asks, or how to store, bill or send the answer: the text is the same without.
-constexpr std::array<std::string_view, 9> kHarmless = {
-    "user",
+constexpr std::array<std::string_view, 8> kHarmless = {
     "metadata",
     "store",
     "service_tier",
@@ -36,11 +35,10 @@ struct NeutralValue {
   std::string_view json;
 };
 
-constexpr std::array<NeutralValue, 11> kNeutral = {{
+constexpr std::array<NeutralValue, 10> kNeutral = {{
     {"length_penalty", "1"},
     {"typical_p", "1"},
     {"no_repeat_ngram_size", "0"},
-    {"priority", "0"},
     {"top_logprobs", "0"},
     {"function_call", R"("auto")"},
     {"function_call", R"("none")"},

@@ -34,7 +34,8 @@ class RequestFields {
 
   // For the end of a parse: throws ApiError(400) that names the first field that no call here asked
   // for, and the field that may have been meant. Let pass are null, fields that change no answer
-  // ("user"), and values that ask for nothing: false, what is empty, a field's default elsewhere
+  // ("metadata"), and values that ask for nothing: false, what is empty, a field's default
+  // elsewhere
   // ("length_penalty": 1). A misspelt name is refused whatever its value.
   void RefuseUnread() const;
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <chrono>
+#include <functional>
 #include <random>
 #include <utility>
 
@@ -41,8 +42,7 @@ bool PathMatches(std::string_view pattern, std::string_view path) {
   return path.size() > pattern.size() && path.starts_with(pattern);
 }
 
-void SendError(const ApiError& error, ResponseWriter& writer,
-               HttpFields headers = {}) {
+void SendError(const ApiError& error, ResponseWriter& writer, HttpFields headers = {}) {
   writer.Send({.status = error.status(), .body = error.Body(), .headers = std::move(headers)});
 }
 
@@ -219,6 +219,24 @@ GenerationJob::Prompt Routes::FitPrompt(std::vector<TokenId> tokens, const Gener
   return {.tokens = std::move(tokens), .max_tokens = most};
 }
 
+// Whom the engine is shared among: the holders of keys; where there are none, those that requests
+// say they are from.
+std::string Routes::ClientOf(const HttpRequest& request, const GenerationFields& fields) const {
+  if (keys_.empty()) return fields.user;
+  const size_t scheme = request.authorization.find(' ') + 1;
+  const size_t hash = std::hash<std::string>()(request.authorization.substr(scheme));
+  return fmt::format("{:016x}", hash);  // the key goes no further
+}
+
+GenerationJob Routes::JobFor(const HttpRequest& request, const GenerationFields& fields) const {
+  return {.sampling = fields.sampling,
+          .stream = fields.stream,
+          .skip_special = fields.skip_special_tokens,
+          .client = ClientOf(request, fields),
+          .priority = fields.priority,
+          .timeout = fields.timeout};
+}
+
 std::shared_ptr<Exchange> Routes::Run(GenerationJob job, std::unique_ptr<AnswerFormat> format,
                                       ResponseWriter& writer) {
   auto generation =
@@ -231,11 +249,9 @@ std::shared_ptr<Exchange> Routes::Run(GenerationJob job, std::unique_ptr<AnswerF
 std::shared_ptr<Exchange> Routes::Completions(const HttpRequest& request, ResponseWriter& writer) {
   CompletionRequest asked = ParseCompletionRequest(request.body, schema());
   AnswerHead head = Head("cmpl", asked.fields);
-  GenerationJob job{.sampling = asked.fields.sampling,
-                    .stream = asked.fields.stream,
-                    .echo = asked.echo,
-                    .only_echo = asked.fields.max_tokens == 0,
-                    .skip_special = asked.fields.skip_special_tokens};
+  GenerationJob job = JobFor(request, asked.fields);
+  job.echo = asked.echo;
+  job.only_echo = asked.fields.max_tokens == 0;
   for (const PromptInput& input : asked.prompts) {
     GenerationJob::Prompt prompt = FitPrompt(Tokens(input, asked.fields.add_special_tokens),
                                              asked.fields, kDefaultCompletionTokens, "prompt");
@@ -253,9 +269,7 @@ std::shared_ptr<Exchange> Routes::Completions(const HttpRequest& request, Respon
 std::shared_ptr<Exchange> Routes::Chat(const HttpRequest& request, ResponseWriter& writer) {
   ChatRequest asked = ParseChatRequest(request.body, schema());
   AnswerHead head = Head("chatcmpl", asked.fields);
-  GenerationJob job{.sampling = asked.fields.sampling,
-                    .stream = asked.fields.stream,
-                    .skip_special = asked.fields.skip_special_tokens};
+  GenerationJob job = JobFor(request, asked.fields);
   const std::string text =
       RenderChat(asked.messages, {.add_generation_prompt = asked.add_generation_prompt,
                                   .extra_json = asked.template_variables});
@@ -277,9 +291,8 @@ std::shared_ptr<Exchange> Routes::GenerateAs(const HttpRequest& request, bool st
                                              ResponseWriter& writer) {
   GenerateRequest asked = ParseGenerateRequest(request.body, schema());
   AnswerHead head = Head("gen", asked.fields);
-  GenerationJob job{.sampling = asked.fields.sampling,
-                    .stream = stream || asked.fields.stream,
-                    .skip_special = asked.fields.skip_special_tokens};
+  GenerationJob job = JobFor(request, asked.fields);
+  job.stream |= stream;
   job.prompts.push_back(FitPrompt(Tokens(asked.prompt, asked.fields.add_special_tokens),
                                   asked.fields, kDefaultCompletionTokens, "prompt"));
   return Run(std::move(job), MakeGenerateFormat(std::move(head), [this] { return Memory(); }),

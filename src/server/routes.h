@@ -52,6 +52,9 @@ class Routes : public HttpHandler {
 
   std::shared_ptr<Exchange> GenerateAs(const HttpRequest& request, bool stream,
                                        ResponseWriter& writer);
+  // All that an endpoint's own fields do not say.
+  GenerationJob JobFor(const HttpRequest& request, const GenerationFields& fields) const;
+  std::string ClientOf(const HttpRequest& request, const GenerationFields& fields) const;
   std::shared_ptr<Exchange> Run(GenerationJob job, std::unique_ptr<AnswerFormat> format,
                                 ResponseWriter& writer);
 

@@ -493,6 +493,36 @@ TEST_F(RoutesTest, AFailedStepIsReported) {
   EXPECT_EQ(Text(events.back().at("error").at("type")), "server_error");
 }
 
+TEST_F(RoutesTest, ARequestWhoseTimeIsOverIsReported) {
+  generator_->FailStep("took longer than 2 s", FinishReason::kTimeout);
+  const json::object body = Post("/v1/completions", R"({"prompt": "x", "timeout": 2})", 504);
+  EXPECT_EQ(Text(body.at("error").at("code")), "timeout");
+  EXPECT_EQ(Text(body.at("error").at("message")), "took longer than 2 s");
+}
+
+TEST_F(RoutesTest, TheEngineIsToldWhoAsksAndHowUrgently) {
+  Post("/v1/completions", R"({"prompt": "x", "user": "me", "priority": -2, "timeout": 1.5})");
+  Post("/v1/completions", R"({"prompt": "x"})");
+  const std::vector<Request> open = generator_->submitted();
+  EXPECT_EQ(open[0].client, "me");
+  EXPECT_EQ(open[0].priority, -2);
+  EXPECT_EQ(open[0].timeout, std::chrono::milliseconds(1500));
+  EXPECT_EQ(open[1].client, "");
+  EXPECT_EQ(open[1].priority, 0);
+  EXPECT_EQ(open[1].timeout, std::nullopt);
+  // A key says more than a name that anybody can give.
+  Remake(FakeGenerator::HashScript, {"one", "two"});
+  for (const std::string authorization : {"Bearer one", "bearer one", "Bearer two"}) {
+    FakeWriter writer;
+    Do(writer, "POST", "/v1/completions", R"({"prompt": "x", "user": ")" + authorization + R"("})",
+       authorization);
+  }
+  const std::vector<Request> keyed = generator_->submitted();
+  ASSERT_EQ(keyed.size(), 3u);
+  EXPECT_EQ(keyed[0].client, keyed[1].client);
+  EXPECT_NE(keyed[0].client, keyed[2].client);
+}
+
 TEST_F(RoutesTest, CancelAbortsEveryPrompt) {
   Remake(FakeGenerator::HashScript, {}, std::chrono::milliseconds(5));
   FakeWriter writer;

@@ -210,18 +210,21 @@ class Simulation {
         EXPECT_EQ(scheduler_.pages().shares(page.id()), 1);
       }
     }
-    for (const auto& sequence : scheduler_.waiting()) EXPECT_TRUE(sequence->pages.empty());
+    for (const Sequence* sequence : scheduler_.waiting().All()) {
+      EXPECT_TRUE(sequence->pages.empty());
+    }
     ASSERT_EQ(static_cast<int>(held.size()), count) << "a page has two sequences";
     ASSERT_EQ(count + scheduler_.pages().num_free(), scenario_.num_pages) << "a page is lost";
   }
 
+  // Of one client's sequences, with one priority.
   void CheckOrder() {
     SequenceId last = 0;
     for (const auto& sequence : scheduler_.running()) {
       ASSERT_GT(sequence->id, last) << "running out of order of arrival";
       last = sequence->id;
     }
-    for (const auto& sequence : scheduler_.waiting()) {
+    for (const Sequence* sequence : scheduler_.waiting().All()) {
       ASSERT_GT(sequence->id, last) << "waiting out of order of arrival";
       last = sequence->id;
     }
