@@ -10,9 +10,9 @@ class Autoregressive : public DecodeStrategy {
     return NextTokens(sequence, max_rows);
   }
 
-  StepOutcome Accept(const Sequence& /*sequence*/, const StepDemand& demand,
+  StepOutcome Accept(const Sequence& /*sequence*/, const SequenceSlice& slice,
                      const SliceResult& result) override {
-    return AcceptChain(demand, result);
+    return AcceptChain(slice, result);
   }
 
   bool Foreseeable() const override { return true; }

@@ -34,15 +34,16 @@ void AppendDraft(StepDemand& demand, TokenId token) {
   demand.sample_rows.push_back(static_cast<int32_t>(demand.tokens.size()) - 1);
 }
 
-StepOutcome AcceptChain(const StepDemand& demand, const SliceResult& result) {
-  SLUICE_CHECK_EQ(result.samples.size(), demand.sample_rows.size());
-  StepOutcome outcome{.kv_length = demand.kv_length};
+StepOutcome AcceptChain(const SequenceSlice& slice, const SliceResult& result) {
+  SLUICE_CHECK_EQ(result.samples.size(), slice.sample_rows.size());
+  StepOutcome outcome{.kv_length = slice.kv_length};
+  outcome.committed.reserve(result.samples.size());
   for (size_t i = 0; i < result.samples.size(); ++i) {
-    const size_t row = static_cast<size_t>(demand.sample_rows[i]);
+    const size_t row = static_cast<size_t>(slice.sample_rows[i]);
     outcome.committed.push_back(result.samples[i]);
-    outcome.kv_length = demand.kv_positions[row] + 1;
-    const bool drafted = row + 1 < demand.tokens.size();
-    if (!drafted || demand.tokens[row + 1] != result.samples[i].token) break;
+    outcome.kv_length = slice.kv_positions[row] + 1;
+    const bool drafted = row + 1 < slice.tokens.size();
+    if (!drafted || slice.tokens[row + 1] != result.samples[i].token) break;
   }
   return outcome;
 }

@@ -16,6 +16,6 @@ void AppendDraft(StepDemand& demand, TokenId token);
 
 // Commits the samples from left to right for as long as each equals the draft that the next row was
 // computed from.
-StepOutcome AcceptChain(const StepDemand& demand, const SliceResult& result);
+StepOutcome AcceptChain(const SequenceSlice& slice, const SliceResult& result);
 
 }  // namespace sluice

@@ -39,8 +39,9 @@ class DecodeStrategy {
   // into it.
   virtual StepDemand Demand(const Sequence& sequence, int max_rows) = 0;
 
-  // Digests the sampled rows of a step that ran `demand`. Does not change the sequence.
-  virtual StepOutcome Accept(const Sequence& sequence, const StepDemand& demand,
+  // Digests the sampled rows of a step that ran `slice`, as Demand asked for it. Does not change
+  // the sequence.
+  virtual StepOutcome Accept(const Sequence& sequence, const SequenceSlice& slice,
                              const SliceResult& result) = 0;
 
   // Whether what a step leaves is known before it has run, but for the ids of its samples: all of

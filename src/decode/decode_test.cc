@@ -30,6 +30,14 @@ std::vector<TokenId> Tokens(const StepOutcome& outcome) {
   return tokens;
 }
 
+SequenceSlice SliceOf(const StepDemand& demand) {
+  return {.tokens = demand.tokens,
+          .positions = demand.positions,
+          .kv_positions = demand.kv_positions,
+          .kv_length = demand.kv_length,
+          .sample_rows = demand.sample_rows};
+}
+
 TEST(Autoregressive, CutsAPrefillIntoChunks) {
   const auto strategy = MakeAutoregressive();
   Sequence sequence = MakeSequence({5, 6, 7, 8, 9}, 0);
@@ -39,7 +47,7 @@ TEST(Autoregressive, CutsAPrefillIntoChunks) {
   EXPECT_THAT(first.kv_positions, ElementsAre(0, 1, 2));
   EXPECT_THAT(first.sample_rows, IsEmpty());
   EXPECT_EQ(first.kv_length, 3);
-  const StepOutcome after = strategy->Accept(sequence, first, {});
+  const StepOutcome after = strategy->Accept(sequence, SliceOf(first), {});
   EXPECT_THAT(after.committed, IsEmpty());
   EXPECT_EQ(after.kv_length, 3);
 
@@ -47,7 +55,7 @@ TEST(Autoregressive, CutsAPrefillIntoChunks) {
   const StepDemand second = strategy->Demand(sequence, 3);
   EXPECT_THAT(second.tokens, ElementsAre(8, 9));
   EXPECT_THAT(second.sample_rows, ElementsAre(1));
-  const StepOutcome end = strategy->Accept(sequence, second, Samples({4}));
+  const StepOutcome end = strategy->Accept(sequence, SliceOf(second), Samples({4}));
   EXPECT_THAT(Tokens(end), ElementsAre(4));
   EXPECT_EQ(end.kv_length, 5);
 }
@@ -56,7 +64,7 @@ TEST(Autoregressive, RefusesSamplesThatDoNotMatch) {
   const auto strategy = MakeAutoregressive();
   const Sequence sequence = MakeSequence({5, 6}, 1);
   const StepDemand demand = strategy->Demand(sequence, 1);
-  EXPECT_THROW(strategy->Accept(sequence, demand, Samples({})), InternalError);
+  EXPECT_THROW(strategy->Accept(sequence, SliceOf(demand), Samples({})), InternalError);
 }
 
 TEST(Autoregressive, RefusesASequenceWithNothingToRun) {
@@ -101,15 +109,15 @@ TEST(Ngram, CommitsUpToTheFirstWrongDraft) {
   const StepDemand demand = strategy->Demand(sequence, 8);
   ASSERT_THAT(demand.tokens, ElementsAre(2, 3, 4, 5));
 
-  const StepOutcome all = strategy->Accept(sequence, demand, Samples({3, 4, 5, 8}));
+  const StepOutcome all = strategy->Accept(sequence, SliceOf(demand), Samples({3, 4, 5, 8}));
   EXPECT_THAT(Tokens(all), ElementsAre(3, 4, 5, 8));
   EXPECT_EQ(all.kv_length, 10);
 
-  const StepOutcome some = strategy->Accept(sequence, demand, Samples({3, 9, 5, 8}));
+  const StepOutcome some = strategy->Accept(sequence, SliceOf(demand), Samples({3, 9, 5, 8}));
   EXPECT_THAT(Tokens(some), ElementsAre(3, 9));
   EXPECT_EQ(some.kv_length, 8);
 
-  const StepOutcome none = strategy->Accept(sequence, demand, Samples({9, 4, 5, 8}));
+  const StepOutcome none = strategy->Accept(sequence, SliceOf(demand), Samples({9, 4, 5, 8}));
   EXPECT_THAT(Tokens(none), ElementsAre(9));
   EXPECT_EQ(none.kv_length, 7);
 }

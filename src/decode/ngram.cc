@@ -22,9 +22,9 @@ class Ngram : public DecodeStrategy {
     return demand;
   }
 
-  StepOutcome Accept(const Sequence& /*sequence*/, const StepDemand& demand,
+  StepOutcome Accept(const Sequence& /*sequence*/, const SequenceSlice& slice,
                      const SliceResult& result) override {
-    return AcceptChain(demand, result);
+    return AcceptChain(slice, result);
   }
 
   std::string Name() const override { return "ngram"; }

@@ -121,19 +121,17 @@ class Scheduler::Foreseen {
  public:
   explicit Foreseen(const Flights& flights) : flights_(flights) {
     for (size_t i = 0; i < flights.size(); ++i) {
-      const auto& [sequence, demand] = flights[i];
-      if (sequence == nullptr) continue;
-      sequence->kv_length = demand.kv_length;
-      if (!demand.sample_rows.empty()) {
-        sequence->tokens.push_back(TokenDrawnBy(static_cast<int>(i)));
-      }
+      const Flight& flight = flights[i];
+      if (flight.sequence == nullptr) continue;
+      flight.sequence->kv_length = flight.kv_length;
+      if (flight.samples) flight.sequence->tokens.push_back(TokenDrawnBy(static_cast<int>(i)));
     }
   }
   ~Foreseen() {
-    for (const auto& [sequence, demand] : flights_) {
-      if (sequence == nullptr) continue;
-      sequence->kv_length = demand.kv_positions.front();
-      if (!demand.sample_rows.empty()) sequence->tokens.pop_back();
+    for (const Flight& flight : flights_) {
+      if (flight.sequence == nullptr) continue;
+      flight.sequence->kv_length = flight.kv_before;
+      if (flight.samples) flight.sequence->tokens.pop_back();
     }
   }
   Foreseen(const Foreseen&) = delete;
@@ -212,6 +210,8 @@ int Scheduler::ShareRows() {
 }
 
 void Scheduler::PlanRows(int lacking_pages, StepPlan& plan, int& budget) {
+  plan.slices.reserve(running_.size());
+  planned_.reserve(running_.size());
   PlanDecodes(pages_.num_free() - lacking_pages, plan, budget);
   PlanPrefills(plan, budget);
 }
@@ -311,19 +311,23 @@ void Scheduler::AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, 
   SLUICE_CHECK_LE(demand.kv_length, Capacity(sequence));
   SLUICE_CHECK_LE(static_cast<int>(demand.tokens.size()), budget);
   budget -= static_cast<int>(demand.tokens.size());
-  SequenceSlice slice{.sequence = sequence.id,
-                      .tokens = demand.tokens,
-                      .positions = demand.positions,
-                      .kv_positions = demand.kv_positions,
-                      .kv_length = demand.kv_length,
-                      .mask = demand.mask,
-                      .ancestors = demand.ancestors,
-                      .sample_rows = demand.sample_rows};
+  SequenceSlice& slice = plan.slices.emplace_back();
+  slice = {.sequence = sequence.id,
+           .tokens = std::move(demand.tokens),
+           .positions = std::move(demand.positions),
+           .kv_positions = std::move(demand.kv_positions),
+           .kv_length = demand.kv_length,
+           .mask = demand.mask,
+           .ancestors = std::move(demand.ancestors),
+           .sample_rows = std::move(demand.sample_rows)};
+  slice.pages.reserve(sequence.pages.size());
   for (const PageHandle& page : sequence.pages) slice.pages.push_back(page.id());
   AddScoring(sequence, slice);
   AddSampling(sequence, slice);
-  plan.slices.push_back(std::move(slice));
-  planned_.push_back({&sequence, std::move(demand)});
+  planned_.push_back({.sequence = &sequence,
+                      .kv_before = sequence.kv_length,
+                      .kv_length = slice.kv_length,
+                      .samples = !slice.sample_rows.empty()});
 }
 
 void Scheduler::AddScoring(const Sequence& sequence, SequenceSlice& slice) const {
@@ -360,13 +364,14 @@ std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepRe
   ++totals_.steps;
   const std::string error = result.error.empty() ? Mismatch(plan, result) : result.error;
   std::vector<SequenceReport> reports;
+  reports.reserve(flights.size());
   for (size_t i = 0; i < flights.size(); ++i) {
     if (flights[i].sequence == nullptr) continue;
     Sequence& sequence = *flights[i].sequence;
     Output output{.index = sequence.index};
     const std::string& failure = error.empty() ? result.slices[i].error : error;
     if (failure.empty()) {
-      output = CommitSlice(sequence, flights[i].demand, result.slices[i]);
+      output = CommitSlice(sequence, plan.slices[i], result.slices[i]);
     } else {
       sequence.finish = FinishReason::kError;
       output.error = failure;
@@ -380,9 +385,9 @@ std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepRe
   return reports;
 }
 
-Output Scheduler::CommitSlice(Sequence& sequence, const StepDemand& demand,
+Output Scheduler::CommitSlice(Sequence& sequence, const SequenceSlice& slice,
                               const SliceResult& result) {
-  StepOutcome outcome = strategy_.Accept(sequence, demand, result);
+  StepOutcome outcome = strategy_.Accept(sequence, slice, result);
   Output output{.index = sequence.index};
   sequence.num_scored += static_cast<int>(result.scores.size());
   sequence.prompt_scores.insert(sequence.prompt_scores.end(), result.scores.begin(),
@@ -391,15 +396,15 @@ Output Scheduler::CommitSlice(Sequence& sequence, const StepDemand& demand,
     output.prompt = std::exchange(sequence.prompt_scores, {});
     totals_.prompt_tokens += static_cast<uint64_t>(sequence.prompt_length);
   }
-  for (SampledToken& sampled : outcome.committed) {
-    sequence.tokens.push_back(sampled.token);
-    output.tokens.push_back(std::move(sampled));
+  output.tokens = std::move(outcome.committed);
+  for (size_t i = 0; i < output.tokens.size(); ++i) {
+    sequence.tokens.push_back(output.tokens[i].token);
     sequence.finish = FinishOf(sequence);
-    if (sequence.finish) break;
+    if (sequence.finish) output.tokens.resize(i + 1);
   }
   totals_.generation_tokens += output.tokens.size();
   sequence.kv_length = outcome.kv_length;
-  if (sequence.kv_length < demand.kv_length) {
+  if (sequence.kv_length < slice.kv_length) {
     SLUICE_CHECK(under_way_.empty());  // a later step was planned with all of them
     sequence.pages.resize(static_cast<size_t>(PagesFor(sequence.kv_length, config_.page_size)));
   }

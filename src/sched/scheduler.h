@@ -94,11 +94,12 @@ class Scheduler {
   const WaitingLine& waiting() const { return waiting_; }
 
  private:
-  // A slice of a step under way: whose it is, null once that has ended, and the demand that it came
-  // from.
+  // A slice of a step under way.
   struct Flight {
-    Sequence* sequence = nullptr;
-    StepDemand demand;
+    Sequence* sequence = nullptr;  // null once that has ended
+    int kv_before = 0;             // its kv_length when the step was planned
+    int kv_length = 0;             // and that of the slice
+    bool samples = false;
   };
   using Flights = std::vector<Flight>;  // of one step, in its plan's order
   class Foreseen;
@@ -120,7 +121,7 @@ class Scheduler {
   void AddSampling(const Sequence& sequence, SequenceSlice& slice) const;
   void AddScoring(const Sequence& sequence, SequenceSlice& slice) const;
 
-  Output CommitSlice(Sequence& sequence, const StepDemand& demand, const SliceResult& result);
+  Output CommitSlice(Sequence& sequence, const SequenceSlice& slice, const SliceResult& result);
   bool IsAtLength(const Sequence& sequence) const;
   std::optional<FinishReason> FinishOf(const Sequence& sequence) const;
   void Forget(const Sequence& sequence);
