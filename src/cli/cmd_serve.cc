@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <future>
@@ -21,11 +22,19 @@
 #include "cli/served_worker.h"
 #include "model/model_weights.h"
 #include "sched/engine_loop.h"
+#include "server/expert_imbalance.h"
 #include "server/expert_load_metrics.h"
 #include "server/server.h"
 
 namespace sluice {
 namespace {
+
+// How often a draining server is looked at.
+constexpr std::chrono::milliseconds kDrainLook{5};
+// For the ends of answers that were cut short to reach their clients.
+constexpr std::chrono::milliseconds kFlush{2000};
+// A twelfth of the window of the experts' imbalance.
+constexpr std::chrono::milliseconds kImbalancePeriod{5000};
 
 struct ServeFlags {
   ModelFlags model;
@@ -34,11 +43,26 @@ struct ServeFlags {
   std::vector<std::string> served_names;
   std::string worker_process = "auto";
   bool expert_load = false;
-  double request_timeout = 0;  // seconds; 0 = none
+  double queue_timeout_s = 0.0;    // 0 = none
+  double request_timeout_s = 0.0;  // 0 = none
+  // What may wait: two thousand clients that come at once, each with a prompt of two thousand
+  // tokens. Their ids take 16 MB, and a machine that is kept busy gets to them within the minutes
+  // that clients wait.
+  QueueLimits queue{.max_requests = 2048, .max_tokens = 1 << 22};
+  double shutdown_timeout_s = 30.0;
+  // The step of a large model on a small machine takes tens of seconds; nothing that works takes
+  // minutes.
+  double step_timeout_s = 300.0;
+  bool log_requests = false;
 };
 
+std::chrono::milliseconds Milliseconds(double seconds) {
+  return std::chrono::milliseconds(std::llround(1e3 * seconds));
+}
+
 // SIGINT and SIGTERM, taken by a thread of their own so that they are heard at any time: while the
-// model loads they end the process at once, later they end the server.
+// model loads they end the process at once; later the first ends the server, and the next one the
+// process, whatever the server still has to do.
 class StopSignals {
  public:
   // To be made before any other thread, which then have the signals blocked, as has a worker
@@ -54,6 +78,8 @@ class StopSignals {
       sigwait(&signals, &received);
       if (!state->serving) std::_Exit(128 + received);
       state->received.set_value(received);
+      sigwait(&signals, &received);
+      std::_Exit(128 + received);
     }).detach();
   }
 
@@ -88,9 +114,14 @@ void PrintWelcome(const ServerOptions& options, const OpenedModel& model, const 
   std::fflush(stdout);
 }
 
-// What --expert-load counts in; null without it.
+// What experts' tokens are counted in; null where they are not: without --expert-load on a GPU,
+// where that costs a copy a step, with a router trace, which takes the observer's place, and in
+// models that have none.
 std::shared_ptr<ExpertLoad> OpenExpertLoad(const ServeFlags& flags, const OpenedModel& model) {
-  if (!flags.expert_load) return nullptr;
+  const bool costs_nothing = model.spec.moe.num_experts > 0 &&
+                             flags.engine.router_trace.empty() &&
+                             !ChooseCuda(flags.model).has_value();
+  if (!flags.expert_load && !costs_nothing) return nullptr;
   if (model.spec.moe.num_experts == 0) {
     throw Error(ErrorCode::kInvalidArgument,
                 "--expert-load: '" + model.name + "' is a dense model, it has no experts");
@@ -102,10 +133,51 @@ std::shared_ptr<ExpertLoad> OpenExpertLoad(const ServeFlags& flags, const Opened
   return std::make_shared<ExpertLoad>(model.spec.num_layers, model.spec.moe.num_experts);
 }
 
+// Once the server has ended: closes what is left of it before what it refers to goes.
+class ServerEnd {
+ public:
+  explicit ServerEnd(Server& server) : server_(server) {}
+  ~ServerEnd() {
+    server_.Stop();
+    server_.Wait();
+  }
+  ServerEnd(const ServerEnd&) = delete;
+  ServerEnd& operator=(const ServerEnd&) = delete;
+
+ private:
+  Server& server_;
+};
+
+// Waits until no request is being answered; false when the time is over before.
+bool AwaitAnswered(const Server& server, std::chrono::milliseconds most) {
+  const auto until = std::chrono::steady_clock::now() + most;
+  while (server.answering() > 0) {
+    if (std::chrono::steady_clock::now() >= until) return false;
+    std::this_thread::sleep_for(kDrainLook);
+  }
+  return true;
+}
+
+// Lets what was taken come to its end, and ends with an error what takes too long.
+void Drain(Server& server, EngineLoop& loop, std::chrono::milliseconds timeout) {
+  server.Drain();
+  spdlog::info("draining: {} requests on their way, {:.1f} s to end", server.answering(),
+               std::chrono::duration<double>(timeout).count());
+  if (!AwaitAnswered(server, timeout)) {
+    spdlog::warn("the time to end is over: {} requests are cut short", server.answering());
+  }
+  loop.Stop();
+  AwaitAnswered(server, kFlush);
+}
+
 int Serve(const ServeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   StopSignals signals;
-  const ServerOptions options = ServerOptionsFrom(flags.http);
+  ServerOptions options = ServerOptionsFrom(flags.http);
+  options.log_prompts = flags.log_requests;
+  Server server(options);
+  server.Start();
+  spdlog::info("loading the model; port {} answers 503 until it is there", server.port());
   const OpenedModel model = OpenModel(flags.model);
   if (model.tokenizer == nullptr) {
     throw Error(ErrorCode::kNotFound, "'" + model.origin +
@@ -118,12 +190,18 @@ int Serve(const ServeFlags& flags) {
                                           expert_load.get(), timeline.get());
   Metrics metrics;
   if (expert_load != nullptr) {
+    metrics.Add(std::make_shared<ExpertImbalance>(expert_load, MoeLayers(model.spec), model.name,
+                                                  kImbalancePeriod));
+  }
+  if (flags.expert_load) {
     metrics.Add(
         std::make_shared<ExpertLoadMetrics>(expert_load, MoeLayers(model.spec), model.name));
   }
   EngineOptions engine = ResolveEngineOptions(model, flags.engine, timeline.get());
-  engine.request_timeout =
-      std::chrono::milliseconds(static_cast<int64_t>(flags.request_timeout * 1000));
+  engine.queue = flags.queue;
+  engine.queue_timeout = Milliseconds(flags.queue_timeout_s);
+  engine.request_timeout = Milliseconds(flags.request_timeout_s);
+  engine.step_timeout = Milliseconds(flags.step_timeout_s);
   EngineLoop loop(*served.worker, MakeStrategy(flags.engine), engine, &metrics);
 
   const std::vector<std::string> names =
@@ -136,27 +214,68 @@ int Serve(const ServeFlags& flags) {
         "--kv-cache-memory for more",
         max_model_len, info.max_model_len);
   }
-  Server server(options,
-                {.names = names,
-                 .tokenizer = *model.tokenizer,
-                 .chat_template = model.chat_template.has_value() ? &*model.chat_template : nullptr,
-                 .generator = loop,
-                 .metrics = metrics,
-                 .max_model_len = max_model_len,
-                 .default_sampling = DefaultSampling(model),
-                 .resident_bytes = served.resident_bytes,
-                 .timeline = timeline.get()});
+  const ServerEnd end(server);
+  server.Open({.names = names,
+               .tokenizer = *model.tokenizer,
+               .chat_template = model.chat_template.has_value() ? &*model.chat_template : nullptr,
+               .generator = loop,
+               .metrics = metrics,
+               .max_model_len = max_model_len,
+               .default_sampling = DefaultSampling(model),
+               .resident_bytes = served.resident_bytes,
+               .timeline = timeline.get()});
   signals.Defer();
-  server.Start();
   const std::chrono::duration<double> ready = std::chrono::steady_clock::now() - start;
   PrintWelcome(options, model, names.front(), server.port(), ready.count());
 
   const int received = signals.Wait();
   spdlog::info("received {}, stopping", received == SIGINT ? "SIGINT" : "SIGTERM");
-  server.Stop();
-  server.Wait();
-  loop.Stop();
+  Drain(server, loop, Milliseconds(flags.shutdown_timeout_s));
   return 0;
+}
+
+void AddQueueFlags(CLI::App& command, ServeFlags& flags) {
+  const char* group = "Load";
+  command
+      .add_option("--max-num-queued-reqs", flags.queue.max_requests,
+                  "Sequences that may wait for a place in the batch: further requests are refused "
+                  "with 429 and Retry-After; 0 = no bound")
+      ->check(Quiet(CLI::NonNegativeNumber))
+      ->group(group);
+  command
+      .add_option("--max-num-queued-tokens", flags.queue.max_tokens,
+                  "Tokens of prompts that may wait to be computed, likewise; about the time to the "
+                  "first token that is borne, times the tokens prefilled a second")
+      ->check(Quiet(CLI::NonNegativeNumber))
+      ->group(group);
+  command
+      .add_option("--queue-timeout", flags.queue_timeout_s,
+                  "Seconds that a request may wait for its first step; it is then answered with "
+                  "504; 0 = no bound")
+      ->check(Quiet(CLI::Range(0.0, 1e6)))
+      ->group(group);
+  command
+      .add_option("--request-timeout", flags.request_timeout_s,
+                  "Seconds that a request may take from its arrival to its last token, whatever "
+                  "its own 'timeout' says; it is then answered with 504; 0 = no bound")
+      ->check(Quiet(CLI::Range(0.0, 1e6)))
+      ->group(group);
+  command
+      .add_option("--shutdown-timeout", flags.shutdown_timeout_s,
+                  "Seconds that requests have to end after SIGTERM or SIGINT, while new ones are "
+                  "refused; a second signal ends the process at once")
+      ->check(Quiet(CLI::Range(0.0, 1e6)))
+      ->group(group);
+  command
+      .add_option("--step-timeout", flags.step_timeout_s,
+                  "Seconds after which a step counts as stuck: /health is 503, until it returns; "
+                  "0 = never")
+      ->check(Quiet(CLI::Range(0.0, 1e6)))
+      ->group(group);
+  command
+      .add_flag("--enable-log-requests", flags.log_requests,
+                "Log the prompts of requests too")
+      ->group(group);
 }
 
 }  // namespace
@@ -181,16 +300,12 @@ Command AddServe(CLI::App& app) {
       ->check(Quiet(CLI::IsMember({"auto", "on", "off"})))
       ->group(group);
   command
-      ->add_option("--request-timeout", flags->request_timeout,
-                   "Seconds that a request may take from its arrival to its last token, whatever "
-                   "its own 'timeout' says; it is then answered with 504; 0 = no bound")
-      ->check(Quiet(CLI::Range(0.0, 1e6)))
-      ->group(group);
-  command
       ->add_flag("--expert-load", flags->expert_load,
-                 "Count the tokens of each expert of each layer, for /metrics and `sluice study "
-                 "load-balance --server`; on a GPU each step then copies its routing to the host")
+                 "Show the tokens of each expert of each layer in /metrics, for `sluice study "
+                 "load-balance --server`, and on a GPU the layers' imbalance too: each step there "
+                 "then copies its routing to the host")
       ->group(group);
+  AddQueueFlags(*command, *flags);
   return [flags] { return Serve(*flags); };
 }
 

@@ -27,6 +27,7 @@ Command AddBenchRouter(CLI::App& app);
 Command AddDoctor(CLI::App& app);
 Command AddPull(CLI::App& app);
 Command AddProfile(CLI::App& app);
+Command AddTraceRecord(CLI::App& app);
 Command AddTraceInfo(CLI::App& app);
 Command AddTraceConvert(CLI::App& app);
 Command AddTraceSynth(CLI::App& app);

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/http_flags.h"
+#include "cli/model_flags.h"
 #include "cli/served_worker.h"
 #include "cli/yaml_args.h"
 
@@ -50,10 +51,13 @@ int Main(std::vector<std::string> arguments) {
   app.get_formatter()->label("FLOAT", "X");
   std::string log_level = "info";
   app.add_option("--log-level", log_level, "trace, debug, info, warning, error or off");
+  std::string log_format = "text";
+  app.add_option("--log-format", log_format, "text, or json: an object a line")
+      ->check(Quiet(CLI::IsMember({"text", "json"})));
 
   CLI::App* bench = app.add_subcommand("bench", "Measure this engine on this machine");
   bench->require_subcommand(1);
-  CLI::App* trace = app.add_subcommand("trace", "Look into, convert and make router traces");
+  CLI::App* trace = app.add_subcommand("trace", "Record, look into, convert and make router traces");
   trace->require_subcommand(1);
   CLI::App* plan = app.add_subcommand("plan", "Work out what a machine can do, by arithmetic");
   plan->require_subcommand(1);
@@ -78,7 +82,8 @@ int Main(std::vector<std::string> arguments) {
         {"attention", AddBenchAttention(*bench)},
         {"router", AddBenchRouter(*bench)}}},
       {trace,
-       {{"info", AddTraceInfo(*trace)},
+       {{"record", AddTraceRecord(*trace)},
+        {"info", AddTraceInfo(*trace)},
         {"convert", AddTraceConvert(*trace)},
         {"synth", AddTraceSynth(*trace)}}},
       {plan,
@@ -100,7 +105,8 @@ int Main(std::vector<std::string> arguments) {
     CheckOutputWritten();
     return kSuccess;
   }
-  InitLogging(log_level, app.got_subcommand(kWorkerCommand) ? "worker: " : "");
+  InitLogging(log_level, app.got_subcommand(kWorkerCommand) ? "worker: " : "",
+              log_format == "json" ? LogFormat::kJson : LogFormat::kText);
   for (const auto& [parent, commands] : groups) {
     for (const auto& [name, run] : commands) {
       if (!parent->got_subcommand(name)) continue;

@@ -19,6 +19,9 @@ namespace {
 
 // How often an idle loop looks after its worker.
 constexpr std::chrono::milliseconds kIdleLook{500};
+// How often the watchdog looks, between these: a quarter of the timeout.
+constexpr std::chrono::milliseconds kLeastWatchPeriod{5};
+constexpr std::chrono::milliseconds kMostWatchPeriod{1000};
 
 SchedulerConfig MakeConfig(const WorkerInfo& info, const EngineOptions& options) {
   return {.max_num_seqs = options.max_num_seqs,
@@ -52,6 +55,9 @@ EngineLoop::EngineLoop(Worker& worker, std::unique_ptr<DecodeStrategy> strategy,
       strategy_(std::move(strategy)),
       timeline_(options.timeline),
       request_timeout_(options.request_timeout),
+      queue_timeout_(options.queue_timeout),
+      step_timeout_(options.step_timeout),
+      admission_(options.queue),
       scheduler_(MakeConfig(info_, options), *strategy_),
       seed_base_(DrawSeedBase()),
       restarts_(options.restarts),
@@ -61,6 +67,7 @@ EngineLoop::EngineLoop(Worker& worker, std::unique_ptr<DecodeStrategy> strategy,
     metrics_->SetGauges(stats_);
   }
   thread_ = std::thread([this] { Run(); });
+  if (step_timeout_.count() > 0) watchdog_ = std::thread([this] { WatchSteps(); });
 }
 
 EngineLoop::~EngineLoop() {
@@ -73,8 +80,47 @@ void EngineLoop::Stop() {
     stop_.request_stop();
   }
   wake_.notify_one();
+  watch_.notify_one();
   const std::lock_guard lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
+  if (watchdog_.joinable()) watchdog_.join();
+}
+
+// With the mutex held.
+void EngineLoop::CheckRuns() const {
+  if (stop_.stop_requested()) throw Error(ErrorCode::kUnavailable, "the engine has stopped");
+  if (!failure_.empty()) throw Error(ErrorCode::kUnavailable, failure_);
+  if (const std::string stuck = StuckReason(); !stuck.empty()) {
+    throw Error(ErrorCode::kUnavailable, stuck);
+  }
+}
+
+// Empty where the engine gets on.
+std::string EngineLoop::StuckReason() const {
+  if (step_timeout_.count() == 0) return "";
+  return steps_.StuckFor(step_timeout_).value_or("");
+}
+
+// Says so when the engine gets stuck, and when it gets on again. What doors are told they ask.
+void EngineLoop::WatchSteps() {
+  const auto period = std::clamp<std::chrono::milliseconds>(step_timeout_ / 4, kLeastWatchPeriod,
+                                                            kMostWatchPeriod);
+  bool was_stuck = false;
+  std::unique_lock lock(mutex_);
+  while (!watch_.wait_for(lock, period, [this] { return stop_.stop_requested(); })) {
+    const std::string stuck = StuckReason();
+    if (!stuck.empty() && !was_stuck) spdlog::error("{}", stuck);
+    if (stuck.empty() && was_stuck) spdlog::info("the engine gets on again");
+    was_stuck = !stuck.empty();
+  }
+}
+
+void EngineLoop::CheckAccepts() const {
+  {
+    const std::lock_guard lock(mutex_);
+    CheckRuns();
+  }
+  admission_.CheckRoom();
 }
 
 RequestId EngineLoop::Submit(Request request, OutputCallback callback) {
@@ -84,14 +130,16 @@ RequestId EngineLoop::Submit(Request request, OutputCallback callback) {
   RequestId id = 0;
   {
     const std::lock_guard lock(mutex_);
-    if (stop_.stop_requested()) throw Error(ErrorCode::kUnavailable, "the engine has stopped");
-    if (!failure_.empty()) throw Error(ErrorCode::kUnavailable, failure_);
+    CheckRuns();
+    std::vector<Admission::Place> places =
+        admission_.Enter(request.sampling.n, static_cast<int>(request.prompt.size()));
     id = next_id_++;
     commands_.push_back({.kind = Command::Kind::kSubmit,
                          .id = id,
                          .request = std::move(request),
                          .callback = std::move(callback),
-                         .submitted = EngineClock::now()});
+                         .submitted = EngineClock::now(),
+                         .places = std::move(places)});
   }
   wake_.notify_one();
   return id;
@@ -117,8 +165,10 @@ void EngineLoop::Enqueue(Command command) {
 EngineStats EngineLoop::Stats() const {
   const std::lock_guard lock(mutex_);
   EngineStats stats = stats_;
-  stats.failure = failure_;
-  stats.restarting = restarting_;
+  stats.waiting_tokens = admission_.waiting_tokens();
+  const std::string stuck = StuckReason();
+  stats.failure = failure_.empty() ? stuck : failure_;
+  stats.restarting = restarting_ || (failure_.empty() && !stuck.empty());
   for (const Command& command : commands_) {
     if (command.kind == Command::Kind::kSubmit) stats.waiting += command.request.sampling.n;
   }
@@ -130,10 +180,11 @@ void EngineLoop::Run() {
   while (auto commands = TakeCommands()) {
     for (Command& command : *commands) Obey(std::move(command));
     EndOverdue();
-    PublishStats();
+    EndUnbegun();
     if (busy()) {
       RunStep();
     } else {
+      PublishStats();
       CheckWorker();
     }
   }
@@ -161,8 +212,9 @@ void EngineLoop::Obey(Command command) {
 }
 
 void EngineLoop::Start(Command command) {
-  if (const std::string failure = Stats().failure; !failure.empty()) {
+  if (!lost_by_.empty()) {
     // Queued before the worker was lost.
+    const std::string failure = Stats().failure;
     for (int i = 0; i < command.request.sampling.n; ++i) {
       command.callback({.index = i,
                         .tokens = {},
@@ -179,10 +231,14 @@ void EngineLoop::Start(Command command) {
   times.prompt_tokens = static_cast<int>(command.request.prompt.size());
   const std::optional<EngineClock::time_point> deadline = DeadlineOf(command);
   if (deadline) deadlines_.emplace(*deadline, command.id);
-  live_.emplace(command.id, LiveRequest{.callback = std::move(command.callback),
-                                        .sequences = std::vector<SequenceTimes>(sampling.n, times),
-                                        .unfinished = sampling.n,
-                                        .deadline = deadline});
+  if (queue_timeout_.count() > 0) {
+    queue_deadlines_.emplace_back(command.submitted + queue_timeout_, command.id);
+  }
+  LiveRequest live{.callback = std::move(command.callback),
+                   .unfinished = sampling.n,
+                   .deadline = deadline};
+  for (Admission::Place& place : command.places) live.sequences.push_back({times, std::move(place)});
+  live_.emplace(command.id, std::move(live));
   scheduler_.Add(command.id, command.request,
                  sampling.seed.value_or(MixSeed(seed_base_, command.id)));
 }
@@ -203,13 +259,34 @@ void EngineLoop::EndOverdue() {
     const auto [deadline, request] = *deadlines_.begin();
     deadlines_.erase(deadlines_.begin());
     int tokens = 0;
-    for (const SequenceTimes& times : live_.at(request).sequences) tokens += times.generated;
-    const std::chrono::duration<double> timeout =
-        deadline - live_.at(request).sequences.front().submitted;
+    const LiveRequest& live = live_.at(request);
+    for (const LiveSequence& sequence : live.sequences) tokens += sequence.times.generated;
+    const std::chrono::duration<double> timeout = deadline - live.sequences.front().times.submitted;
     Deliver(scheduler_.End(
         request, FinishReason::kTimeout,
         fmt::format("the request took longer than its timeout of {:g} s, in which it got {} tokens",
                     timeout.count(), tokens)));
+  }
+}
+
+// Ends the requests that have waited too long for their first step.
+void EngineLoop::EndUnbegun() {
+  const EngineClock::time_point now = EngineClock::now();
+  while (!queue_deadlines_.empty() && queue_deadlines_.front().first <= now) {
+    const RequestId request = queue_deadlines_.front().second;
+    queue_deadlines_.pop_front();
+    const auto it = live_.find(request);
+    if (it == live_.end()) continue;
+    const auto& sequences = it->second.sequences;
+    const bool begun = std::any_of(sequences.begin(), sequences.end(), [](const auto& sequence) {
+      return sequence.times.admitted.has_value();
+    });
+    if (begun) continue;
+    const std::chrono::duration<double> timeout = queue_timeout_;
+    Deliver(scheduler_.End(
+        request, FinishReason::kTimeout,
+        fmt::format("the server is overloaded: the request has waited for {:g} s; try again later",
+                    timeout.count())));
   }
 }
 
@@ -221,32 +298,44 @@ void EngineLoop::RunStep() {
   } catch (const std::exception& error) {
     EndByDefect(error);
   }
+  PublishStats();  // who has a place now: the step may take long
   if (!under_way_.empty()) FinishStep();
   if (!lost_by_.empty() && under_way_.empty()) RestartWorker();
 }
 
 // False where no step can be planned yet.
 bool EngineLoop::SubmitStep() {
-  StepPlan plan = Plan();
-  if (plan.slices.empty()) return false;
+  Step step;
+  {
+    const StepLog::Timer timer(steps_, StepPhase::kPlan, step.timing);
+    step.plan = Plan();
+  }
+  if (step.plan.slices.empty()) return false;
+  step.timing.Describe(step.plan);
   const EngineClock::time_point now = EngineClock::now();
-  under_way_.push_back(std::move(plan));
-  worker_.Submit(under_way_.back());
+  under_way_.push_back(std::move(step));
+  {
+    const StepLog::Timer timer(steps_, StepPhase::kSubmit, under_way_.back().timing);
+    worker_.Submit(under_way_.back().plan);
+  }
   for (const auto& admission : scheduler_.admitted()) {
-    SequenceTimes& times = live_.at(admission.request).sequences[admission.index];
-    times.admitted = now;
-    if (metrics_) metrics_->OnAdmitted(times);
+    LiveSequence& sequence = live_.at(admission.request).sequences[admission.index];
+    sequence.times.admitted = now;
+    sequence.place.OnTakenUp();
+    if (metrics_) metrics_->OnAdmitted(sequence.times);
   }
   return true;
 }
 
 void EngineLoop::FinishStep() {
-  const StepPlan plan = std::move(under_way_.front());
+  Step step = std::move(under_way_.front());
   under_way_.pop_front();
-  const StepResult result = Collect(plan);
+  const StepResult result = Collect(step);
+  step.timing.failed = !result.error.empty();
   std::vector<SequenceReport> reports;
   try {
-    reports = Commit(plan, result);
+    const StepLog::Timer timer(steps_, StepPhase::kCommit, step.timing);
+    reports = Commit(step.plan, result);
   } catch (const std::exception& error) {
     EndByDefect(error);
   }
@@ -255,9 +344,14 @@ void EngineLoop::FinishStep() {
   }
   if (metrics_) {
     const EngineStats stats = scheduler_.Stats();
-    metrics_->OnStep(static_cast<int>(plan.NumTokens()), std::exchange(counted_, stats), stats);
+    metrics_->OnStep(static_cast<int>(step.plan.NumTokens()), std::exchange(counted_, stats),
+                     stats);
   }
-  Deliver(std::move(reports));
+  {
+    const StepLog::Timer timer(steps_, StepPhase::kReport, step.timing);
+    Deliver(std::move(reports));
+  }
+  steps_.Add(step.timing);
 }
 
 // A defect in planning or committing: what the scheduler holds cannot be trusted any more.
@@ -335,15 +429,16 @@ void EngineLoop::SetFailure(const std::string& failure, bool restarting) {
   restarting_ = restarting;
 }
 
-StepResult EngineLoop::Collect(const StepPlan& plan) {
+StepResult EngineLoop::Collect(Step& step) {
   StepResult result;
   try {
+    const StepLog::Timer timer(steps_, StepPhase::kCollect, step.timing);
     result = worker_.Collect();
   } catch (const std::exception& error) {
-    result = {.step = plan.step, .slices = {}, .error = error.what()};
+    result = {.step = step.plan.step, .slices = {}, .error = error.what()};
   }
   if (!result.error.empty()) {
-    spdlog::error("step {} with {} sequences failed: {}", plan.step, plan.slices.size(),
+    spdlog::error("step {} with {} sequences failed: {}", step.plan.step, step.plan.slices.size(),
                   result.error);
   }
   return result;
@@ -376,9 +471,10 @@ void EngineLoop::Retire(RequestId request) {
 // Counts and hands over one report; false if the callback threw.
 bool EngineLoop::Report(LiveRequest& live, Output output) {
   const EngineClock::time_point now = EngineClock::now();
-  SequenceTimes& times = live.sequences[output.index];
+  auto& [times, place] = live.sequences[output.index];
   const int tokens = static_cast<int>(output.tokens.size());
   if (tokens > 0) {
+    place.OnPrefilled();
     if (metrics_) metrics_->OnTokens(tokens, now, times);
     if (!times.first_token) times.first_token = now;
     times.last_token = now;
@@ -386,6 +482,7 @@ bool EngineLoop::Report(LiveRequest& live, Output output) {
   }
   if (output.finish) {
     if (metrics_) metrics_->OnFinish(*output.finish, now, times);
+    place.Leave();
     --live.unfinished;
   }
   try {
@@ -398,7 +495,8 @@ bool EngineLoop::Report(LiveRequest& live, Output output) {
 }
 
 void EngineLoop::PublishStats() {
-  const EngineStats stats = scheduler_.Stats();
+  EngineStats stats = scheduler_.Stats();
+  stats.waiting_tokens = admission_.waiting_tokens();
   if (metrics_) metrics_->SetGauges(stats);
   const std::lock_guard lock(mutex_);
   stats_ = stats;

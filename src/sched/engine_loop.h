@@ -19,10 +19,12 @@
 #include "decode/decode_strategy.h"
 #include "device/timeline.h"
 #include "engine/worker.h"
+#include "sched/admission.h"
 #include "sched/engine_metrics.h"
 #include "sched/generator.h"
 #include "sched/restart_budget.h"
 #include "sched/scheduler.h"
+#include "sched/step_log.h"
 
 namespace sluice {
 
@@ -34,6 +36,11 @@ struct EngineOptions {
   std::chrono::milliseconds request_timeout{0};
   Metrics::Labels metric_labels;  // on every metric, as {"model_name", "storyteller"}
   RestartLimits restarts;         // of a worker that was lost
+  QueueLimits queue;
+  // The longest that a request may wait for its first step; 0 = without bound.
+  std::chrono::milliseconds queue_timeout{0};
+  // After so long in one phase of a step the engine counts as stuck, until it gets on; 0 = never.
+  std::chrono::milliseconds step_timeout{0};
   Timeline* timeline = nullptr;   // that scheduling is recorded on; may be null
 };
 
@@ -41,7 +48,8 @@ struct EngineOptions {
 // commits it and reports; where the worker and the scheduler allow, it plans and submits the next
 // step while one runs. The thread sleeps while there is nothing to do. A step that fails
 // ends the sequences in it with kError, and the loop goes on. A worker that is lost ends every
-// request that way; until it has been started again, which this thread sees to, more are refused.
+// request that way; until it has been started again, which this thread sees to, more are refused,
+// as they are while a step is stuck: a second thread logs that, and nothing else.
 class EngineLoop : public Generator {
  public:
   // Starts the thread. `worker` and `metrics` (which may be null) must outlive the loop; the worker
@@ -50,10 +58,12 @@ class EngineLoop : public Generator {
              Metrics* metrics = nullptr);
   ~EngineLoop() override;
 
+  void CheckAccepts() const override;
   RequestId Submit(Request request, OutputCallback callback) override;
   void Abort(RequestId request) override;
   void AbortSequence(RequestId request, int index) override;
   EngineStats Stats() const override;
+  std::vector<StepTiming> RecentSteps() const override { return steps_.Recent(); }
 
   // Ends every request with kAbort, once the steps under way are over, and joins the thread. Later
   // submissions are refused. Not to be called from a callback.
@@ -67,16 +77,29 @@ class EngineLoop : public Generator {
     Request request;
     OutputCallback callback;
     EngineClock::time_point submitted;
+    std::vector<Admission::Place> places;  // of kSubmit: one for each sequence
   };
 
+  struct LiveSequence {
+    SequenceTimes times;
+    Admission::Place place;
+  };
   // A request with sequences that are not finished.
   struct LiveRequest {
     OutputCallback callback;
-    std::vector<SequenceTimes> sequences;
+    std::vector<LiveSequence> sequences;
     int unfinished = 0;
     std::optional<EngineClock::time_point> deadline;
   };
 
+  struct Step {
+    StepPlan plan;
+    StepTiming timing;
+  };
+
+  void CheckRuns() const;
+  std::string StuckReason() const;
+  void WatchSteps();
   void Enqueue(Command command);
   void Run();
   std::optional<std::vector<Command>> TakeCommands();
@@ -84,12 +107,13 @@ class EngineLoop : public Generator {
   void Start(Command command);
   std::optional<EngineClock::time_point> DeadlineOf(const Command& command) const;
   void EndOverdue();
+  void EndUnbegun();
   bool busy() const { return !scheduler_.idle() || !under_way_.empty(); }
   void RunStep();
   bool SubmitStep();
   void FinishStep();
   StepPlan Plan();
-  StepResult Collect(const StepPlan& plan);
+  StepResult Collect(Step& step);
   std::vector<SequenceReport> Commit(const StepPlan& plan, const StepResult& result);
   void EndByDefect(const std::exception& error);
   void CheckWorker();
@@ -109,19 +133,26 @@ class EngineLoop : public Generator {
   Timeline* const timeline_;
   const std::chrono::milliseconds request_timeout_;
   std::optional<EngineMetrics> metrics_;
+  const std::chrono::milliseconds queue_timeout_;
+  const std::chrono::milliseconds step_timeout_;
+  Admission admission_;  // outlives the places in commands and live requests
+  StepLog steps_;
 
   // The engine thread's own.
   Scheduler scheduler_;
-  std::deque<StepPlan> under_way_;  // oldest first
-  EngineStats counted_;             // what the metrics have been told of
+  std::deque<Step> under_way_;  // oldest first
+  EngineStats counted_;         // what the metrics have been told of
   std::unordered_map<RequestId, LiveRequest> live_;
-  std::set<std::pair<EngineClock::time_point, RequestId>> deadlines_;  // of live requests
-  const uint64_t seed_base_;                                           // of requests without a seed
+  using Deadline = std::pair<EngineClock::time_point, RequestId>;
+  std::set<Deadline> deadlines_;          // of live requests
+  std::deque<Deadline> queue_deadlines_;  // ascending; of requests that may have begun or gone
+  const uint64_t seed_base_;              // of requests without a seed
   RestartBudget restarts_;
   std::string lost_by_;  // what the worker was lost by; empty while it runs
 
-  mutable std::mutex mutex_;  // guards what follows
-  std::condition_variable wake_;
+  mutable std::mutex mutex_;       // guards what follows
+  std::condition_variable wake_;   // the engine's thread
+  std::condition_variable watch_;  // the watchdog's
   std::vector<Command> commands_;
   EngineStats stats_;
   std::string failure_;      // as in EngineStats
@@ -131,6 +162,7 @@ class EngineLoop : public Generator {
 
   std::mutex join_mutex_;
   std::thread thread_;
+  std::thread watchdog_;  // none without a timeout
 };
 
 }  // namespace sluice

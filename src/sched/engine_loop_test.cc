@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -154,6 +155,13 @@ void AwaitSettled(const EngineLoop& loop) {
   while (loop.Stats().restarting) std::this_thread::yield();
 }
 
+// Waits until the engine's sequences are so many.
+void AwaitCounts(const EngineLoop& loop, int running, int waiting) {
+  while (loop.Stats().running != running || loop.Stats().waiting != waiting) {
+    std::this_thread::yield();
+  }
+}
+
 // With workers that take so many steps at once.
 class EngineLoopTest : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(StepsUnderWay, EngineLoopTest, testing::Values(1, 2));
@@ -244,6 +252,26 @@ TEST_P(EngineLoopTest, ARequestEndsWhenItsTimeIsOver) {
   EXPECT_EQ(loop.Stats().pages_used, 0);
 }
 
+TEST_P(EngineLoopTest, WhatWaitsTooLongEndsAndWhatHasBegunDoesNot) {
+  CountingWorker worker(GetParam());
+  worker.hold = true;
+  EngineLoop loop(worker, MakeAutoregressive(),
+                  {.max_num_seqs = 1, .queue_timeout = std::chrono::milliseconds(20)});
+  Sink running;
+  Sink waiting;
+  loop.Submit(Ask({1}, 4), running.Callback());
+  AwaitCounts(loop, 1, 0);
+  loop.Submit(Ask({5}, 4), waiting.Callback());
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  worker.hold = false;
+  running.Wait();
+  waiting.Wait();
+  EXPECT_THAT(running.finishes(), ElementsAre(FinishReason::kLength));
+  EXPECT_THAT(waiting.finishes(), ElementsAre(FinishReason::kTimeout));
+  EXPECT_THAT(waiting.error(), HasSubstr("has waited for 0.02 s"));
+  EXPECT_EQ(loop.Stats().waiting_tokens, 0);
+}
+
 TEST_P(EngineLoopTest, TheLoopsOwnTimeoutBoundsThatOfARequest) {
   CountingWorker worker(GetParam());
   worker.hold = true;
@@ -257,6 +285,122 @@ TEST_P(EngineLoopTest, TheLoopsOwnTimeoutBoundsThatOfARequest) {
   running.Wait();
   EXPECT_THAT(running.finishes(), ElementsAre(FinishReason::kTimeout));
   EXPECT_THAT(running.error(), HasSubstr("0.02 s"));
+}
+
+ErrorCode RefusedWith(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  ADD_FAILURE() << "was taken";
+  return ErrorCode::kInternal;
+}
+
+TEST_P(EngineLoopTest, AFullQueueRefusesUntilItMoves) {
+  CountingWorker worker(GetParam());
+  worker.hold = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {.max_num_seqs = 1, .queue = {.max_requests = 2}});
+  Sink running;
+  Sink waiting(2);
+  loop.Submit(Ask({1}, 4), running.Callback());
+  AwaitCounts(loop, 1, 0);
+  Request two = Ask({1}, 4);
+  two.sampling.n = 2;
+  loop.CheckAccepts();
+  loop.Submit(two, waiting.Callback());
+  const auto never = [](const Output&) { ADD_FAILURE() << "was run"; };
+  EXPECT_EQ(RefusedWith([&] { loop.CheckAccepts(); }), ErrorCode::kResourceExhausted);
+  EXPECT_EQ(RefusedWith([&] { loop.Submit(Ask({1}, 4), never); }), ErrorCode::kResourceExhausted);
+  worker.hold = false;
+  running.Wait();
+  waiting.Wait();
+  EXPECT_EQ(waiting.tokens().size(), 8u);
+  loop.CheckAccepts();
+}
+
+TEST_P(EngineLoopTest, PromptsCountUntilTheyHaveATokenOrEnd) {
+  CountingWorker worker(GetParam());
+  worker.hold = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {.max_num_seqs = 1, .queue = {.max_tokens = 10}});
+  Sink running;
+  Sink waiting;
+  loop.Submit(Ask({1, 2, 3, 4, 5, 6}, 4), running.Callback());
+  AwaitCounts(loop, 1, 0);
+  EXPECT_EQ(loop.Stats().waiting_tokens, 6);
+  const RequestId aborted = loop.Submit(Ask({1, 2, 3}, 4), waiting.Callback());
+  const auto never = [](const Output&) { ADD_FAILURE() << "was run"; };
+  EXPECT_EQ(RefusedWith([&] { loop.Submit(Ask({1, 2}, 4), never); }),
+            ErrorCode::kResourceExhausted);
+  loop.Abort(aborted);
+  worker.hold = false;
+  running.Wait();
+  waiting.Wait();
+  EXPECT_EQ(loop.Stats().waiting_tokens, 0);
+}
+
+TEST_P(EngineLoopTest, AFailedCallbackLeavesNothingInTheQueue) {
+  CountingWorker worker(GetParam());
+  EngineLoop loop(worker, MakeAutoregressive(),
+                  {.max_num_seqs = 1, .queue = {.max_requests = 4, .max_tokens = 100}});
+  Request two = Ask({1, 2, 3}, 4);
+  two.sampling.n = 3;
+  loop.Submit(two, [](const Output&) { throw std::runtime_error("no"); });
+  Sink after;
+  loop.Submit(Ask({1}, 4), after.Callback());
+  after.Wait();
+  EXPECT_EQ(loop.Stats().waiting_tokens, 0);
+  EXPECT_EQ(loop.Stats().waiting, 0);
+}
+
+TEST_P(EngineLoopTest, AStuckStepIsToldUntilItReturns) {
+  CountingWorker worker(GetParam());
+  worker.hold = true;
+  EngineLoop loop(worker, MakeAutoregressive(), {.step_timeout = std::chrono::milliseconds(20)});
+  Sink stuck;
+  loop.Submit(Ask({1}, 4), stuck.Callback());
+  while (loop.Stats().failure.empty()) std::this_thread::yield();
+  EXPECT_THAT(loop.Stats().failure, HasSubstr("running step 1 with 1 sequences"));
+  EXPECT_TRUE(loop.Stats().restarting) << "it may pass";
+  EXPECT_THAT(Refusal(loop), HasSubstr("running step 1"));
+  EXPECT_EQ(RefusedWith([&] { loop.CheckAccepts(); }), ErrorCode::kUnavailable);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // for the watchdog to say so
+  worker.hold = false;
+  stuck.Wait();
+  EXPECT_EQ(stuck.tokens().size(), 4u);
+  while (!loop.Stats().failure.empty()) std::this_thread::yield();
+  Sink after;
+  loop.Submit(Ask({1}, 2), after.Callback());
+  after.Wait();
+}
+
+TEST_P(EngineLoopTest, RemembersHowLongItsStepsTook) {
+  CountingWorker worker(GetParam());
+  EngineLoop loop(worker, MakeAutoregressive(), {});
+  worker.fail = true;
+  Sink failed;
+  loop.Submit(Ask({1}, 4), failed.Callback());
+  failed.Wait();
+  worker.fail = false;
+  Sink sink;
+  loop.Submit(Ask({1, 2, 3}, 4), sink.Callback());
+  sink.Wait();
+  loop.Stop();
+  std::vector<StepTiming> steps = loop.RecentSteps();
+  EXPECT_TRUE(steps.front().failed);
+  // With two under way a step may have been planned behind the one that failed.
+  steps.erase(steps.begin(), std::find_if(steps.begin(), steps.end(), [](const StepTiming& step) {
+                return step.prefill_rows == 3;
+              }));
+  ASSERT_GE(steps.size(), 4u);
+  EXPECT_EQ(steps[0].prefill_rows, 3);
+  EXPECT_EQ(steps[0].decode_rows, 0);
+  EXPECT_EQ(steps[1].decode_rows, 1);
+  for (const StepTiming& step : steps) {
+    EXPECT_EQ(step.sequences, 1);
+    EXPECT_GT(step.phase(StepPhase::kPlan).count(), 0);
+    EXPECT_GT(step.phase(StepPhase::kReport).count(), 0);
+  }
 }
 
 TEST_P(EngineLoopTest, ALostWorkerEndsEveryRequestAndIsTold) {
@@ -473,6 +617,11 @@ TEST_P(EngineLoopTest, CountsUnderVllmsNames) {
   EXPECT_EQ(ValueOf(metrics, "vllm:e2e_request_latency_seconds"), 1);
   EXPECT_EQ(ValueOf(metrics, "vllm:request_queue_time_seconds"), 1);
   EXPECT_EQ(ValueOf(metrics, "vllm:iteration_tokens_total"), 4);
+  EXPECT_EQ(ValueOf(metrics, "vllm:request_inference_time_seconds"), 1);
+  EXPECT_EQ(ValueOf(metrics, "vllm:request_params_max_tokens"), 1);
+  EXPECT_EQ(ValueOf(metrics, "vllm:num_requests_waiting_by_reason", "capacity"), 0);
+  EXPECT_EQ(ValueOf(metrics, "vllm:num_requests_waiting_by_reason", "deferred"), 0);
+  EXPECT_EQ(ValueOf(metrics, "sluice:waiting_prompt_tokens"), 0);
 }
 
 }  // namespace

@@ -23,6 +23,15 @@ double Seconds(EngineClock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
 
+prometheus::Gauge& WaitingGauge(Metrics& metrics, Metrics::Labels labels,
+                                const std::string& reason) {
+  labels["reason"] = reason;
+  return metrics.Gauge("vllm:num_requests_waiting_by_reason",
+                       "Sequences waiting for room in the batch or for pages (capacity), or for "
+                       "something else (deferred).",
+                       labels);
+}
+
 prometheus::Counter& FinishCounter(Metrics& metrics, Metrics::Labels labels, FinishReason reason) {
   labels["finished_reason"] = FinishReasonName(reason);
   return metrics.Counter("vllm:request_success_total", "Finished sequences by reason.", labels);
@@ -34,6 +43,9 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
     : running_(metrics.Gauge("vllm:num_requests_running", "Sequences in the batch.", labels)),
       waiting_(
           metrics.Gauge("vllm:num_requests_waiting", "Sequences waiting for a place.", labels)),
+      waiting_for_capacity_(WaitingGauge(metrics, labels, "capacity")),
+      waiting_tokens_(metrics.Gauge("sluice:waiting_prompt_tokens",
+                                    "Prompt tokens of sequences that have no token yet.", labels)),
       kv_usage_(
           metrics.Gauge("vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", labels)),
       prompt_tokens_(
@@ -68,15 +80,23 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
                                  labels)),
       decode_(metrics.Histogram("vllm:request_decode_time_seconds",
                                 "From the first token to the last.", kSecondsOfRequest, labels)),
+      inference_(metrics.Histogram("vllm:request_inference_time_seconds",
+                                   "From the first step to the last token.", kSecondsOfRequest,
+                                   labels)),
       request_prompt_tokens_(metrics.Histogram("vllm:request_prompt_tokens",
                                                "Prompt tokens of a sequence.", kTokens, labels)),
       request_generation_tokens_(metrics.Histogram(
           "vllm:request_generation_tokens", "Generated tokens of a sequence.", kTokens, labels)),
       request_n_(metrics.Histogram("vllm:request_params_n", "Sequences asked for by a request.",
-                                   kSmallCounts, labels)) {}
+                                   kSmallCounts, labels)),
+      request_max_tokens_(metrics.Histogram("vllm:request_params_max_tokens",
+                                            "Tokens asked for by a request.", kTokens, labels)) {
+  WaitingGauge(metrics, labels, "deferred").Set(0);  // nothing here waits for anything else
+}
 
 void EngineMetrics::OnSubmit(const Request& request) {
   request_n_.Observe(request.sampling.n);
+  request_max_tokens_.Observe(request.sampling.max_tokens);
 }
 
 void EngineMetrics::OnStep(int rows, const EngineStats& before, const EngineStats& after) {
@@ -112,12 +132,15 @@ void EngineMetrics::OnFinish(FinishReason reason, EngineClock::time_point now,
   if (!times.first_token) return;
   const double decode = Seconds(times.last_token - *times.first_token);
   decode_.Observe(decode);
+  if (times.admitted) inference_.Observe(Seconds(times.last_token - *times.admitted));
   if (times.generated > 1) time_per_output_token_.Observe(decode / (times.generated - 1));
 }
 
 void EngineMetrics::SetGauges(const EngineStats& stats) {
   running_.Set(stats.running);
   waiting_.Set(stats.waiting);
+  waiting_for_capacity_.Set(stats.waiting);
+  waiting_tokens_.Set(static_cast<double>(stats.waiting_tokens));
   kv_usage_.Set(static_cast<double>(stats.pages_used) / stats.pages_total);
 }
 

@@ -39,6 +39,8 @@ class EngineMetrics {
  private:
   prometheus::Gauge& running_;
   prometheus::Gauge& waiting_;
+  prometheus::Gauge& waiting_for_capacity_;
+  prometheus::Gauge& waiting_tokens_;
   prometheus::Gauge& kv_usage_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generation_tokens_;
@@ -52,9 +54,11 @@ class EngineMetrics {
   prometheus::Histogram& queue_;
   prometheus::Histogram& prefill_;
   prometheus::Histogram& decode_;
+  prometheus::Histogram& inference_;
   prometheus::Histogram& request_prompt_tokens_;
   prometheus::Histogram& request_generation_tokens_;
   prometheus::Histogram& request_n_;
+  prometheus::Histogram& request_max_tokens_;
 };
 
 }  // namespace sluice

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "request/request.h"
+#include "sched/step_log.h"
 
 namespace sluice {
 
@@ -14,6 +16,7 @@ using OutputCallback = std::function<void(Output)>;
 struct EngineStats {
   int running = 0;  // sequences in the batch
   int waiting = 0;  // sequences not yet admitted
+  int64_t waiting_tokens = 0;  // of the prompts of those that have no token yet
   int pages_total = 0;
   int pages_used = 0;
   uint64_t steps = 0;
@@ -29,9 +32,13 @@ class Generator {
  public:
   virtual ~Generator() = default;
 
+  // Throws what Submit throws now of any request, however small: a door refuses by this before it
+  // parses and tokenises. Takes a microsecond.
+  virtual void CheckAccepts() const = 0;
+
   // Queues a request. Throws Error(kInvalidArgument) for what can never run (prompt longer than the
-  // context, parameters out of range, token ids outside the vocabulary), kUnavailable when stopped
-  // or while there is a Stats().failure.
+  // context, parameters out of range, token ids outside the vocabulary), kResourceExhausted where
+  // as much waits as may, kUnavailable when stopped or while there is a Stats().failure.
   virtual RequestId Submit(Request request, OutputCallback callback) = 0;
 
   // Ends a request's sequences and frees their pages; each still running is reported with kAbort.
@@ -43,6 +50,9 @@ class Generator {
   virtual void AbortSequence(RequestId request, int index) = 0;
 
   virtual EngineStats Stats() const = 0;
+
+  // How long the last steps took, oldest first.
+  virtual std::vector<StepTiming> RecentSteps() const = 0;
 };
 
 }  // namespace sluice

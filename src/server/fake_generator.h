@@ -38,6 +38,12 @@ class FakeGenerator : public Generator {
     thread_.join();
   }
 
+  void CheckAccepts() const override {
+    const std::lock_guard lock(mutex_);
+    if (refusal_) throw *refusal_;
+    if (full_) throw Error(ErrorCode::kResourceExhausted, "too many requests wait");
+  }
+
   RequestId Submit(Request request, OutputCallback callback) override {
     const std::lock_guard lock(mutex_);
     if (refusal_) throw *refusal_;
@@ -75,6 +81,21 @@ class FakeGenerator : public Generator {
             .restarting = restarting_};
   }
 
+  std::vector<StepTiming> RecentSteps() const override {
+    const std::lock_guard lock(mutex_);
+    return steps_;
+  }
+
+  // What RecentSteps gives.
+  void SetSteps(std::vector<StepTiming> steps) {
+    const std::lock_guard lock(mutex_);
+    steps_ = std::move(steps);
+  }
+  // From here on no request is accepted; Submit would still take one.
+  void FillQueue() {
+    const std::lock_guard lock(mutex_);
+    full_ = true;
+  }
   // The next Submits throw this.
   void RefuseWith(std::optional<Error> refusal) {
     const std::lock_guard lock(mutex_);
@@ -197,6 +218,8 @@ class FakeGenerator : public Generator {
   std::set<RequestId> aborted_;
   std::set<std::pair<RequestId, int>> ended_;
   std::optional<Error> refusal_;
+  bool full_ = false;
+  std::vector<StepTiming> steps_;
   std::optional<std::string> failure_;
   FinishReason failure_reason_ = FinishReason::kError;
   bool restarting_ = false;

@@ -10,15 +10,24 @@
 
 namespace sluice {
 
+namespace {
+
+constexpr int kOk = 200;
+constexpr int kClientGone = 499;  // the client will not hear of it; the log will
+
+}  // namespace
+
 Generation::Generation(GenerationJob job, std::unique_ptr<AnswerFormat> format,
                        Generator& generator, const Tokenizer& tokenizer, ResponseWriter& writer,
-                       Timeline* timeline)
+                       Timeline* timeline, RequestRecord record, const RequestLog& log)
     : job_(std::move(job)),
       format_(std::move(format)),
       generator_(generator),
       tokenizer_(tokenizer),
       writer_(writer),
-      timeline_(timeline) {
+      timeline_(timeline),
+      record_(std::move(record)),
+      log_(log) {
   for (const GenerationJob::Prompt& prompt : job_.prompts) {
     for (int i = 0; i < job_.sampling.n; ++i) {
       const int index = static_cast<int>(choices_.size());
@@ -64,6 +73,7 @@ void Generation::Start() {
 void Generation::Cancel() {
   if (done_) return;
   AbortAll();
+  Log(kClientGone, FinishReasonName(FinishReason::kAbort));
 }
 
 void Generation::AbortAll() {
@@ -93,8 +103,11 @@ void Generation::OnOutput(size_t prompt, const Output& output) {
 
   ChoicePart part = Advance(prompt, output);
   const bool ended = part.finish.has_value();
+  const FinishReason finish = part.finish.value_or(FinishReason::kStop);
   Emit(std::move(part));
-  if (ended && ++finished_ == choices_.size()) Finish();
+  if (!ended || ++finished_ < choices_.size()) return;
+  Log(kOk, FinishReasonName(finish));
+  Finish();
 }
 
 ChoicePart Generation::Advance(size_t prompt, const Output& output) {
@@ -141,15 +154,9 @@ void Generation::Emit(ChoicePart part) {
 }
 
 void Generation::Finish() {
-  GenerationFigures figures{.latency_ms = MillisecondsSinceArrival(), .ttft_ms = ttft_ms_};
-  for (const GenerationJob::Prompt& prompt : job_.prompts) {
-    figures.prompt_tokens += static_cast<int>(prompt.tokens.size());
-  }
+  const GenerationFigures figures = Figures();
   std::vector<ChoicePart> wholes;
-  for (Choice& choice : choices_) {
-    if (!job_.only_echo) figures.completion_tokens += choice.text.completion_tokens();
-    wholes.push_back(std::move(choice.whole));
-  }
+  for (Choice& choice : choices_) wholes.push_back(std::move(choice.whole));
   done_ = true;
   if (!job_.stream) {
     writer_.Send({.body = format_->Whole(wholes, figures)});
@@ -162,8 +169,39 @@ void Generation::Finish() {
   writer_.EndStream();
 }
 
+GenerationFigures Generation::Figures() const {
+  GenerationFigures figures{.latency_ms = MillisecondsSinceArrival(), .ttft_ms = ttft_ms_};
+  for (const GenerationJob::Prompt& prompt : job_.prompts) {
+    figures.prompt_tokens += static_cast<int>(prompt.tokens.size());
+  }
+  if (job_.only_echo) return figures;
+  for (const Choice& choice : choices_) {
+    figures.completion_tokens += choice.text.completion_tokens();
+  }
+  return figures;
+}
+
+void Generation::Log(int status, std::string finish_reason, std::string error) {
+  const GenerationFigures figures = Figures();
+  record_.status = status;
+  record_.prompt_tokens = figures.prompt_tokens;
+  record_.completion_tokens = figures.completion_tokens;
+  record_.latency_ms = figures.latency_ms;
+  if (ttft_ms_ > 0) record_.ttft_ms = ttft_ms_;
+  record_.finish_reason = std::move(finish_reason);
+  record_.error = std::move(error);
+  if (log_.wants_prompts()) {
+    for (const GenerationJob::Prompt& prompt : job_.prompts) {
+      if (!record_.prompt.empty()) record_.prompt += '\n';
+      record_.prompt += tokenizer_.Decode(prompt.tokens, /*skip_special=*/false);
+    }
+  }
+  log_.Write(record_);
+}
+
 void Generation::Fail(const ApiError& error) {
   AbortAll();
+  Log(error.status(), FinishReasonName(FinishReason::kError), error.what());
   if (!job_.stream) {
     writer_.Send({.status = error.status(), .body = error.Body()});
     return;
@@ -173,7 +211,8 @@ void Generation::Fail(const ApiError& error) {
 }
 
 double Generation::MillisecondsSinceArrival() const {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - arrival_)
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() -
+                                                   record_.arrival)
       .count();
 }
 

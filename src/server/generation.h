@@ -11,6 +11,7 @@
 #include "server/answer_format.h"
 #include "server/api_error.h"
 #include "server/http_types.h"
+#include "server/request_log.h"
 #include "server/text_generation.h"
 
 namespace sluice {
@@ -37,9 +38,11 @@ struct GenerationJob {
 // stream of events. Lives on its connection's thread; the engine's reports are posted there.
 class Generation : public Exchange, public std::enable_shared_from_this<Generation> {
  public:
-  // `generator`, `tokenizer`, `writer` and `timeline`, which may be null, must outlive it.
+  // `generator`, `tokenizer`, `writer`, `timeline`, which may be null, and `log` must outlive it.
+  // `log` is told of the request when it ends, by `record`.
   Generation(GenerationJob job, std::unique_ptr<AnswerFormat> format, Generator& generator,
-             const Tokenizer& tokenizer, ResponseWriter& writer, Timeline* timeline);
+             const Tokenizer& tokenizer, ResponseWriter& writer, Timeline* timeline,
+             RequestRecord record, const RequestLog& log);
 
   // Throws Error when the engine refuses; nothing has been written then and nothing is running.
   void Start();
@@ -60,15 +63,18 @@ class Generation : public Exchange, public std::enable_shared_from_this<Generati
   void Finish();
   void Fail(const ApiError& error);
   void AbortAll();
+  GenerationFigures Figures() const;
+  void Log(int status, std::string finish_reason, std::string error = "");
   double MillisecondsSinceArrival() const;
 
-  const std::chrono::steady_clock::time_point arrival_ = std::chrono::steady_clock::now();
   GenerationJob job_;
   const std::unique_ptr<AnswerFormat> format_;
   Generator& generator_;
   const Tokenizer& tokenizer_;
   ResponseWriter& writer_;
   Timeline* const timeline_;
+  RequestRecord record_;
+  const RequestLog& log_;
 
   std::vector<RequestId> requests_;  // one for each prompt
   std::vector<Choice> choices_;      // [prompt * n + sequence]

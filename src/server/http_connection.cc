@@ -178,6 +178,9 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
   asio::awaitable<void> TurnAway();
   void Close();
 
+  void AddField(std::string name, std::string value) override {
+    fields_.emplace_back(std::move(name), std::move(value));
+  }
   void Send(HttpResponse response) override;
   void StartStream(std::string_view content_type) override;
   void Write(std::string_view data) override;
@@ -207,6 +210,7 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
   asio::awaitable<bool> Handshake();
   asio::awaitable<void> WatchUntilAnswered();
   asio::awaitable<void> Linger();
+  void EndExchange();
   void Answer(HttpRequest request);
   void Refuse(const ApiError& refusal);
   void SetReadDeadline(std::chrono::milliseconds after);
@@ -222,7 +226,8 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
   std::shared_ptr<Exchange> exchange_;
 
   // The answer being made.
-  HttpFields cors_fields_;
+  bool counted_ = false;  // in IoThreadState::answering
+  HttpFields fields_;     // of its head, beside those that come with it
   std::optional<HttpResponse> preflight_;  // the answer already, where a browser asks first
   bool head_only_ = false;
   bool keep_alive_ = true;
@@ -248,7 +253,7 @@ asio::awaitable<void> HttpConnection::Serve() {
     const bool read = co_await ReadRequest(request);
     if (read) Answer(std::move(request));
     if (!answered_) co_await WatchUntilAnswered();
-    exchange_.reset();
+    EndExchange();
     if (!read || !keep_alive_) break;
   }
   if (!closed_) co_await Linger();
@@ -272,7 +277,13 @@ void HttpConnection::Close() {
   read_deadline_.Clear();
   write_deadline_.Clear();
   if (exchange_) exchange_->Cancel();
+  EndExchange();
+}
+
+// The answer is written, or nobody will have it.
+void HttpConnection::EndExchange() {
   exchange_.reset();
+  if (std::exchange(counted_, false)) --thread_.answering;
 }
 
 void HttpConnection::SetReadDeadline(std::chrono::milliseconds after) {
@@ -328,7 +339,7 @@ asio::awaitable<bool> HttpConnection::ReadRequest(HttpRequest& request) {
 
 asio::awaitable<bool> HttpConnection::ReadHead(Parser& parser, HttpRequest& request) {
   head_only_ = false;
-  cors_fields_.clear();
+  fields_.clear();
   preflight_.reset();
   SetReadDeadline(thread_.options.header_timeout);
   HeadScanner scanner(thread_.options.max_header_bytes);
@@ -356,9 +367,11 @@ void HttpConnection::TakeHead(const Message& message, HttpRequest& request) {
   head_only_ = message.method() == http::verb::head;
   request.method = std::string(message.method_string());
   request.authorization = std::string(message[http::field::authorization]);
+  request.request_id = std::string(Field(message, "X-Request-Id"));
+  request.traceparent = std::string(Field(message, "traceparent"));
   if (const Cors* cors = thread_.options.cors.get()) {
     const std::string_view origin = Field(message, "Origin");
-    cors_fields_ = cors->Fields(origin);
+    fields_ = cors->Fields(origin);
     const bool asks_first = message.method() == http::verb::options && !origin.empty() &&
                             message.count("Access-Control-Request-Method") > 0;
     if (asks_first) {
@@ -418,6 +431,11 @@ void HttpConnection::Answer(HttpRequest request) {
     Send(std::move(*preflight_));
     return;
   }
+  request.arrival = std::chrono::steady_clock::now();
+  // Before the handler decides anything: while it drains, whoever counts sees every request that
+  // may still be taken.
+  counted_ = true;
+  ++thread_.answering;
   exchange_ = thread_.handler.Handle(std::move(request), *this);
 }
 
@@ -447,7 +465,8 @@ void HttpConnection::Send(HttpResponse response) {
   if (response.status != 204) {
     more = "Content-Length: " + std::to_string(response.body.size()) + "\r\n";
   }
-  more += FieldLines(response.headers) + FieldLines(cors_fields_);
+  more += FieldLines(response.headers) + FieldLines(fields_);
+  if (response.close) keep_alive_ = false;
   const bool has_body = response.status != 204;
   queued_ +=
       ResponseHead(response.status, keep_alive_, has_body ? response.content_type : "", more);
@@ -461,7 +480,7 @@ void HttpConnection::StartStream(std::string_view content_type) {
   if (!chunked_) keep_alive_ = false;  // HTTP/1.0: the end of the connection ends the body
   std::string more = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n";
   if (chunked_) more += "Transfer-Encoding: chunked\r\n";
-  more += FieldLines(cors_fields_);
+  more += FieldLines(fields_);
   queued_ += ResponseHead(200, keep_alive_, content_type, more);
   Pump();
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -33,6 +34,7 @@ struct IoThreadState {
   std::shared_ptr<IoGate> gate;
   const HttpServerOptions& options;
   HttpHandler& handler;
+  std::atomic<int>& answering;  // requests of all threads whose answers are not written yet
   std::unordered_set<HttpConnection*> connections;
   bool stopping = false;
 };

@@ -1,5 +1,6 @@
 #include "server/http_server.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
 
 #include <atomic>
@@ -34,13 +35,14 @@ constexpr std::chrono::milliseconds kAcceptPause{100};
 constexpr int kTurnedAwayAtOnce = 256;
 
 struct IoThread {
-  IoThread(const HttpServerOptions& options, HttpHandler& handler)
+  IoThread(const HttpServerOptions& options, HttpHandler& handler, std::atomic<int>& answering)
       : context(std::make_unique<asio::io_context>(1)),
         work(asio::make_work_guard(*context)),
         state{.context = *context,
               .gate = std::make_shared<IoGate>(*context),
               .options = options,
-              .handler = handler} {}
+              .handler = handler,
+              .answering = answering} {}
   ~IoThread() {
     state.gate->Close();
     work.reset();
@@ -54,6 +56,11 @@ struct IoThread {
   IoThreadState state;
   std::thread thread;
 };
+
+// A worker's process that is started meanwhile must not hold clients' connections open.
+void CloseOnExec(int socket) {
+  fcntl(socket, F_SETFD, FD_CLOEXEC);
+}
 
 void LogFailure(const std::exception_ptr& failure) {
   if (!failure) return;
@@ -71,7 +78,7 @@ class HttpServer::Impl {
   Impl(HttpServerOptions options, HttpHandler& handler) : options_(std::move(options)) {
     SLUICE_CHECK_GT(options_.io_threads, 0);
     for (int i = 0; i < options_.io_threads; ++i) {
-      threads_.push_back(std::make_unique<IoThread>(options_, handler));
+      threads_.push_back(std::make_unique<IoThread>(options_, handler, answering_));
     }
     acceptor_.emplace(*threads_[0]->context);
   }
@@ -85,6 +92,8 @@ class HttpServer::Impl {
   void Stop();
   void Wait();
   int port() const { return port_; }
+  int connections() const { return open_connections_; }
+  int answering() const { return answering_; }
 
  private:
   void Listen(const tcp::endpoint& endpoint);
@@ -92,9 +101,10 @@ class HttpServer::Impl {
   asio::awaitable<void> Accept();
 
   const HttpServerOptions options_;
+  std::atomic<int> open_connections_{0};
+  std::atomic<int> answering_{0};
   std::vector<std::unique_ptr<IoThread>> threads_;
   std::optional<tcp::acceptor> acceptor_;  // touched by thread 0 once it runs
-  std::atomic<int> open_connections_{0};
   int port_ = 0;
   std::atomic<bool> stopped_{false};
   std::mutex join_mutex_;
@@ -103,6 +113,7 @@ class HttpServer::Impl {
 void HttpServer::Impl::Listen(const tcp::endpoint& endpoint) {
   error_code error;
   acceptor_->open(endpoint.protocol(), error);
+  if (!error) CloseOnExec(acceptor_->native_handle());
   if (!error) acceptor_->set_option(tcp::acceptor::reuse_address(true), error);
   if (!error) acceptor_->bind(endpoint, error);
   if (!error) acceptor_->listen(kBacklog, error);
@@ -147,6 +158,7 @@ asio::awaitable<void> HttpServer::Impl::Accept() {
     tcp::socket socket = co_await acceptor_->async_accept(
         *thread.context, asio::redirect_error(asio::use_awaitable, error));
     if (error == asio::error::operation_aborted || !acceptor_->is_open()) co_return;
+    if (!error) CloseOnExec(socket.native_handle());
     if (error) {
       spdlog::warn("cannot accept a connection: {}", error.message());
       pause.expires_after(kAcceptPause);
@@ -201,6 +213,12 @@ void HttpServer::Start() {
 }
 int HttpServer::port() const {
   return impl_->port();
+}
+int HttpServer::connections() const {
+  return impl_->connections();
+}
+int HttpServer::answering() const {
+  return impl_->answering();
 }
 void HttpServer::Stop() {
   impl_->Stop();

@@ -48,7 +48,9 @@ class HttpServer {
   // Binds, listens and starts the threads. Throws Error when the address cannot be had.
   void Start();
 
-  int port() const;  // the one bound; valid after Start
+  int port() const;         // the one bound; valid after Start
+  int connections() const;  // open
+  int answering() const;    // requests that were read and whose answers are not written yet
 
   // Accepts no more and closes every connection. Thread-safe; may be called more than once.
   void Stop();

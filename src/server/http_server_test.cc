@@ -124,13 +124,13 @@ class HttpServerTest : public ::testing::Test {
   void StartServer(std::chrono::microseconds round = {}, HttpServerOptions http = {}) {
     generator_ = std::make_unique<FakeGenerator>(FakeGenerator::HashScript, round);
     http.port = 0;
-    server_ = std::make_unique<Server>(ServerOptions{.http = http},
-                                       ServedModel{.names = {"storyteller"},
-                                                   .tokenizer = *tokenizer_,
-                                                   .generator = *generator_,
-                                                   .metrics = metrics_,
-                                                   .max_model_len = 1'000'000});
+    server_ = std::make_unique<Server>(ServerOptions{.http = http});
     server_->Start();
+    server_->Open({.names = {"storyteller"},
+                   .tokenizer = *tokenizer_,
+                   .generator = *generator_,
+                   .metrics = metrics_,
+                   .max_model_len = 1'000'000});
   }
   void TearDown() override {
     if (server_) server_->Stop();
@@ -144,8 +144,65 @@ class HttpServerTest : public ::testing::Test {
   std::unique_ptr<Server> server_;
 };
 
+TEST(HttpServerStart, TurnsEverythingAwayUntilTheModelIsThere) {
+  HttpServerOptions http;
+  http.port = 0;
+  Server server({.http = http});
+  server.Start();
+  for (const char* path : {"/health", "/v1/models"}) {
+    Client client(server.port());
+    client.Send(std::string("GET ") + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
+    const std::string answer = client.ReadAnswer();
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 503"));
+    EXPECT_THAT(answer, HasSubstr("Retry-After: "));
+    EXPECT_THAT(answer, HasSubstr("the server is starting"));
+  }
+  const auto tokenizer = Tokenizer::Load(SLUICE_SOURCE_DIR "/models/storyteller/tokenizer.json");
+  FakeGenerator generator;
+  Metrics metrics;
+  server.Open({.names = {"m"},
+               .tokenizer = *tokenizer,
+               .generator = generator,
+               .metrics = metrics,
+               .max_model_len = 100});
+  Client client(server.port());
+  client.Send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadAnswer(), StartsWith("HTTP/1.1 200"));
+  server.Stop();
+  server.Wait();
+}
+
 constexpr char kEndless[] =
     R"({"prompt": "x", "max_tokens": 900000, "ignore_eos": true, "stream": true})";
+
+TEST_F(HttpServerTest, CountsWhatItAnswersUntilItIsWritten) {
+  StartServer(std::chrono::milliseconds(2));
+  EXPECT_EQ(server_->answering(), 0);
+  Client stays(server_->port());
+  stays.Send(Post("/v1/completions",
+                  R"({"prompt": "x", "max_tokens": 30, "ignore_eos": true, "stream": true})",
+                  "X-Request-Id: mine\r\n"));
+  EXPECT_THAT(stays.ReadThrough("\r\n\r\n"), HasSubstr("X-Request-Id: mine\r\n"));
+  Client leaves(server_->port());
+  leaves.Send(Post("/v1/completions", kEndless));
+  leaves.ReadThrough("data: ");
+  EXPECT_EQ(server_->answering(), 2);
+  server_->Drain();
+  Client refused(server_->port());
+  refused.Send(Post("/v1/completions", kEndless));
+  bool closed = false;
+  const std::string refusal = refused.ReadAll(&closed);
+  EXPECT_THAT(refusal, StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(refusal, HasSubstr("Connection: close\r\n"));
+  EXPECT_TRUE(closed);
+  leaves.Close();
+  EXPECT_THAT(stays.ReadThrough("0\r\n\r\n"), HasSubstr("[DONE]"));
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (server_->answering() > 0 && std::chrono::steady_clock::now() < until) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(server_->answering(), 0);
+}
 
 TEST_F(HttpServerTest, KeepAliveAndPipelining) {
   StartServer();
@@ -296,11 +353,11 @@ TEST_F(HttpServerTest, OneConnectionTooManyIsToldSo) {
 
 TEST_F(HttpServerTest, TrailersAreNotPartOfTheHead) {
   generator_ = std::make_unique<FakeGenerator>(FakeGenerator::HashScript);
-  server_ = std::make_unique<Server>(
-      ServerOptions{.http = {.port = 0}, .api_keys = {"secret"}},
-      ServedModel{
-          .names = {"x"}, .tokenizer = *tokenizer_, .generator = *generator_, .metrics = metrics_});
+  server_ =
+      std::make_unique<Server>(ServerOptions{.http = {.port = 0}, .api_keys = {"secret"}});
   server_->Start();
+  server_->Open(
+      {.names = {"x"}, .tokenizer = *tokenizer_, .generator = *generator_, .metrics = metrics_});
   const std::string head =
       "POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n";
   Client trailing(server_->port());
@@ -364,10 +421,7 @@ TEST_F(HttpServerTest, APortInUseIsSaidSo) {
   StartServer();
   HttpServerOptions options;
   options.port = server_->port();
-  Server second(
-      {.http = options},
-      ServedModel{
-          .names = {"x"}, .tokenizer = *tokenizer_, .generator = *generator_, .metrics = metrics_});
+  Server second({.http = options});
   try {
     second.Start();
     ADD_FAILURE() << "two servers on one port";

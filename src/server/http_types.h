@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,7 +16,10 @@ struct HttpRequest {
   std::string method;  // "GET"
   std::string path;    // percent-decoded, without the query
   std::string authorization;
+  std::string request_id;   // X-Request-Id
+  std::string traceparent;  // W3C Trace Context
   std::string body;
+  std::chrono::steady_clock::time_point arrival;  // when it was whole
 };
 
 struct HttpResponse {
@@ -23,6 +27,7 @@ struct HttpResponse {
   std::string content_type = "application/json";
   std::string body;
   HttpFields headers;  // beyond content type and length
+  bool close = false;  // the connection, after it
 };
 
 // Runs a function on the thread of the connection that it came from. May be called from any thread
@@ -35,6 +40,8 @@ class ResponseWriter {
  public:
   virtual ~ResponseWriter() = default;
 
+  // A field that the head of the answer is to have, whichever it will be.
+  virtual void AddField(std::string name, std::string value) = 0;
   virtual void Send(HttpResponse response) = 0;
   virtual void StartStream(std::string_view content_type) = 0;
   virtual void Write(std::string_view data) = 0;

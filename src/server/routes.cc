@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "server/api_error.h"
 #include "server/metrics_text.h"
+#include "server/trace_context.h"
 #include "tokenizer/utf8.h"
 
 namespace sluice {
@@ -25,6 +26,8 @@ namespace {
 constexpr int kDefaultCompletionTokens = 16;
 // For requests that come while the engine's worker is started again: about what loading takes.
 constexpr std::string_view kRetryAfterSeconds = "5";
+// For those that find the queue full: it moves with every step.
+constexpr std::string_view kRetryFullAfterSeconds = "1";
 
 int64_t UnixTime() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -42,10 +45,6 @@ bool PathMatches(std::string_view pattern, std::string_view path) {
   return path.size() > pattern.size() && path.starts_with(pattern);
 }
 
-void SendError(const ApiError& error, ResponseWriter& writer, HttpFields headers = {}) {
-  writer.Send({.status = error.status(), .body = error.Body(), .headers = std::move(headers)});
-}
-
 json::object ModelObject(const std::string& name, int64_t created, int max_model_len) {
   return {{"id", name},
           {"object", "model"},
@@ -54,18 +53,48 @@ json::object ModelObject(const std::string& name, int64_t created, int max_model
           {"max_model_len", max_model_len}};
 }
 
+json::object StepObject(const StepTiming& step) {
+  const auto us = [&](StepPhase phase) {
+    return static_cast<double>(step.phase(phase).count()) / 1e3;
+  };
+  const auto planned = step.planned.time_since_epoch();
+  return {{"step", step.step},
+          {"planned_unix_s", std::chrono::duration<double>(planned).count()},
+          {"sequences", step.sequences},
+          {"rows", step.prefill_rows + step.decode_rows},
+          {"prefill_rows", step.prefill_rows},
+          {"decode_rows", step.decode_rows},
+          {"failed", step.failed},
+          {"plan_us", us(StepPhase::kPlan)},
+          {"submit_us", us(StepPhase::kSubmit)},
+          {"collect_us", us(StepPhase::kCollect)},
+          {"commit_us", us(StepPhase::kCommit)},
+          {"report_us", us(StepPhase::kReport)}};
+}
+
+prometheus::Counter& RefusalCounter(Metrics& metrics, const std::string& reason) {
+  return metrics.Counter("sluice:requests_refused_total",
+                         "Requests for text that were refused because as many wait as may (full), "
+                         "or because the server cannot run any now (unavailable).",
+                         {{"reason", reason}});
+}
+
 void SendJson(const json::value& value, ResponseWriter& writer) {
   writer.Send({.body = json::serialize(value)});
 }
 
 }  // namespace
 
-Routes::Routes(ServedModel model, const std::vector<std::string>& api_keys, std::string version)
+Routes::Routes(ServedModel model, const std::vector<std::string>& api_keys, std::string version,
+               const RequestLog& log)
     : model_(std::move(model)),
       keys_(api_keys),
       version_(std::move(version)),
       started_(UnixTime()),
-      id_prefix_(RandomPrefix()) {
+      id_prefix_(RandomPrefix()),
+      log_(log),
+      refused_as_full_(RefusalCounter(model_.metrics, "full")),
+      refused_as_unavailable_(RefusalCounter(model_.metrics, "unavailable")) {
   SLUICE_CHECK(!model_.names.empty());
   for (const Route& route : Table()) {
     requests_[route.path] =
@@ -76,46 +105,89 @@ Routes::Routes(ServedModel model, const std::vector<std::string>& api_keys, std:
 
 std::span<const Routes::Route> Routes::Table() {
   static constexpr Route kRoutes[] = {
-      {"POST", "/v1/completions", &Routes::Completions},
-      {"POST", "/v1/chat/completions", &Routes::Chat},
-      {"POST", "/v1/generate", &Routes::Generate},
-      {"POST", "/v1/generate_stream", &Routes::GenerateStream},
+      {"POST", "/v1/completions", &Routes::Completions, /*generates=*/true},
+      {"POST", "/v1/chat/completions", &Routes::Chat, /*generates=*/true},
+      {"POST", "/v1/generate", &Routes::Generate, /*generates=*/true},
+      {"POST", "/v1/generate_stream", &Routes::GenerateStream, /*generates=*/true},
       {"POST", "/tokenize", &Routes::Tokenize},
       {"POST", "/detokenize", &Routes::Detokenize},
       {"GET", "/v1/models", &Routes::Models},
       {"GET", "/v1/models/", &Routes::Model},
       {"GET", "/health", &Routes::Health},
       {"GET", "/metrics", &Routes::MetricsPage},
+      {"GET", "/debug/steps", &Routes::Steps},
       {"GET", "/version", &Routes::Version},
   };
   return kRoutes;
 }
 
 std::shared_ptr<Exchange> Routes::Handle(HttpRequest request, ResponseWriter& writer) {
+  if (!IsRequestId(request.request_id)) {
+    request.request_id = fmt::format("{}{:08x}", id_prefix_, next_id_++);
+  }
+  writer.AddField("X-Request-Id", request.request_id);
   try {
     return Dispatch(request, writer);
   } catch (const ApiError& error) {
-    SendError(error, writer);
+    Refuse(error, {}, request, writer);
   } catch (const Error& error) {
-    SendError(ApiError::From(error), writer, RetryHeaders(error));
+    if (error.code() == ErrorCode::kResourceExhausted) refused_as_full_.Increment();
+    if (error.code() == ErrorCode::kUnavailable) refused_as_unavailable_.Increment();
+    Refuse(ApiError::From(error), RetryHeaders(error), request, writer);
   } catch (const std::exception& error) {
     spdlog::error("{} {} failed: {}", request.method, request.path, error.what());
-    SendError(ApiError(500, "internal error", std::nullopt, "internal"), writer);
+    Refuse(ApiError(500, "internal error", std::nullopt, "internal"), {}, request, writer);
   }
   return nullptr;
 }
 
+void Routes::Refuse(const ApiError& error, HttpFields headers, const HttpRequest& request,
+                    ResponseWriter& writer) const {
+  writer.Send({.status = error.status(),
+               .body = error.Body(),
+               .headers = std::move(headers),
+               .close = draining_});
+  const Route* route = Find(request.path);
+  if (route == nullptr || !route->generates) return;
+  RequestRecord record = RecordOf(request);
+  record.status = error.status();
+  record.error = error.what();
+  record.latency_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() -
+                                                                record.arrival)
+                          .count();
+  log_.Write(record);
+}
+
+RequestRecord Routes::RecordOf(const HttpRequest& request) const {
+  return {.request_id = request.request_id,
+          .trace_id = TraceIdOf(request.traceparent),
+          .path = request.path,
+          .arrival = request.arrival};
+}
+
+void Routes::CheckDraining() const {
+  if (draining_) throw Error(ErrorCode::kUnavailable, "the server is draining: it is to stop");
+}
+
 // What tells clients, which wait and try again by themselves, that a refusal will pass.
 HttpFields Routes::RetryHeaders(const Error& error) const {
+  if (error.code() == ErrorCode::kResourceExhausted) {
+    return {{"Retry-After", std::string(kRetryFullAfterSeconds)}};
+  }
   if (error.code() != ErrorCode::kUnavailable || !model_.generator.Stats().restarting) return {};
   return {{"Retry-After", std::string(kRetryAfterSeconds)}};
 }
 
-std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseWriter& writer) {
+const Routes::Route* Routes::Find(std::string_view path) {
   const Route* found = nullptr;
   for (const Route& route : Table()) {
-    if (PathMatches(route.path, request.path)) found = &route;
+    if (PathMatches(route.path, path)) found = &route;
   }
+  return found;
+}
+
+std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseWriter& writer) {
+  const Route* found = Find(request.path);
   if (found == nullptr) {
     throw ApiError(404,
                    fmt::format("there is no {} here: see /v1/models, /v1/completions and "
@@ -135,14 +207,19 @@ std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseW
                          fmt::format("{} takes {}, got {}", RepairUtf8(request.path), allowed,
                                      RepairUtf8(request.method)),
                          std::nullopt, "method_not_allowed");
-    SendError(error, writer, {{"Allow", allowed}});
+    Refuse(error, {{"Allow", allowed}}, request, writer);
     return nullptr;
   }
   if (request.path.starts_with("/v1/") && !keys_.Allow(request.authorization)) {
     const ApiError error(401, "this server needs its API key as 'Authorization: Bearer KEY'",
                          std::nullopt, "invalid_api_key");
-    SendError(error, writer, {{"WWW-Authenticate", "Bearer"}});
+    Refuse(error, {{"WWW-Authenticate", "Bearer"}}, request, writer);
     return nullptr;
+  }
+  if (found->generates) {
+    // Before the body is parsed: under overload a refusal must cost next to nothing.
+    CheckDraining();
+    model_.generator.CheckAccepts();
   }
   return (this->*found->endpoint)(request, writer);
 }
@@ -237,11 +314,12 @@ GenerationJob Routes::JobFor(const HttpRequest& request, const GenerationFields&
           .timeout = fields.timeout};
 }
 
-std::shared_ptr<Exchange> Routes::Run(GenerationJob job, std::unique_ptr<AnswerFormat> format,
+std::shared_ptr<Exchange> Routes::Run(const HttpRequest& request, GenerationJob job,
+                                      std::unique_ptr<AnswerFormat> format,
                                       ResponseWriter& writer) {
-  auto generation =
-      std::make_shared<Generation>(std::move(job), std::move(format), model_.generator,
-                                   model_.tokenizer, writer, model_.timeline);
+  auto generation = std::make_shared<Generation>(std::move(job), std::move(format),
+                                                 model_.generator, model_.tokenizer, writer,
+                                                 model_.timeline, RecordOf(request), log_);
   generation->Start();
   return generation;
 }
@@ -263,7 +341,8 @@ std::shared_ptr<Exchange> Routes::Completions(const HttpRequest& request, Respon
     }
     job.prompts.push_back(std::move(prompt));
   }
-  return Run(std::move(job), MakeCompletionFormat(std::move(head), model_.tokenizer), writer);
+  return Run(request, std::move(job), MakeCompletionFormat(std::move(head), model_.tokenizer),
+             writer);
 }
 
 std::shared_ptr<Exchange> Routes::Chat(const HttpRequest& request, ResponseWriter& writer) {
@@ -275,7 +354,7 @@ std::shared_ptr<Exchange> Routes::Chat(const HttpRequest& request, ResponseWrite
                                   .extra_json = asked.template_variables});
   job.prompts.push_back(FitPrompt(Encode(text, asked.fields.add_special_tokens), asked.fields,
                                   std::nullopt, "messages"));
-  return Run(std::move(job), MakeChatFormat(std::move(head), model_.tokenizer), writer);
+  return Run(request, std::move(job), MakeChatFormat(std::move(head), model_.tokenizer), writer);
 }
 
 std::shared_ptr<Exchange> Routes::Generate(const HttpRequest& request, ResponseWriter& writer) {
@@ -295,8 +374,8 @@ std::shared_ptr<Exchange> Routes::GenerateAs(const HttpRequest& request, bool st
   job.stream |= stream;
   job.prompts.push_back(FitPrompt(Tokens(asked.prompt, asked.fields.add_special_tokens),
                                   asked.fields, kDefaultCompletionTokens, "prompt"));
-  return Run(std::move(job), MakeGenerateFormat(std::move(head), [this] { return Memory(); }),
-             writer);
+  return Run(request, std::move(job),
+             MakeGenerateFormat(std::move(head), [this] { return Memory(); }), writer);
 }
 
 std::shared_ptr<Exchange> Routes::Tokenize(const HttpRequest& request, ResponseWriter& writer) {
@@ -347,6 +426,7 @@ std::shared_ptr<Exchange> Routes::Model(const HttpRequest& request, ResponseWrit
 }
 
 std::shared_ptr<Exchange> Routes::Health(const HttpRequest&, ResponseWriter& writer) {
+  CheckDraining();
   const std::string failure = model_.generator.Stats().failure;
   if (!failure.empty()) throw Error(ErrorCode::kUnavailable, failure);
   SendJson({{"status", "ok"}}, writer);
@@ -356,6 +436,13 @@ std::shared_ptr<Exchange> Routes::Health(const HttpRequest&, ResponseWriter& wri
 std::shared_ptr<Exchange> Routes::MetricsPage(const HttpRequest&, ResponseWriter& writer) {
   writer.Send(
       {.content_type = std::string(kMetricsContentType), .body = MetricsText(model_.metrics)});
+  return nullptr;
+}
+
+std::shared_ptr<Exchange> Routes::Steps(const HttpRequest&, ResponseWriter& writer) {
+  json::array steps;
+  for (const StepTiming& step : model_.generator.RecentSteps()) steps.push_back(StepObject(step));
+  SendJson({{"steps", std::move(steps)}}, writer);
   return nullptr;
 }
 

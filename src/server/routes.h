@@ -14,6 +14,7 @@
 #include "server/generation.h"
 #include "server/http_types.h"
 #include "server/openai_schema.h"
+#include "server/request_log.h"
 #include "server/server.h"
 
 namespace sluice {
@@ -22,9 +23,13 @@ namespace sluice {
 // sockets. Thread-safe.
 class Routes : public HttpHandler {
  public:
-  Routes(ServedModel model, const std::vector<std::string>& api_keys, std::string version);
+  Routes(ServedModel model, const std::vector<std::string>& api_keys, std::string version,
+         const RequestLog& log);
 
   std::shared_ptr<Exchange> Handle(HttpRequest request, ResponseWriter& writer) override;
+
+  // From here on no request for text is taken, and /health says so; what runs goes on.
+  void Drain() { draining_ = true; }
 
  private:
   using Endpoint = std::shared_ptr<Exchange> (Routes::*)(const HttpRequest&, ResponseWriter&);
@@ -32,10 +37,16 @@ class Routes : public HttpHandler {
     std::string_view method;
     std::string_view path;  // ends in '/' for every path below it
     Endpoint endpoint;
+    bool generates = false;  // text, so that it needs a place in the engine
   };
   static std::span<const Route> Table();
 
+  static const Route* Find(std::string_view path);
   std::shared_ptr<Exchange> Dispatch(const HttpRequest& request, ResponseWriter& writer);
+  void CheckDraining() const;
+  void Refuse(const ApiError& error, HttpFields headers, const HttpRequest& request,
+              ResponseWriter& writer) const;
+  RequestRecord RecordOf(const HttpRequest& request) const;
   HttpFields RetryHeaders(const Error& error) const;
 
   std::shared_ptr<Exchange> Completions(const HttpRequest& request, ResponseWriter& writer);
@@ -48,6 +59,7 @@ class Routes : public HttpHandler {
   std::shared_ptr<Exchange> Model(const HttpRequest& request, ResponseWriter& writer);
   std::shared_ptr<Exchange> Health(const HttpRequest& request, ResponseWriter& writer);
   std::shared_ptr<Exchange> MetricsPage(const HttpRequest& request, ResponseWriter& writer);
+  std::shared_ptr<Exchange> Steps(const HttpRequest& request, ResponseWriter& writer);
   std::shared_ptr<Exchange> Version(const HttpRequest& request, ResponseWriter& writer);
 
   std::shared_ptr<Exchange> GenerateAs(const HttpRequest& request, bool stream,
@@ -55,8 +67,8 @@ class Routes : public HttpHandler {
   // All that an endpoint's own fields do not say.
   GenerationJob JobFor(const HttpRequest& request, const GenerationFields& fields) const;
   std::string ClientOf(const HttpRequest& request, const GenerationFields& fields) const;
-  std::shared_ptr<Exchange> Run(GenerationJob job, std::unique_ptr<AnswerFormat> format,
-                                ResponseWriter& writer);
+  std::shared_ptr<Exchange> Run(const HttpRequest& request, GenerationJob job,
+                                std::unique_ptr<AnswerFormat> format, ResponseWriter& writer);
 
   // The name to answer with. Throws ApiError(404) for a model that is not served.
   std::string ModelName(const std::string& asked) const;
@@ -76,8 +88,12 @@ class Routes : public HttpHandler {
   const std::string version_;
   const int64_t started_;        // Unix time
   const std::string id_prefix_;  // random, so that ids of two runs differ
+  const RequestLog& log_;
   std::atomic<uint64_t> next_id_{1};
+  std::atomic<bool> draining_{false};
   std::map<std::string_view, prometheus::Counter*> requests_;  // by the route's path
+  prometheus::Counter& refused_as_full_;
+  prometheus::Counter& refused_as_unavailable_;
 };
 
 }  // namespace sluice

@@ -6,9 +6,12 @@
 #include <boost/json.hpp>
 #include <deque>
 #include <fstream>
+#include <map>
+#include <set>
 #include <sstream>
 
 #include "server/fake_generator.h"
+#include "server/trace_context.h"
 
 namespace sluice {
 namespace {
@@ -19,6 +22,9 @@ using ::testing::HasSubstr;
 // Gathers an answer. What other threads post runs in Await, on the test's thread.
 class FakeWriter : public ResponseWriter {
  public:
+  void AddField(std::string name, std::string value) override {
+    fields[std::move(name)] = std::move(value);
+  }
   void Send(HttpResponse response) override {
     sent = std::move(response);
     ++endings;
@@ -73,6 +79,7 @@ class FakeWriter : public ResponseWriter {
   }
 
   HttpResponse sent;
+  std::map<std::string, std::string> fields;
   std::string stream_type;
   std::string stream;
   int endings = 0;
@@ -119,7 +126,7 @@ class RoutesTest : public ::testing::Test {
                                              .metrics = *metrics_,
                                              .max_model_len = 256,
                                              .resident_bytes = [] { return uint64_t{12345}; }},
-                                 std::move(keys), "1.2.3");
+                                 std::move(keys), "1.2.3", log_);
   }
 
   // Sequences that say `text`.
@@ -129,7 +136,12 @@ class RoutesTest : public ::testing::Test {
 
   void Do(FakeWriter& writer, const std::string& method, const std::string& path,
           const std::string& body = "", const std::string& authorization = "") {
-    const auto exchange = routes_->Handle({method, path, authorization, body}, writer);
+    Do(writer,
+       {.method = method, .path = path, .authorization = authorization, .body = body});
+  }
+  void Do(FakeWriter& writer, HttpRequest request) {
+    request.arrival = std::chrono::steady_clock::now();
+    const auto exchange = routes_->Handle(std::move(request), writer);
     EXPECT_TRUE(writer.Await());
   }
   json::object Post(const std::string& path, const std::string& body, int status = 200) {
@@ -151,6 +163,7 @@ class RoutesTest : public ::testing::Test {
   ChatTemplate chat_ = ChatTemplate::Parse(kChatMlTemplate);
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<FakeGenerator> generator_;
+  const RequestLog log_{/*prompts=*/false};
   std::unique_ptr<Routes> routes_;
 };
 
@@ -470,6 +483,83 @@ TEST_F(RoutesTest, HealthTellsOfALostWorkerAndWhetherToTryAgain) {
     EXPECT_THAT(health.sent.body, testing::HasSubstr("step 7: a kernel failed on CUDA device 0"));
     EXPECT_EQ(health.sent.headers, restarting ? Headers({{"Retry-After", "5"}}) : Headers());
   }
+}
+
+TEST_F(RoutesTest, AFullQueueRefusesBeforeAnythingIsParsed) {
+  generator_->FillQueue();
+  for (const char* path : {"/v1/completions", "/v1/chat/completions", "/v1/generate",
+                           "/v1/generate_stream"}) {
+    FakeWriter writer;
+    Do(writer, "POST", path, "no JSON");
+    EXPECT_EQ(writer.sent.status, 429);
+    EXPECT_EQ(Text(writer.Body().at("error").at("type")), "rate_limit_error");
+    EXPECT_THAT(writer.sent.headers, testing::ElementsAre(testing::Pair("Retry-After", "1")));
+    EXPECT_FALSE(writer.sent.close);
+  }
+  EXPECT_TRUE(generator_->submitted().empty());
+  FakeWriter tokens;
+  Do(tokens, "POST", "/tokenize", R"({"prompt": "x"})");
+  EXPECT_EQ(tokens.sent.status, 200) << "what needs no engine is answered";
+  FakeWriter page;
+  Do(page, "GET", "/metrics");
+  EXPECT_THAT(page.sent.body, HasSubstr("sluice:requests_refused_total{reason=\"full\"} 4"));
+}
+
+TEST_F(RoutesTest, ADrainingServerTakesNothingNewAndFinishesTheRest) {
+  Remake(FakeGenerator::HashScript, {}, std::chrono::milliseconds(2));
+  FakeWriter running;
+  const auto exchange = routes_->Handle(
+      {.method = "POST",
+       .path = "/v1/completions",
+       .body = R"({"prompt": "x", "max_tokens": 20, "stream": true, "ignore_eos": true})"},
+      running);
+  routes_->Drain();
+  for (const auto& [method, path] : {std::pair{"GET", "/health"}, {"POST", "/v1/completions"}}) {
+    FakeWriter writer;
+    Do(writer, method, path, R"({"prompt": "x"})");
+    EXPECT_EQ(writer.sent.status, 503);
+    EXPECT_TRUE(writer.sent.close);
+    EXPECT_THAT(writer.sent.body, HasSubstr("draining"));
+  }
+  EXPECT_TRUE(running.Await());
+  EXPECT_GE(running.Events().size(), 20u);
+}
+
+TEST_F(RoutesTest, EveryAnswerHasARequestsId) {
+  std::set<std::string> made;
+  for (const char* given : {"", "a b", "mine-1"}) {
+    for (const char* path : {"/v1/completions", "/v1/models", "/nowhere"}) {
+      FakeWriter writer;
+      Do(writer, {.method = "POST",
+                  .path = path,
+                  .request_id = given,
+                  .body = R"({"prompt": "x", "stream": true})"});
+      const std::string id = writer.fields["X-Request-Id"];
+      if (std::string(given) == "mine-1") {
+        EXPECT_EQ(id, given);
+      } else {
+        EXPECT_TRUE(IsRequestId(id)) << id;
+        EXPECT_TRUE(made.insert(id).second) << id << " twice";
+      }
+    }
+  }
+}
+
+TEST_F(RoutesTest, StepsAreShownWithTheirTimes) {
+  StepTiming timing{.step = 41, .sequences = 3, .prefill_rows = 100, .decode_rows = 2};
+  timing.phases[static_cast<size_t>(StepPhase::kCollect)] = std::chrono::microseconds(1500);
+  generator_->SetSteps({timing, {.step = 42, .failed = true}});
+  FakeWriter writer;
+  Do(writer, "GET", "/debug/steps");
+  const json::object body = writer.Body();
+  const json::array& steps = body.at("steps").as_array();
+  ASSERT_EQ(steps.size(), 2u);
+  EXPECT_EQ(steps[0].at("step").to_number<int>(), 41);
+  EXPECT_EQ(steps[0].at("rows").to_number<int>(), 102);
+  EXPECT_EQ(steps[0].at("prefill_rows").to_number<int>(), 100);
+  EXPECT_EQ(steps[0].at("collect_us").to_number<double>(), 1500.0);
+  EXPECT_EQ(steps[0].at("plan_us").to_number<double>(), 0.0);
+  EXPECT_TRUE(steps[1].at("failed").as_bool());
 }
 
 TEST_F(RoutesTest, WhatTheEngineRefusesBecomesAStatus) {

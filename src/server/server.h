@@ -13,6 +13,7 @@
 #include "sampling/sampling_params.h"
 #include "sched/generator.h"
 #include "server/http_server.h"
+#include "server/request_log.h"
 #include "tokenizer/tokenizer.h"
 
 namespace sluice {
@@ -21,6 +22,7 @@ struct ServerOptions {
   HttpServerOptions http;
   std::vector<std::string> api_keys;  // not empty: /v1/ needs "Authorization: Bearer KEY"
   std::string version = "unknown";    // for GET /version
+  bool log_prompts = false;           // in the line that is logged for each request
 };
 
 // The one model behind the door. What it refers to must outlive the server.
@@ -38,17 +40,29 @@ struct ServedModel {
   Timeline* timeline = nullptr;              // that streaming is recorded on; may be null
 };
 
-// The OpenAI-compatible HTTP door. See HttpServer for threads and connections.
+class Routes;
+
+// The OpenAI-compatible HTTP door. See HttpServer for threads and connections. Calls are to come in
+// the order in which they stand here.
 class Server {
  public:
-  Server(ServerOptions options, ServedModel model);
+  explicit Server(ServerOptions options);
   ~Server();  // stops and waits
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Throws Error when the address cannot be had: "address 127.0.0.1:8000 is in use: ...".
+  // From here on every request is answered 503, with the reason that the model is loading. Throws
+  // Error when the address cannot be had: "address 127.0.0.1:8000 is in use: ...".
   void Start();
   int port() const;  // valid after Start
+
+  // From here on requests are served.
+  void Open(ServedModel model);
+
+  // From here on /health is 503, and so is every request for text; what was taken goes on.
+  void Drain();
+  // Requests that were read and whose answers have not been written yet.
+  int answering() const;
 
   // Accepts no more, cancels what runs and closes every connection. Thread-safe.
   void Stop();
@@ -56,7 +70,12 @@ class Server {
   void Wait();
 
  private:
-  std::unique_ptr<HttpHandler> routes_;
+  class Door;
+
+  ServerOptions options_;
+  const RequestLog log_;
+  std::unique_ptr<Routes> routes_;  // null until opened
+  std::unique_ptr<Door> door_;
   std::unique_ptr<HttpServer> http_;
 };
 

@@ -52,6 +52,27 @@ def test_csv_and_back_is_the_same_trace(trace, tmp_path):
     assert lines[1].startswith("step,sequence,position,layer,expert_0")
 
 
+def test_record_runs_a_model_over_prompts(tmp_path):
+    path = tmp_path / "run.trace"
+    sluice("run", "-p", "Once upon a time", "--max-tokens", 8, "--temperature", 0, "--router-trace", path)
+    recorded = tmp_path / "recorded.trace"
+    said = sluice("trace", "record", "-p", "Once upon a time", "--max-tokens", 8, "--temperature", 0, "--out", recorded)
+    assert recorded.read_bytes() == path.read_bytes()
+    assert "8 made" in said and str(recorded.stat().st_size) in said
+
+
+def test_record_cuts_prompts_from_a_text(tmp_path):
+    text = tmp_path / "book.txt"
+    text.write_text("The fox went out on a chilly night. " * 200)
+    path = tmp_path / "book.trace"
+    sluice("trace", "record", "--text", text, "--prompt-tokens", 50, "--num-prompts", 3, "--max-tokens", 4,
+           "--ignore-eos", "--out", path)
+    info = report("trace", "info", path)
+    assert info["sequences"] == 3 and 50 + 4 - 2 <= info["last_position"] <= 50 + 4
+    # The last token of each answer is not run.
+    assert info["records"] == info["routed_layers"] * 3 * (info["last_position"] + 1)
+
+
 def test_a_recorded_run_can_be_looked_into(tmp_path):
     path = tmp_path / "run.trace"
     sluice("run", "-p", "Once upon a time", "--max-tokens", 8, "--router-trace", path)

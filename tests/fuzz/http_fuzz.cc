@@ -48,7 +48,9 @@ class SteppedGenerator : public Generator {
     std::erase_if(live_,
                   [&](const Live& live) { return live.request == request && live.index == index; });
   }
+  void CheckAccepts() const override {}
   EngineStats Stats() const override { return {}; }
+  std::vector<StepTiming> RecentSteps() const override { return {}; }
 
   // Reports one token of the sequence that has waited longest. False when there is none.
   bool Step() {
@@ -83,6 +85,7 @@ struct Door {
   ChatTemplate chat = ChatTemplate::Parse(kChatMlTemplate);
   SteppedGenerator generator;
   Metrics metrics;
+  RequestLog log{/*prompts=*/true};
   Routes routes{ServedModel{.names = {"model"},
                             .tokenizer = *tokenizer,
                             .chat_template = &chat,
@@ -91,7 +94,9 @@ struct Door {
                             .max_model_len = 512,
                             .resident_bytes = [] { return uint64_t{1}; }},
                 {"secret"},
-                "0"};
+                "0",
+                log};
+  std::atomic<int> answering{0};
   HttpServerOptions options{.max_header_bytes = 1024, .max_body_bytes = 8192};
 };
 
@@ -111,7 +116,7 @@ void Serve(Door& door, std::string_view input) {
   fuzz::Require(sent == static_cast<ssize_t>(input.size()), "the input fits the socket's buffer");
 
   asio::io_context context(1);
-  IoThreadState thread{context, std::make_shared<IoGate>(context), door.options, door.routes, {}};
+  IoThreadState thread{context, std::make_shared<IoGate>(context), door.options, door.routes, door.answering, {}};
   asio::ip::tcp::socket socket(context);
   socket.assign(asio::ip::tcp::v4(), ends[0]);
   asio::co_spawn(context, ServeConnection(std::move(socket), thread), asio::detached);
@@ -130,6 +135,7 @@ void Serve(Door& door, std::string_view input) {
   thread.gate->Close();
   close(ends[1]);
   fuzz::Require(thread.connections.empty(), "the connection has ended");
+  fuzz::Require(door.answering == 0, "nothing is being answered");
   fuzz::Require(answer.empty() || answer.starts_with("HTTP/1.1 "), "an answer is HTTP");
 }
 

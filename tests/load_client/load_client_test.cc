@@ -36,14 +36,14 @@ class ServerLoadTest : public ::testing::Test {
     generator_ = std::make_unique<FakeGenerator>(FakeGenerator::HashScript, round);
     HttpServerOptions http;
     http.port = 0;
-    server_ = std::make_unique<Server>(ServerOptions{.http = http, .api_keys = std::move(keys)},
-                                       ServedModel{.names = {"storyteller"},
-                                                   .tokenizer = *tokenizer_,
-                                                   .chat_template = &*chat_template_,
-                                                   .generator = *generator_,
-                                                   .metrics = metrics_,
-                                                   .max_model_len = 4096});
+    server_ = std::make_unique<Server>(ServerOptions{.http = http, .api_keys = std::move(keys)});
     server_->Start();
+    server_->Open({.names = {"storyteller"},
+                   .tokenizer = *tokenizer_,
+                   .chat_template = &*chat_template_,
+                   .generator = *generator_,
+                   .metrics = metrics_,
+                   .max_model_len = 4096});
     target_.base_url = "http://127.0.0.1:" + std::to_string(server_->port()) + "/";
     target_.model = "storyteller";
     target_.ignore_eos = true;

@@ -66,6 +66,15 @@ def test_the_study_sees_what_a_trace_of_the_same_work_holds(worker, tmp_path):
         "contiguous", "migrate", "remap", "replicate"]
 
 
+def test_the_layers_imbalance_is_shown_without_being_asked_for(address):
+    complete(address)
+    page = raw_http.request(address, "GET", "/metrics").body.decode()
+    for name, least in (("expert_imbalance", 1), ("expert_gini", 0), ("expert_cv", 0)):
+        found = re.findall(rf'^sluice:{name}{{model_name="storyteller",layer="\d+"}} ([0-9.e-]+)$', page, re.MULTILINE)
+        assert found and all(float(value) > least for value in found), name
+    assert not counts(address)
+
+
 def test_a_worker_that_takes_over_counts_on():
     with serving("--expert-load", "--worker-process", "on") as (address, log):
         complete(address)

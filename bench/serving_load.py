@@ -1,0 +1,256 @@
+"""Loads a server until it must refuse, or lets its clients vanish, and says whether it held.
+
+    python3 bench/serving_load.py overload    [--seconds 120] [--times 10]
+    python3 bench/serving_load.py disconnects [--requests 10000]
+    python3 bench/serving_load.py memory      [--requests 20000]
+
+Starts `sluice serve` with the embedded model (--sluice names the program, what follows -- are more flags of serve) and
+prints a JSON object of what was measured; "held" says of each limit whether it was kept, and the exit code is 1 when
+one was not. --name NAME also keeps it under bench/results/, from a clean checkout, as record.py does.
+
+overload     the best goodput of a closed loop, then arrivals at so many times that rate: goodput against the best,
+             when refusals come, memory from second to second
+disconnects  clients that go while they connect, send the head, send the body, wait, have the first token, and in
+             mid-stream; then nothing of them may be left in /metrics
+memory       short requests on connections that are kept, growth of the resident memory after a tenth of them
+"""
+
+import argparse
+import asyncio
+import collections
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import record
+
+MOST_REFUSAL_MS = 20  # at the 99th percentile, on two cores that are shared with the load
+LEAST_GOODPUT = 0.95  # of the best
+MOST_GROWTH = 1024  # bytes a request
+SEED = 1
+
+
+class Server:
+    """A server of its own; its address and its figures."""
+
+    def __init__(self, sluice, flags):
+        self.process = subprocess.Popen([sluice, "serve", "--port", "0", "--log-level", "warning", *flags],
+                                        stdout=subprocess.PIPE, text=True)
+        for line in self.process.stdout:
+            if line.startswith("listening on http://"):
+                self.host, port = line.split("://")[1].strip().rsplit(":", 1)
+                self.port = int(port)
+                break
+        else:
+            sys.exit("serving_load.py: the server did not come up")
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    @property
+    def url(self):
+        return f"http://{self.host}:{self.port}"
+
+    def metrics(self):
+        """The sum of the samples of each metric."""
+        totals = collections.Counter()
+        with urllib.request.urlopen(f"{self.url}/metrics") as page:
+            for line in page.read().decode().splitlines():
+                if line and not line.startswith("#"):
+                    name, value = line.rsplit(" ", 1)
+                    totals[name.split("{")[0]] += float(value)
+        return totals
+
+    def await_idle(self, seconds=30):
+        """Waits until nothing is left of any request but this one for /metrics; returns what is left else."""
+        deadline = time.monotonic() + seconds
+        while True:
+            now = self.metrics()
+            left = {"running": now["vllm:num_requests_running"], "waiting": now["vllm:num_requests_waiting"],
+                    "kv_cache_usage": now["vllm:kv_cache_usage_perc"],
+                    "waiting_prompt_tokens": now["sluice:waiting_prompt_tokens"],
+                    "in_progress": now["sluice:http_requests_in_progress"] - 1,
+                    "connections": now["sluice:http_connections"] - 1}
+            left = {name: count for name, count in left.items() if count}
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(0.1)
+
+
+def bench(server, sluice, *flags):
+    command = [sluice, "bench", "serve", "--base-url", server.url, "--ignore-eos", "--json", *map(str, flags)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+class MemoryWatch(threading.Thread):
+    """Samples the server's resident memory every second."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server, self.samples, self.done = server, [], threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.done.wait(1):
+            self.samples.append(self.server.metrics()["process_resident_memory_bytes"])
+
+    def stop(self):
+        self.done.set()
+        self.join()
+        return self.samples
+
+
+def overload(arguments, flags):
+    lengths = ["--random-input-len", arguments.input_len, "--random-output-len", arguments.output_len]
+    with Server(arguments.sluice, ["--max-num-seqs", "32", "--max-num-queued-reqs", "64", *flags]) as server:
+        bench(server, arguments.sluice, "--num-prompts", 128, "--max-concurrency", 64, *lengths)
+        probe = bench(server, arguments.sluice, "--num-prompts", 256, "--max-concurrency", 64, *lengths)
+        count = max(128, round(probe["request_throughput"] * arguments.seconds / 3))
+        best = bench(server, arguments.sluice, "--num-prompts", count, "--max-concurrency", 64, *lengths)
+        rate = arguments.times * best["request_throughput"]
+        watch = MemoryWatch(server)
+        loaded = bench(server, arguments.sluice, "--num-prompts", round(rate * arguments.seconds),
+                       "--request-rate", rate, *lengths)
+        memory = watch.stop()
+        left = server.await_idle()
+    refusals = [kind for kind in loaded["failures"] if kind["error"].startswith("HTTP 429")]
+    others = [kind for kind in loaded["failures"] if kind not in refusals]
+    waits = sorted(one["e2el_ms"] for one in loaded["requests"] if one.get("error", "").startswith("HTTP 429"))
+    refusal_p99 = waits[int(0.99 * len(waits))] if waits else 0
+    middle = len(memory) // 2
+    result = {"best_output_tokens_per_s": best["output_throughput"], "best_requests_per_s": best["request_throughput"],
+              "offered_requests_per_s": rate, "requests": loaded["num_prompts"], "completed": loaded["completed"],
+              "refused": len(waits), "output_tokens_per_s": loaded["output_throughput"],
+              "goodput_share": loaded["output_throughput"] / best["output_throughput"],
+              "refusal_median_ms": waits[len(waits) // 2] if waits else 0, "refusal_p99_ms": refusal_p99,
+              "refusal_most_ms": waits[-1] if waits else 0, "other_failures": others,
+              "p99_ttft_ms": loaded["p99_ttft_ms"], "resident_bytes": memory}
+    result["held"] = {"goodput": result["goodput_share"] >= LEAST_GOODPUT,
+                      "refusals": bool(waits) and refusal_p99 <= MOST_REFUSAL_MS,
+                      "only_refusals": not others,
+                      "memory": max(memory[middle:]) <= 1.05 * max(memory[: middle + 1]),
+                      "nothing_left": not left}
+    return result
+
+
+PHASES = ("connecting", "head", "body", "waiting", "first token", "mid-stream")
+
+
+async def vanish(server, phase, draw):
+    """One client that goes at a phase of its request, in one of the ways that sockets have."""
+    body = json.dumps({"prompt": "Once upon a time there was", "max_tokens": 400, "ignore_eos": True,
+                       "stream": draw.random() < 0.8, "n": draw.choice([1, 1, 2])}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    try:
+        if phase == "head":
+            writer.write(head[: draw.randrange(1, len(head))])
+        elif phase == "body":
+            writer.write(head + body[: draw.randrange(len(body))])
+        elif phase != "connecting":
+            writer.write(head + body)
+        if phase == "waiting":
+            await asyncio.sleep(draw.random() * 0.02)
+        elif phase == "first token":
+            await asyncio.wait_for(reader.read(1), 60) if b'"stream": true' in body else await asyncio.sleep(0.05)
+        elif phase == "mid-stream":
+            for _ in range(draw.randrange(2, 12) if b'"stream": true' in body else 0):
+                await asyncio.wait_for(reader.read(2048), 60)
+        else:
+            await writer.drain()
+    finally:
+        if draw.random() < 0.5:
+            writer.transport.abort()  # as a process that dies: what it was sent may be answered by a reset
+        else:
+            writer.close()
+
+
+async def vanish_all(server, requests):
+    draw = random.Random(SEED)
+    counts = collections.Counter()
+    places = asyncio.Semaphore(64)
+
+    async def one(phase, own):
+        async with places:
+            await vanish(server, phase, own)
+            counts[phase] += 1
+
+    tasks = [one(draw.choice(PHASES), random.Random(draw.random())) for _ in range(requests)]
+    failures = [str(error) for error in await asyncio.gather(*tasks, return_exceptions=True) if error]
+    return counts, failures
+
+
+def disconnects(arguments, flags):
+    with Server(arguments.sluice, flags) as server:
+        asyncio.run(vanish_all(server, min(500, arguments.requests)))
+        server.await_idle()
+        before = server.metrics()
+        begin = time.monotonic()
+        counts, failures = asyncio.run(vanish_all(server, arguments.requests))
+        seconds = time.monotonic() - begin
+        left = server.await_idle()
+        after = server.metrics()
+        alive = server.process.poll() is None
+    grown = after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
+    result = {"requests": arguments.requests, "seconds": seconds, "phases": counts, "client_failures": failures[:5],
+              "left": left,
+              "open_files_grown": after["process_open_fds"] - before["process_open_fds"],
+              "resident_bytes_grown": grown}
+    result["held"] = {"nothing_left": not left, "alive": alive,
+                      "files": result["open_files_grown"] <= 0, "clients": not failures}
+    return result
+
+
+def memory(arguments, flags):
+    load = ["--max-concurrency", 64, "--random-input-len", 16, "--random-output-len", 4]
+    with Server(arguments.sluice, flags) as server:
+        bench(server, arguments.sluice, "--num-prompts", max(64, arguments.requests // 10), *load)
+        before = server.metrics()["process_resident_memory_bytes"]
+        done = bench(server, arguments.sluice, "--num-prompts", arguments.requests, *load)
+        left = server.await_idle()
+        after = server.metrics()["process_resident_memory_bytes"]
+    result = {"requests": arguments.requests, "completed": done["completed"], "resident_bytes_before": before,
+              "resident_bytes_after": after, "bytes_a_request": (after - before) / arguments.requests,
+              "requests_per_s": done["request_throughput"]}
+    result["held"] = {"memory": after - before < MOST_GROWTH * arguments.requests, "nothing_left": not left,
+                      "completed": done["completed"] == arguments.requests}
+    return result
+
+
+def main():
+    own, _, flags = " ".join(sys.argv[1:]).partition(" -- ")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("overload", "disconnects", "memory"))
+    parser.add_argument("--sluice", default="build/release/bin/sluice")
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--times", type=float, default=10)
+    parser.add_argument("--input-len", type=int, default=64)
+    parser.add_argument("--output-len", type=int, default=200)
+    parser.add_argument("--requests", type=int)
+    parser.add_argument("--name")
+    arguments = parser.parse_args(own.split())
+    arguments.sluice = str(pathlib.Path(arguments.sluice).resolve())
+    if arguments.requests is None:
+        arguments.requests = 20000 if arguments.what == "memory" else 10000
+    if arguments.name:
+        record.require_clean_checkout()
+    measure = {"overload": overload, "disconnects": disconnects, "memory": memory}[arguments.what]
+    result = measure(arguments, flags.split())
+    print(json.dumps(result, indent=1))
+    if arguments.name:
+        record.write_result(arguments.name, ["bench/serving_load.py", *sys.argv[1:]], [result])
+    sys.exit(0 if all(result["held"].values()) else 1)
+
+
+if __name__ == "__main__":
+    main()
