@@ -204,6 +204,16 @@ int64_t DefaultKvBytes(const ModelSpec& spec, const RunnerOptions& options) {
   return static_cast<int64_t>(available - std::min(available, model));
 }
 
+// Pages of host memory for what is swapped out.
+int HostPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOptions& options) {
+  constexpr double kDefaultGib = 4;
+  constexpr int64_t kMaxPages = 1 << 26;
+  const double by_default = options.cuda.has_value() ? kDefaultGib : 0;
+  const double gib = flags.swap_space < 0 ? by_default : flags.swap_space;
+  const auto bytes = static_cast<int64_t>(gib * static_cast<double>(1 << 30));
+  return static_cast<int>(std::min(bytes / KvLayoutOf(spec, options).BytesPerPage(), kMaxPages));
+}
+
 int DefaultPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOptions& options) {
   const auto page_bytes = static_cast<int64_t>(KvLayoutOf(spec, options).BytesPerPage());
   const int64_t per_sequence = (options.max_model_len + options.page_size - 1) / options.page_size;
@@ -320,6 +330,7 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
   options.expert_slots = flags.expert_slots;
   options.max_step_rows = std::max(engine.max_num_batched_tokens, engine.max_num_seqs);
   options.max_sequences = engine.max_num_seqs;
+  options.num_host_pages = HostPages(spec, engine, options);
   options.num_pages = DefaultPages(spec, engine, options);
   return options;
 }

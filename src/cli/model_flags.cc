@@ -118,6 +118,13 @@ void AddBatchFlags(CLI::App& app, EngineFlags& flags) {
                  "--max-model-len need, at most a quarter of the memory available but one whole "
                  "sequence at least")
       ->group(group);
+  app.add_option("--swap-space", flags.swap_space,
+                 "GiB of host memory for KV pages of sequences that make room for others, where "
+                 "that takes less time than to compute them again; default: 4 on a GPU, 0 on the "
+                 "CPU")
+      ->check(Quiet(CLI::Range(0.0, 65536.0)))
+      ->default_str("")
+      ->group(group);
 }
 
 void AddEngineFlags(CLI::App& app, EngineFlags& flags) {

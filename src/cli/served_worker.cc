@@ -26,9 +26,9 @@ inline auto Fields(ModelFlags& flags) {
 }
 
 inline auto Fields(EngineFlags& flags) {
-  auto& [max_num_seqs, max_num_batched_tokens, kv_cache_memory, router_trace, speculative_config,
-         timeline] = flags;
-  return std::tie(max_num_seqs, max_num_batched_tokens, kv_cache_memory, router_trace,
+  auto& [max_num_seqs, max_num_batched_tokens, kv_cache_memory, swap_space, router_trace,
+         speculative_config, timeline] = flags;
+  return std::tie(max_num_seqs, max_num_batched_tokens, kv_cache_memory, swap_space, router_trace,
                   speculative_config, timeline);
 }
 

@@ -176,7 +176,10 @@ MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) 
     needs.weight_bytes -= std::min<int64_t>(needs.weight_bytes, (all - held) * expert);
     needs.expert_bytes = held * expert;
   }
-  needs.kv_bytes = KvLayoutOf(spec, options).BytesPerPage() * options.num_pages;
+  const int64_t page_bytes = KvLayoutOf(spec, options).BytesPerPage();
+  needs.kv_bytes = page_bytes * options.num_pages;
+  needs.swap_bytes = page_bytes * options.num_host_pages;
+  if (!options.cuda.has_value()) needs.kv_bytes += needs.swap_bytes;
   needs.arena_bytes = ScratchBytes(spec, options);
   needs.scratch_bytes = needs.arena_bytes;
   needs.process_bytes = kProcessBytes;
@@ -199,9 +202,15 @@ uint64_t AvailableMemory(const RunnerOptions& options) {
 }
 
 void CheckFits(const ModelSpec& spec, const RunnerOptions& options, const MemoryNeeds& needs) {
+  const bool cuda = options.cuda.has_value();
+  if (const uint64_t host = QueryMemory().available_bytes; cuda && needs.swap_bytes > host) {
+    throw Error(ErrorCode::kResourceExhausted, "pages for what is swapped out need " +
+                                                   FormatBytes(needs.swap_bytes) +
+                                                   " of the host's memory, " + FormatBytes(host) +
+                                                   " available: try a smaller --swap-space");
+  }
   const uint64_t available = AvailableMemory(options);
   if (needs.total() <= available) return;
-  const bool cuda = options.cuda.has_value();
   throw Error(ErrorCode::kResourceExhausted,
               "needs " + FormatBytes(needs.total()) + (cuda ? " of GPU memory" : " of memory") +
                   " (weights " + FormatBytes(needs.weight_bytes) + ", KV cache " +

@@ -24,6 +24,7 @@ struct RunnerOptions {
   bool reference_ops = false;  // every op by its plain maths, slowly
   int page_size = 16;          // positions a KV page
   int num_pages = 0;
+  int num_host_pages = 0;                   // of host memory, for what is swapped out
   int max_model_len = 0;                    // at most the spec's max_positions
   int max_step_rows = 512;                  // most rows of one step: what scratch is planned for
   int max_sequences = 64;                   // most sequences of one step, likewise
@@ -40,6 +41,7 @@ struct MemoryNeeds {
   uint64_t weight_bytes = 0;
   uint64_t expert_bytes = 0;  // of weight_bytes: the slots of routed experts
   uint64_t kv_bytes = 0;
+  uint64_t swap_bytes = 0;  // of the host's memory: on the CPU part of kv_bytes, else not counted
   uint64_t scratch_bytes = 0;  // of a step of max_step_rows
   uint64_t arena_bytes = 0;    // of scratch_bytes: the step's tensors
   uint64_t inbox_bytes = 0;    // of scratch_bytes: what the host tells a device's kernels

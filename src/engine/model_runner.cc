@@ -85,6 +85,7 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
   }
   pages_ = std::make_unique<PagePool>(KvLayoutOf(spec_, options_), options_.num_pages,
                                       MemoryOf(options_));
+  if (options_.num_host_pages > 0) PrepareSwapping();
   decoder_ = std::make_unique<Decoder>(spec_, *weights_);
 }
 
@@ -101,6 +102,38 @@ void ModelRunner::PrepareDevice(const MemoryNeeds& needs) {
   for (StepUnderWay& step : steps_) step.done.emplace();
   if (options_.timeline != nullptr) {
     device_spans_ = std::make_unique<DeviceSpans>(*options_.timeline, *stream_);
+  }
+}
+
+// Takes the host's pages, and measures what copies to and from them take.
+void ModelRunner::PrepareSwapping() {
+  host_pages_ =
+      std::make_unique<PagePool>(pages_->layout(), options_.num_host_pages,
+                                 stream_ != nullptr ? MemoryKind::kPinned : MemoryKind::kHost);
+  const int pages = std::min({16, pages_->num_pages(), host_pages_->num_pages()});
+  const auto copy_all = [&] {
+    for (int page = 0; page < pages; ++page) {
+      CopyPage(*pages_, page, *host_pages_, page, stream_.get());
+      CopyPage(*host_pages_, page, *pages_, page, stream_.get());
+    }
+    if (stream_ != nullptr) stream_->Synchronize();
+  };
+  copy_all();  // the first touch of memory takes time of its own
+  const auto begin = std::chrono::steady_clock::now();
+  copy_all();
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  swap_seconds_per_page_ = taken.count() / (2 * pages);
+}
+
+// Ahead of the step's rows, which may use the pages.
+void ModelRunner::SwapPages(const StepPlan& plan) {
+  if (plan.swap_out.empty() && plan.swap_in.empty()) return;
+  SLUICE_CHECK(host_pages_ != nullptr);
+  for (const auto& [from, to] : plan.swap_out) {
+    CopyPage(*pages_, from, *host_pages_, to, stream_.get());
+  }
+  for (const auto& [from, to] : plan.swap_in) {
+    CopyPage(*host_pages_, from, *pages_, to, stream_.get());
   }
 }
 
@@ -122,6 +155,8 @@ WorkerInfo ModelRunner::Info() const {
           .max_model_len = options_.max_model_len,
           .page_size = options_.page_size,
           .num_pages = options_.num_pages,
+          .num_host_pages = options_.num_host_pages,
+          .swap_seconds_per_page = swap_seconds_per_page_,
           .max_steps = stream_ != nullptr && !host_looks && draws_at_once ? kMostSteps : 1};
 }
 
@@ -286,6 +321,7 @@ void ModelRunner::QueueStep(const StepPlan& plan, bool draws, const LogitsSink& 
                      .cuda = stream_.get(),
                      .inbox = inbox_.get(),
                      .staging = &staging_};
+  SwapPages(plan);
   StepInput input;
   Prepare(plan, draws, input, step, ctx);
   const StepOutput output = Compute(input, step, ctx);

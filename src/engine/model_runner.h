@@ -134,6 +134,8 @@ class ModelRunner {
     std::vector<DrawnRow> drawn;  // rows that were drawn before, where logits are made in parts
   };
   void PrepareDevice(const MemoryNeeds& needs);
+  void PrepareSwapping();
+  void SwapPages(const StepPlan& plan);
   void Queue(const StepPlan& plan, bool draws, const LogitsSink& sink);
   void QueueStep(const StepPlan& plan, bool draws, const LogitsSink& sink, StepUnderWay& step);
   void Prepare(const StepPlan& plan, bool draws, StepInput& input, StepUnderWay& step,
@@ -174,6 +176,8 @@ class ModelRunner {
   std::unique_ptr<TokenDispatcher> dispatcher_;
   std::unique_ptr<RoutingSource> routing_;
   std::unique_ptr<PagePool> pages_;
+  std::unique_ptr<PagePool> host_pages_;  // null without any
+  double swap_seconds_per_page_ = 0;
   std::unique_ptr<Decoder> decoder_;
   std::vector<int> moe_layers_;
   StepGraphs graphs_;

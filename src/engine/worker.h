@@ -2,6 +2,7 @@
 
 #include <stop_token>
 #include <string>
+#include <tuple>
 
 #include "request/step.h"
 
@@ -13,11 +14,18 @@ struct WorkerInfo {
   int max_model_len = 0;  // positions a sequence may have
   int page_size = 0;      // positions a KV page
   int num_pages = 0;
+  int num_host_pages = 0;            // for what is swapped out; 0 = nothing can be
+  double swap_seconds_per_page = 0;  // that a copy to or from one takes
   // Steps that may be under way at once: 1, or 2 where a step can be queued behind the one that
   // runs, with tokens that this one draws (TokenDrawnBy).
   int max_steps = 1;
 
-  bool operator==(const WorkerInfo&) const = default;
+  // But for what is measured.
+  bool operator==(const WorkerInfo& other) const {
+    return std::tie(vocab_size, max_model_len, page_size, num_pages, num_host_pages, max_steps) ==
+           std::tie(other.vocab_size, other.max_model_len, other.page_size, other.num_pages,
+                    other.num_host_pages, other.max_steps);
+  }
 };
 
 // Runs steps, in the order in which they are submitted. One caller thread. A sequence whose logits

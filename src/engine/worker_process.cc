@@ -24,8 +24,10 @@ constexpr ErrorCode LastOf(ErrorCode) {
 }
 
 inline auto Fields(WorkerInfo& value) {
-  auto& [vocab_size, max_model_len, page_size, num_pages, max_steps] = value;
-  return std::tie(vocab_size, max_model_len, page_size, num_pages, max_steps);
+  auto& [vocab_size, max_model_len, page_size, num_pages, num_host_pages, swap_seconds_per_page,
+         max_steps] = value;
+  return std::tie(vocab_size, max_model_len, page_size, num_pages, num_host_pages,
+                  swap_seconds_per_page, max_steps);
 }
 
 namespace {

@@ -1,6 +1,9 @@
 #include "kv/page_pool.h"
 
+#include <cstring>
+
 #include "base/check.h"
+#include "device/cuda_stream.h"
 
 namespace sluice {
 
@@ -28,6 +31,19 @@ Shape TensorShape(const KvLayout& layout, const KvGroup& group, int64_t num_page
 int64_t TensorBytes(const KvLayout& layout, const KvGroup& group, int64_t num_pages) {
   return TensorShape(layout, group, num_pages).NumElements() *
          static_cast<int64_t>(SizeOf(group.dtype));
+}
+
+void CopyPageOf(TensorView from, int from_page, TensorView to, int to_page, CudaStream* stream) {
+  if (from.raw() == nullptr) return;  // the layer is of another kind
+  const TensorView source = from.Slice(from_page, from_page + 1);
+  const TensorView target = to.Slice(to_page, to_page + 1);
+  SLUICE_CHECK_EQ(source.NumBytes(), target.NumBytes());
+  const auto bytes = static_cast<size_t>(source.NumBytes());
+  if (stream == nullptr) {
+    std::memcpy(target.raw(), source.raw(), bytes);
+  } else {
+    stream->Copy(target.raw(), source.raw(), bytes);
+  }
 }
 
 }  // namespace
@@ -69,6 +85,18 @@ PagePool::PagePool(const KvLayout& layout, int num_pages, MemoryKind memory)
       }
       next += TensorCount(group) * bytes;
     }
+  }
+}
+
+void CopyPage(const PagePool& from, int from_page, const PagePool& to, int to_page,
+              CudaStream* stream) {
+  SLUICE_CHECK_EQ(from.layout().num_layers(), to.layout().num_layers());
+  SLUICE_CHECK(from_page >= 0 && from_page < from.num_pages());
+  SLUICE_CHECK(to_page >= 0 && to_page < to.num_pages());
+  for (int layer = 0; layer < from.layout().num_layers(); ++layer) {
+    CopyPageOf(from.Keys(layer), from_page, to.Keys(layer), to_page, stream);
+    CopyPageOf(from.Values(layer), from_page, to.Values(layer), to_page, stream);
+    CopyPageOf(from.Latents(layer), from_page, to.Latents(layer), to_page, stream);
   }
 }
 

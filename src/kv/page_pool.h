@@ -8,6 +8,8 @@
 
 namespace sluice {
 
+class CudaStream;
+
 // How the keys and values of one group of layers lie in memory. Layers of a group are alike; a
 // model with draft layers or mixed attention has several groups.
 struct KvGroup {
@@ -57,5 +59,10 @@ class PagePool {
   Buffer memory_;
   std::vector<Layer> layers_;
 };
+
+// Copies a page's keys and values, or latent rows, of all layers to a page of a pool with the same
+// layout. With a stream, which may be null where both are the host's, the copy is queued there.
+void CopyPage(const PagePool& from, int from_page, const PagePool& to, int to_page,
+              CudaStream* stream);
 
 }  // namespace sluice

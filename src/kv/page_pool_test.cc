@@ -74,5 +74,33 @@ TEST(PagePool, RefusesNoPages) {
   EXPECT_THROW(PagePool(TwoGroups(), 0), InternalError);
 }
 
+TEST(CopyPage, CopiesOnePageOfEachTensor) {
+  const PagePool from(TwoGroups(), 3);
+  const PagePool to(TwoGroups(), 2);
+  for (int layer = 0; layer < 3; ++layer) {
+    for (const PagePool* pool : {&from, &to}) {
+      const int value = pool == &from ? 10 + layer : 1;
+      std::memset(pool->Keys(layer).raw(), value, pool->Keys(layer).NumBytes());
+      std::memset(pool->Values(layer).raw(), value + 50, pool->Values(layer).NumBytes());
+    }
+  }
+  CopyPage(from, 2, to, 1, nullptr);
+  for (int layer = 0; layer < 3; ++layer) {
+    const auto bytes_of = [](TensorView view) {
+      const auto* bytes = static_cast<const uint8_t*>(view.raw());
+      return std::vector<int>(bytes, bytes + view.NumBytes());
+    };
+    const auto expect = [&](TensorView view, int page, int value) {
+      for (const int byte : bytes_of(view.Slice(page, page + 1))) ASSERT_EQ(byte, value);
+    };
+    expect(to.Keys(layer), 0, 1);
+    expect(to.Keys(layer), 1, 10 + layer);
+    expect(to.Values(layer), 0, 51);
+    expect(to.Values(layer), 1, 60 + layer);
+  }
+  EXPECT_THROW(CopyPage(from, 3, to, 0, nullptr), InternalError);
+  EXPECT_THROW(CopyPage(from, 0, to, 2, nullptr), InternalError);
+}
+
 }  // namespace
 }  // namespace sluice

@@ -25,8 +25,13 @@ struct Sequence {
 
   std::vector<TokenId> tokens;  // prompt, then committed output
   int prompt_length = 0;
-  int kv_length = 0;                        // positions [0, kv_length) have valid keys and values
-  std::vector<PageHandle> pages;            // covers at least kv_length positions
+  int kv_length = 0;              // positions [0, kv_length) have valid keys and values
+  std::vector<PageHandle> pages;  // covers at least kv_length positions
+  // While it waits: positions [0, swapped_length) have theirs in these pages of the host's, once
+  // the step `swap_step` has run.
+  int swapped_length = 0;
+  std::vector<PageHandle> host_pages;
+  uint64_t swap_step = 0;
   std::vector<SampledToken> prompt_scores;  // gathered while the prompt runs, until reported
   int num_scored = 0;  // prompt tokens scored so far; a recomputed prompt is not scored again
   std::optional<FinishReason> finish;

@@ -59,11 +59,21 @@ struct SequenceSlice {
 SequenceSlice ContiguousSlice(SequenceId id, std::span<const TokenId> tokens, int begin, int end,
                               int first_page, int page_size);
 
+// The contents of one page that go to another.
+struct PageCopy {
+  int32_t from = 0;
+  int32_t to = 0;
+};
+
 // One step of the model for a batch. Made by sched/, run by an engine::Worker. Plain data, complete
 // in itself but for TokenDrawnBy: a worker keeps nothing about sequences between steps but the
 // pages' contents and what the last step drew.
 struct StepPlan {
   uint64_t step = 0;
+  // Done before the rows, in this order: keys and values of device pages that go to pages of the
+  // host's, and of the host's that come back.
+  std::vector<PageCopy> swap_out;
+  std::vector<PageCopy> swap_in;
   std::vector<SequenceSlice> slices;
 
   int64_t NumTokens() const;  // of all slices

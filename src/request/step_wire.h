@@ -48,9 +48,14 @@ inline auto Fields(SequenceSlice& value) {
                   sample_rows, sample, score_rows);
 }
 
+inline auto Fields(PageCopy& value) {
+  auto& [from, to] = value;
+  return std::tie(from, to);
+}
+
 inline auto Fields(StepPlan& value) {
-  auto& [step, slices] = value;
-  return std::tie(step, slices);
+  auto& [step, swap_out, swap_in, slices] = value;
+  return std::tie(step, swap_out, swap_in, slices);
 }
 
 inline auto Fields(SliceResult& value) {

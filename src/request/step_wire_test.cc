@@ -59,6 +59,15 @@ void ExpectSame(const SamplingParams& got, const SamplingParams& want) {
   EXPECT_EQ(prompt_logprobs, want.prompt_logprobs);
 }
 
+void ExpectSame(const std::vector<PageCopy>& got, const std::vector<PageCopy>& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    const auto& [from, to] = got[i];
+    EXPECT_EQ(from, want[i].from);
+    EXPECT_EQ(to, want[i].to);
+  }
+}
+
 void ExpectSame(const SampleContext& got, const SampleContext& want) {
   const auto& [params, seed, prompt_length, history, generated, end_ids] = got;
   ExpectSame(params, want.params);
@@ -126,7 +135,10 @@ StepPlan FullPlan() {
   slice.sample.generated = 25;
   slice.sample.end_ids = {26};
   slice.score_rows = {{.row = 27, .target = 28}};
-  return {.step = 29, .slices = {slice, SequenceSlice()}};
+  return {.step = 29,
+          .swap_out = {{.from = 30, .to = 31}},
+          .swap_in = {{.from = 32, .to = 33}, {.from = 34, .to = 35}},
+          .slices = {slice, SequenceSlice()}};
 }
 
 StepResult FullResult() {
@@ -141,8 +153,10 @@ StepResult FullResult() {
 TEST(StepWire, APlanComesBackWhole) {
   const StepPlan want = FullPlan();
   const auto got = FromWire<StepPlan>(ToWire(want));
-  const auto& [step, slices] = got;
+  const auto& [step, swap_out, swap_in, slices] = got;
   EXPECT_EQ(step, want.step);
+  ExpectSame(swap_out, want.swap_out);
+  ExpectSame(swap_in, want.swap_in);
   ASSERT_EQ(slices.size(), 2u);
   for (size_t i = 0; i < 2; ++i) ExpectSame(slices[i], want.slices[i]);
 }

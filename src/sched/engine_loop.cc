@@ -29,6 +29,8 @@ SchedulerConfig MakeConfig(const WorkerInfo& info, const EngineOptions& options)
           .max_model_len = info.max_model_len,
           .page_size = info.page_size,
           .num_pages = info.num_pages,
+          .num_host_pages = info.num_host_pages,
+          .swap_seconds_per_page = info.swap_seconds_per_page,
           .eos_ids = options.eos_ids};
 }
 
@@ -313,6 +315,7 @@ bool EngineLoop::SubmitStep() {
   if (step.plan.slices.empty()) return false;
   step.timing.Describe(step.plan);
   const EngineClock::time_point now = EngineClock::now();
+  if (under_way_.empty()) step_began_ = now;
   under_way_.push_back(std::move(step));
   {
     const StepLog::Timer timer(steps_, StepPhase::kSubmit, under_way_.back().timing);
@@ -332,6 +335,9 @@ void EngineLoop::FinishStep() {
   under_way_.pop_front();
   const StepResult result = Collect(step);
   step.timing.failed = !result.error.empty();
+  const EngineClock::time_point now = EngineClock::now();
+  const std::chrono::duration<double> taken = now - std::exchange(step_began_, now);
+  if (result.error.empty()) scheduler_.ObserveStep(step.plan.NumTokens(), taken.count());
   std::vector<SequenceReport> reports;
   try {
     const StepLog::Timer timer(steps_, StepPhase::kCommit, step.timing);

@@ -140,8 +140,9 @@ class EngineLoop : public Generator {
 
   // The engine thread's own.
   Scheduler scheduler_;
-  std::deque<Step> under_way_;  // oldest first
-  EngineStats counted_;         // what the metrics have been told of
+  std::deque<Step> under_way_;          // oldest first
+  EngineClock::time_point step_began_;  // of the oldest: the one before it was over
+  EngineStats counted_;                 // what the metrics have been told of
   std::unordered_map<RequestId, LiveRequest> live_;
   using Deadline = std::pair<EngineClock::time_point, RequestId>;
   std::set<Deadline> deadlines_;          // of live requests

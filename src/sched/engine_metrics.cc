@@ -54,6 +54,10 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
           metrics.Counter("vllm:generation_tokens_total", "Tokens generated.", labels)),
       preemptions_(metrics.Counter("vllm:num_preemptions_total",
                                    "Sequences that gave their pages back to wait.", labels)),
+      swapped_out_(metrics.Counter("sluice:swapped_out_pages_total",
+                                   "KV pages copied to host memory by preemptions.", labels)),
+      swapped_in_(metrics.Counter("sluice:swapped_in_pages_total",
+                                  "KV pages copied back from host memory.", labels)),
       finished_{&FinishCounter(metrics, labels, FinishReason::kStop),
                 &FinishCounter(metrics, labels, FinishReason::kLength),
                 &FinishCounter(metrics, labels, FinishReason::kAbort),
@@ -105,6 +109,8 @@ void EngineMetrics::OnStep(int rows, const EngineStats& before, const EngineStat
   generation_tokens_.Increment(
       static_cast<double>(after.generation_tokens - before.generation_tokens));
   preemptions_.Increment(static_cast<double>(after.preemptions - before.preemptions));
+  swapped_out_.Increment(static_cast<double>(after.pages_swapped_out - before.pages_swapped_out));
+  swapped_in_.Increment(static_cast<double>(after.pages_swapped_in - before.pages_swapped_in));
 }
 
 void EngineMetrics::OnAdmitted(const SequenceTimes& times) {

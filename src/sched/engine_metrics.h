@@ -45,6 +45,8 @@ class EngineMetrics {
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generation_tokens_;
   prometheus::Counter& preemptions_;
+  prometheus::Counter& swapped_out_;
+  prometheus::Counter& swapped_in_;
   std::array<prometheus::Counter*, 5> finished_;  // by FinishReason
   prometheus::Histogram& step_tokens_;
   prometheus::Histogram& first_token_;

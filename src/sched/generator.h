@@ -23,6 +23,8 @@ struct EngineStats {
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
   uint64_t preemptions = 0;
+  uint64_t pages_swapped_out = 0;  // by preemptions, to the host's memory
+  uint64_t pages_swapped_in = 0;
   std::string failure;      // not empty: requests are refused, because of this
   bool restarting = false;  // with `failure`: it may pass by itself, soon
 };

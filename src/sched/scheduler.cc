@@ -68,7 +68,9 @@ Scheduler::Scheduler(const SchedulerConfig& config, DecodeStrategy& strategy)
     : config_(config),
       length_limit_(LengthLimit(config)),
       strategy_(strategy),
-      pages_(config.num_pages) {
+      pages_(config.num_pages),
+      host_pages_(config.num_host_pages),
+      swap_policy_(config.swap_seconds_per_page) {
   SLUICE_CHECK_GE(config.max_num_seqs, 1);
   SLUICE_CHECK_GE(config.page_size, 1);
   SLUICE_CHECK_GE(length_limit_, 2);
@@ -150,7 +152,7 @@ StepPlan Scheduler::Plan() {
   if (under_way_.empty()) {
     const uint64_t preemptions = totals_.preemptions;
     int lacking_pages = ShareRows();
-    for (; lacking_pages > pages_.num_free(); lacking_pages = ShareRows()) PreemptLast();
+    for (; lacking_pages > pages_.num_free(); lacking_pages = ShareRows()) PreemptLast(plan);
     PlanRows(lacking_pages, plan, budget);
     // A sequence that just gave its pages back must not take them again at once.
     if (totals_.preemptions == preemptions) Admit(plan, budget);
@@ -255,8 +257,9 @@ void Scheduler::Admit(StepPlan& plan, int& budget) {
     Sequence& sequence = *taken;
     running_.insert(std::upper_bound(running_.begin(), running_.end(), taken, ComesBefore),
                     std::move(taken));
+    SwapIn(sequence, plan);
     const int rows = std::min(budget, Uncomputed(sequence));
-    GrowPages(rows, sequence);
+    GrowPages(sequence.kv_length + rows, sequence);
     AddSlice(sequence, strategy_.Demand(sequence, rows), plan, budget);
     if (is_new) admitted_.push_back({sequence.request, sequence.index});
   }
@@ -266,6 +269,8 @@ void Scheduler::Admit(StepPlan& plan, int& budget) {
 // page for each running sequence to grow into: to admit earlier would soon mean to preempt.
 bool Scheduler::CanAdmit() const {
   if (waiting_.empty() || std::ssize(running_) >= config_.max_num_seqs) return false;
+  // Whether the step that swaps it out goes well is not known yet.
+  if (waiting_.First().swap_step > totals_.steps) return false;
   const int needed = PagesFor(waiting_.First().length() + 1, config_.page_size);
   return pages_.num_free() >= needed + std::ssize(running_);
 }
@@ -296,15 +301,51 @@ void Scheduler::GrowPages(int kv_length, Sequence& sequence) {
   }
 }
 
-void Scheduler::PreemptLast() {
+void Scheduler::PreemptLast(StepPlan& plan) {
   SLUICE_CHECK(under_way_.empty() && planned_.empty());
   SLUICE_CHECK_GE(running_.size(), 2u);  // one alone has room
   Sequence& victim = *running_.back();
+  const int pages = PagesFor(victim.kv_length, config_.page_size);
+  if (pages <= host_pages_.num_free() && swap_policy_.SwapIsCheaper(victim.kv_length, pages)) {
+    SwapOut(victim, plan);
+  }
   victim.pages.clear();
   victim.kv_length = 0;
   waiting_.PutBack(std::move(running_.back()));
   running_.pop_back();
   ++totals_.preemptions;
+}
+
+// Has the step copy the sequence's pages before anybody writes to them.
+void Scheduler::SwapOut(Sequence& sequence, StepPlan& plan) {
+  const int pages = PagesFor(sequence.kv_length, config_.page_size);
+  for (int nth = 0; nth < pages; ++nth) {
+    sequence.host_pages.push_back(host_pages_.Allocate());
+    plan.swap_out.push_back({sequence.pages[nth].id(), sequence.host_pages.back().id()});
+  }
+  sequence.swapped_length = sequence.kv_length;
+  sequence.swap_step = plan.step;
+  totals_.pages_swapped_out += static_cast<uint64_t>(pages);
+}
+
+// Has the step bring back what was swapped out. The host's pages are free again at once: what goes
+// to them next is copied in a later step, since none swaps both ways.
+void Scheduler::SwapIn(Sequence& sequence, StepPlan& plan) {
+  if (sequence.swapped_length == 0) return;
+  SLUICE_CHECK(plan.swap_out.empty());
+  const size_t held = sequence.pages.size();  // with their contents
+  GrowPages(sequence.swapped_length, sequence);
+  for (size_t nth = held; nth < sequence.host_pages.size(); ++nth) {
+    plan.swap_in.push_back({sequence.host_pages[nth].id(), sequence.pages[nth].id()});
+    ++totals_.pages_swapped_in;
+  }
+  sequence.kv_length = std::max(sequence.kv_length, sequence.swapped_length);
+  DropSwapped(sequence);
+}
+
+void Scheduler::DropSwapped(Sequence& sequence) {
+  sequence.host_pages.clear();
+  sequence.swapped_length = 0;
 }
 
 void Scheduler::AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, int& budget) {
@@ -363,6 +404,11 @@ std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepRe
   SLUICE_CHECK_EQ(flights.size(), plan.slices.size());
   ++totals_.steps;
   const std::string error = result.error.empty() ? Mismatch(plan, result) : result.error;
+  if (!error.empty() && !plan.swap_out.empty()) {
+    waiting_.ForEach([&](Sequence& sequence) {
+      if (sequence.swap_step == plan.step) DropSwapped(sequence);
+    });
+  }
   std::vector<SequenceReport> reports;
   reports.reserve(flights.size());
   for (size_t i = 0; i < flights.size(); ++i) {

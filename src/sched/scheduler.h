@@ -13,6 +13,7 @@
 #include "request/sequence.h"
 #include "request/step.h"
 #include "sched/generator.h"
+#include "sched/swap_policy.h"
 #include "sched/waiting_line.h"
 
 namespace sluice {
@@ -23,6 +24,8 @@ struct SchedulerConfig {
   int max_model_len = 0;              // positions a sequence may have
   int page_size = 0;                  // positions a KV page
   int num_pages = 0;
+  int num_host_pages = 0;            // for what is swapped out
+  double swap_seconds_per_page = 0;  // that a copy to or from one takes
   std::vector<TokenId> eos_ids;
 };
 
@@ -41,9 +44,10 @@ struct SequenceReport {
 // some) of every decoding sequence, then fills the token budget with prefills in that order, in
 // chunks; a prompt that needs more than one step's budget leaves up to half of its rows to those
 // behind it. Pages are taken as sequences grow. Where there are too few for all of a step's rows,
-// the last running sequence gives its own back and waits, first in line of its priority, to be
-// computed again. So the first always advances, and among equals nobody who came later gets a place
-// before one that gave its own up.
+// the last running sequence gives its own back and waits, first in line of its priority; its keys
+// and values are computed again, or copied to the host's pages and back, by what costs less. So the
+// first always advances, and among equals nobody who came later gets a place before one that gave
+// its own up.
 //
 // A step can be planned while the one before is under way where it is known what that one leaves
 // but for the ids that it draws. A sequence that turns out to have ended by then has a row too many
@@ -79,6 +83,9 @@ class Scheduler {
   // ends every sequence of the step with kError.
   std::vector<SequenceReport> Commit(const StepPlan& plan, const StepResult& result);
 
+  // A step of so many rows took so long: what preempted sequences do is chosen by that.
+  void ObserveStep(int64_t rows, double seconds) { swap_policy_.Observe(rows, seconds); }
+
   // A sequence that the last Plan() took up for the first time.
   struct Admission {
     RequestId request = 0;
@@ -90,6 +97,7 @@ class Scheduler {
 
   // For inspection.
   const PageAllocator& pages() const { return pages_; }
+  const PageAllocator& host_pages() const { return host_pages_; }
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
   const WaitingLine& waiting() const { return waiting_; }
 
@@ -116,7 +124,10 @@ class Scheduler {
   int Capacity(const Sequence& sequence) const;
   int PagesToReach(int kv_length, const Sequence& sequence) const;
   void GrowPages(int kv_length, Sequence& sequence);
-  void PreemptLast();
+  void PreemptLast(StepPlan& plan);
+  void SwapOut(Sequence& sequence, StepPlan& plan);
+  void SwapIn(Sequence& sequence, StepPlan& plan);
+  static void DropSwapped(Sequence& sequence);
   void AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, int& budget);
   void AddSampling(const Sequence& sequence, SequenceSlice& slice) const;
   void AddScoring(const Sequence& sequence, SequenceSlice& slice) const;
@@ -133,6 +144,8 @@ class Scheduler {
   const int length_limit_;  // tokens a sequence may reach: the context, or what all pages hold
   DecodeStrategy& strategy_;
   PageAllocator pages_;
+  PageAllocator host_pages_;
+  SwapPolicy swap_policy_;
   std::vector<std::unique_ptr<Sequence>> running_;  // by priority and turn
   WaitingLine waiting_;
   std::deque<Flights> under_way_;  // oldest first

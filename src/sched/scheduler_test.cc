@@ -282,6 +282,66 @@ TEST_F(SchedulerTest, ALongPromptLeavesRowsToAShortOne) {
   EXPECT_EQ(reports[0].request, 2u);
 }
 
+// Two sequences of which the second has just been swapped out.
+class SwappingTest : public SchedulerTest {
+ protected:
+  SwappingTest() {
+    SchedulerConfig config = SmallConfig();
+    config.num_pages = 5;
+    config.num_host_pages = 3;
+    swapping_.emplace(config, *strategy_);
+    swapping_->Add(1, MakeRequest(6, {.max_tokens = 30}), 0);
+    plan_ = swapping_->Plan();
+    swapping_->Commit(plan_, Answer(plan_, 7));
+    swapping_->Add(2, MakeRequest(3, {.max_tokens = 30}), 0);
+    for (plan_ = swapping_->Plan(); plan_.swap_out.empty(); plan_ = swapping_->Plan()) {
+      swapping_->Commit(plan_, Answer(plan_, 7));
+    }
+  }
+
+  std::optional<Scheduler> swapping_;
+};
+
+TEST_F(SwappingTest, WhatWasSwappedOutComesBack) {
+  EXPECT_EQ(swapping_->Stats().preemptions, 1u);
+  const Sequence& waiting = swapping_->waiting().First();
+  EXPECT_EQ(waiting.swapped_length, waiting.length() - 1);
+  EXPECT_EQ(swapping_->Stats().pages_swapped_out, plan_.swap_out.size());
+  EXPECT_EQ(swapping_->host_pages().num_free(), 3 - std::ssize(plan_.swap_out));
+  const int swapped = waiting.swapped_length;
+  const std::vector<PageCopy> out = plan_.swap_out;
+  swapping_->Commit(plan_, Answer(plan_, 7));
+  swapping_->End(1, FinishReason::kAbort);
+
+  const StepPlan back = swapping_->Plan();
+  ASSERT_THAT(back.slices, SizeIs(1));
+  EXPECT_THAT(back.slices[0].positions, ElementsAre(swapped));
+  ASSERT_EQ(back.swap_in.size(), out.size());
+  for (size_t i = 0; i < out.size(); ++i) {
+    EXPECT_EQ(back.swap_in[i].from, out[i].to);
+    EXPECT_EQ(back.swap_in[i].to, back.slices[0].pages[i]);
+  }
+  EXPECT_EQ(swapping_->host_pages().num_free(), 3);
+  EXPECT_THAT(swapping_->admitted(), IsEmpty());
+}
+
+TEST_F(SwappingTest, AStepThatFailedHasSwappedNothing) {
+  swapping_->End(1, FinishReason::kAbort);
+  EXPECT_THAT(swapping_->Plan().slices, IsEmpty()) << "it came back before its copies were known";
+  swapping_->Commit(plan_, {.step = plan_.step, .slices = {}, .error = "boom"});
+  EXPECT_EQ(swapping_->host_pages().num_free(), 3);
+  const StepPlan again = swapping_->Plan();
+  EXPECT_THAT(again.swap_in, IsEmpty());
+  ASSERT_THAT(again.slices, SizeIs(1));
+  EXPECT_EQ(again.slices[0].positions.front(), 0);
+}
+
+TEST_F(SwappingTest, AnEndGivesTheHostsPagesBack) {
+  swapping_->Commit(plan_, Answer(plan_, 7));
+  EXPECT_THAT(swapping_->End(2, FinishReason::kAbort), SizeIs(1));
+  EXPECT_EQ(swapping_->host_pages().num_free(), 3);
+}
+
 // A step that is planned while the one before is under way.
 class PlanAheadTest : public SchedulerTest {
  protected:

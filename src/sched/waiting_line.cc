@@ -81,15 +81,11 @@ std::vector<std::unique_ptr<Sequence>> WaitingLine::TakeWhere(const Predicate& m
   return taken;
 }
 
-std::vector<const Sequence*> WaitingLine::All() const {
-  std::vector<const Sequence*> all;
-  for (const auto& [key, sequence] : put_back_) all.push_back(sequence.get());
+void WaitingLine::ForEach(const std::function<void(Sequence&)>& function) const {
+  for (const auto& [key, sequence] : put_back_) function(*sequence);
   for (const Place& place : order_) {
-    for (const auto& [key, sequence] : std::get<Client*>(place)->waiting) {
-      all.push_back(sequence.get());
-    }
+    for (const auto& [key, sequence] : std::get<Client*>(place)->waiting) function(*sequence);
   }
-  return all;
 }
 
 WaitingLine::Client& WaitingLine::ClientOf(const Sequence& sequence) {

@@ -47,8 +47,8 @@ class WaitingLine {
   using Predicate = std::function<bool(const Sequence&)>;
   std::vector<std::unique_ptr<Sequence>> TakeWhere(const Predicate& matches);
 
-  // For inspection: those that were put back, then the others, client by client.
-  std::vector<const Sequence*> All() const;
+  // First those that were put back, then the others, client by client.
+  void ForEach(const std::function<void(Sequence&)>& function) const;
 
  private:
   struct Client {

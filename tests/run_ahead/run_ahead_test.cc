@@ -35,6 +35,18 @@ class DeferringModel : public DeferringWorker {
   InProcessWorker worker_;
 };
 
+// Says that copies to and from the host's pages take no time, so that all that fits is swapped.
+class CheapSwaps : public InProcessWorker {
+ public:
+  using InProcessWorker::InProcessWorker;
+  WorkerInfo Info() const override {
+    WorkerInfo info = InProcessWorker::Info();
+    if (info.num_host_pages > 0) EXPECT_GT(info.swap_seconds_per_page, 0);
+    info.swap_seconds_per_page = 0;
+    return info;
+  }
+};
+
 // Gives another worker so many steps at once, and counts those given while one was under way.
 class Watched : public Worker {
  public:
@@ -130,12 +142,32 @@ class RunAheadTest : public testing::Test {
   RunAheadTest() : spec_(TinyMoeSpec()), source_(ListTensors(spec_), DType::kF32, 1) {}
 
   // With pages for a part of the streams that run at once.
-  std::unique_ptr<ModelRunner> MakeRunner(std::optional<int> cuda) {
-    return std::make_unique<ModelRunner>(
-        spec_, source_,
-        RunnerOptions{
-            .cuda = cuda, .num_threads = 2, .page_size = 4, .num_pages = 48, .max_model_len = 64},
-        std::make_unique<ModelRouting>());
+  std::unique_ptr<ModelRunner> MakeRunner(std::optional<int> cuda, int num_pages = 48,
+                                          int num_host_pages = 0) {
+    return std::make_unique<ModelRunner>(spec_, source_,
+                                         RunnerOptions{.cuda = cuda,
+                                                       .num_threads = 2,
+                                                       .page_size = 4,
+                                                       .num_pages = num_pages,
+                                                       .num_host_pages = num_host_pages,
+                                                       .max_model_len = 64},
+                                         std::make_unique<ModelRouting>());
+  }
+
+  // Whether sequences are sent back or not, to be computed again or copied back.
+  void ExpectSwappingChangesNothing(std::optional<int> cuda) {
+    const auto roomy = MakeRunner(cuda, 400);
+    InProcessWorker roomy_worker(*roomy);
+    const Outcome undisturbed = RunStreams(roomy_worker, 1);
+    EXPECT_EQ(undisturbed.stats.preemptions, 0u);
+    for (const bool swaps : {false, true}) {
+      const auto runner = MakeRunner(cuda, 48, swaps ? 40 : 0);
+      CheapSwaps worker(*runner);
+      const Outcome run = RunStreams(worker, 1);
+      EXPECT_GT(run.stats.preemptions, 5u);
+      EXPECT_EQ(run.stats.pages_swapped_in > 20, swaps);
+      EXPECT_EQ(run.texts, undisturbed.texts);
+    }
   }
 
   static void ExpectSameTexts(Worker& worker) {
@@ -164,6 +196,15 @@ TEST_F(RunAheadTest, EveryStreamSaysTheSame) {
   const auto runner = MakeRunner(std::nullopt);
   DeferringModel worker(*runner);
   ExpectSameTexts(worker);
+}
+
+TEST_F(RunAheadTest, SwappingChangesNothing) {
+  ExpectSwappingChangesNothing(std::nullopt);
+}
+
+TEST_F(RunAheadTest, SwappingChangesNothingOnADevice) {
+  if (CudaDevices().empty()) GTEST_SKIP() << "there is no CUDA device";
+  ExpectSwappingChangesNothing(0);
 }
 
 TEST_F(RunAheadTest, EveryStreamSaysTheSameOnADevice) {

@@ -42,18 +42,32 @@ FakeWorker::FakeWorker(const WorkerInfo& info, int max_num_seqs, int max_num_bat
     : info_(info),
       max_num_seqs_(max_num_seqs),
       max_num_batched_tokens_(max_num_batched_tokens),
-      slots_(static_cast<size_t>(info.num_pages) * static_cast<size_t>(info.page_size)) {}
+      slots_(static_cast<size_t>(info.num_pages) * static_cast<size_t>(info.page_size)),
+      host_slots_(static_cast<size_t>(info.num_host_pages) * static_cast<size_t>(info.page_size)) {}
 
 StepResult FakeWorker::Run(const StepPlan& plan) {
   ++steps_;
   CheckBatch(plan);
   if (before_step) before_step(plan);
+  Swap(plan);
   StepResult result{.step = plan.step, .slices = {}, .error = ""};
   for (const SequenceSlice& slice : plan.slices) {
     CheckSlice(slice);
     result.slices.push_back(RunSlice(slice));
   }
   return result;
+}
+
+void FakeWorker::Swap(const StepPlan& plan) {
+  const auto copy = [&](const std::vector<Slot>& source, std::vector<Slot>& target,
+                        const PageCopy& page) {
+    for (int i = 0; i < info_.page_size; ++i) {
+      target.at(static_cast<size_t>(page.to * info_.page_size + i)) =
+          source.at(static_cast<size_t>(page.from * info_.page_size + i));
+    }
+  };
+  for (const PageCopy& page : plan.swap_out) copy(slots_, host_slots_, page);
+  for (const PageCopy& page : plan.swap_in) copy(host_slots_, slots_, page);
 }
 
 void FakeWorker::CheckBatch(const StepPlan& plan) const {

@@ -49,7 +49,10 @@ class FakeWorker : public DeferringWorker {
   const WorkerInfo info_;
   const int max_num_seqs_;
   const int max_num_batched_tokens_;
-  std::vector<Slot> slots_;  // [pages * page_size]
+  void Swap(const StepPlan& plan);
+
+  std::vector<Slot> slots_;       // [pages * page_size]
+  std::vector<Slot> host_slots_;  // [host pages * page_size]
   uint64_t steps_ = 0;
   uint64_t rows_ = 0;
 };

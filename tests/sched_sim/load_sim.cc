@@ -84,6 +84,8 @@ void LoadSim::Run() {
     Require(tracks_[i].state == Track::State::kEnded, "sequence {} never ended", i + 1);
   }
   Require(scheduler_.pages().num_free() == config_.num_pages, "pages are held at the end");
+  Require(scheduler_.host_pages().num_free() == config_.num_host_pages,
+          "pages of the host's are held at the end");
   uint64_t tokens = 0;
   for (const Life& life : lives_) tokens += static_cast<uint64_t>(life.tokens);
   Require(scheduler_.Stats().generation_tokens == tokens, "{} tokens counted, {} reported",
@@ -140,6 +142,7 @@ void LoadSim::PlanSteps() {
     NotePreemptions();
     CheckAdmissions();
     CheckPlan(plan);
+    NoteSwapped();
     CheckEveryoneRuns(plan);
     CheckPages();
     const int rows = static_cast<int>(plan.NumTokens());
@@ -153,7 +156,9 @@ void LoadSim::CommitStep() {
   InFlight step = std::move(under_way_.front());
   under_way_.pop_front();
   now_ = step.ready;
-  const auto reports = scheduler_.Commit(step.plan, Answer(step.plan));
+  const StepResult result = Answer(step.plan);
+  const auto reports = scheduler_.Commit(step.plan, result);
+  if (!result.error.empty()) NoteSwapped();
   for (const SequenceReport& report : reports) Take(report);
 }
 
@@ -200,6 +205,24 @@ void LoadSim::NotePreemptions() {
           preemptions_, scheduler_.Stats().preemptions);
 }
 
+// What the scheduler says of those that wait.
+void LoadSim::NoteSwapped() {
+  int held = 0;
+  scheduler_.waiting().ForEach([&](const Sequence& sequence) {
+    Track& track = TrackOf(sequence.id);
+    const int pages = (sequence.swapped_length + config_.page_size - 1) / config_.page_size;
+    Require(std::ssize(sequence.host_pages) == pages, "sequence {}: {} pages of the host's for {}",
+            sequence.id, sequence.host_pages.size(), sequence.swapped_length);
+    Require(sequence.swapped_length < track.length, "sequence {} has {} of {} positions swapped",
+            sequence.id, sequence.swapped_length, track.length);
+    track.swapped = sequence.swapped_length;
+    held += pages;
+  });
+  Require(held + scheduler_.host_pages().num_free() == config_.num_host_pages,
+          "{} pages of the host's are held and {} are free, of {}", held,
+          scheduler_.host_pages().num_free(), config_.num_host_pages);
+}
+
 // Goes through the places that the last plan gave, in the order in which they were given.
 void LoadSim::CheckAdmissions() {
   std::deque<SequenceId> fresh;
@@ -228,6 +251,7 @@ void LoadSim::CheckReturn(SequenceId id) {
   Require(*put_back_.begin() == RankOf(id), "sequence {} came back before {}", id,
           IdOf(*put_back_.begin()));
   put_back_.erase(put_back_.begin());
+  TrackOf(id).kv_length = TrackOf(id).swapped;
   for (const auto& [name, client] : clients_) {
     Require(client.waiting.empty() || client.waiting.begin()->first >= LifeOf(id).priority,
             "sequence {} came back before one of more priority", id);
@@ -323,9 +347,9 @@ void LoadSim::CheckPages() {
   Require(held + scheduler_.pages().num_free() == config_.num_pages,
           "{} pages are held and {} are free, of {}", held, scheduler_.pages().num_free(),
           config_.num_pages);
-  for (const Sequence* sequence : scheduler_.waiting().All()) {
-    Require(sequence->pages.empty(), "sequence {} waits and holds pages", sequence->id);
-  }
+  scheduler_.waiting().ForEach([](const Sequence& sequence) {
+    Require(sequence.pages.empty(), "sequence {} waits and holds pages", sequence.id);
+  });
 }
 
 void LoadSim::Take(const SequenceReport& report) {

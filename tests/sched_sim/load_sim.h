@@ -65,6 +65,9 @@ struct Life {
 //   sequence keeps its place; no page is used by two, and none is lost;
 // - places are given in the order that WaitingLine states, one by one, and while a client has
 //   nothing in the batch, no other gets two new places of its priority before it;
+// - what was swapped out comes back whole, unless the step that did it failed; no page of the
+// host's
+//   is lost;
 // - every sequence ends once, for the right reason, with the right number of tokens.
 //
 // A violation throws std::runtime_error.
@@ -97,6 +100,7 @@ class LoadSim {
     FinishReason finish = FinishReason::kStop;
     int most = 0;       // tokens, with the prompt, that it is let reach
     uint64_t turn = 0;  // the order of first places
+    int swapped = 0;    // positions that the host's pages keep of it
     // With all that is planned done:
     int kv_length = 0;
     int length = 0;
@@ -127,6 +131,7 @@ class LoadSim {
   void Release(SequenceId id);
 
   void NotePreemptions();
+  void NoteSwapped();
   void CheckAdmissions();
   void CheckReturn(SequenceId id);
   void CheckFirstPlace(SequenceId id);

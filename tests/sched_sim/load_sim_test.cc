@@ -50,7 +50,9 @@ TEST(LoadSim, TensOfThousandsOfRequests) {
 
 TEST(LoadSim, BurstsOverFewPages) {
   for (uint64_t seed = 1; seed <= 4; ++seed) {
-    LoadSim sim(Server(130), {.failure_share = 1e-3, .max_steps = seed % 2 == 0 ? 1 : 2},
+    SchedulerConfig config = Server(130);
+    config.num_host_pages = seed % 2 == 0 ? 60 : 0;
+    LoadSim sim(config, {.failure_share = 1e-3, .max_steps = seed % 2 == 0 ? 1 : 2},
                 {{.num_requests = 1500,
                   .rate = 10,
                   .mean_burst = 20,
@@ -63,6 +65,7 @@ TEST(LoadSim, BurstsOverFewPages) {
                 seed);
     sim.Run();
     EXPECT_GT(sim.Stats().preemptions, 200u);
+    EXPECT_EQ(sim.Stats().pages_swapped_in > 500, seed % 2 == 0);
   }
 }
 

@@ -28,6 +28,7 @@ struct Scenario {
   int max_model_len = 200;
   int page_size = 4;
   int num_pages = 60;
+  int num_host_pages = 0;
   int num_requests = 300;
   int max_prompt = 60;
   int max_output = 40;
@@ -73,6 +74,7 @@ class Simulation {
                  .max_model_len = scenario.max_model_len,
                  .page_size = scenario.page_size,
                  .num_pages = scenario.num_pages,
+                 .num_host_pages = scenario.num_host_pages,
                  .max_steps = scenario.max_steps},
                 scenario.max_num_seqs, scenario.max_num_batched_tokens),
         scheduler_({.max_num_seqs = scenario.max_num_seqs,
@@ -80,6 +82,7 @@ class Simulation {
                     .max_model_len = scenario.max_model_len,
                     .page_size = scenario.page_size,
                     .num_pages = scenario.num_pages,
+                    .num_host_pages = scenario.num_host_pages,
                     .eos_ids = {kEos}},
                    *strategy_),
         random_(seed) {}
@@ -97,6 +100,7 @@ class Simulation {
       if (testing::Test::HasFatalFailure()) return;
     }
     EXPECT_EQ(scheduler_.pages().num_free(), scenario_.num_pages);
+    EXPECT_EQ(scheduler_.host_pages().num_free(), scenario_.num_host_pages);
     for (const auto& [key, done] : finished_) EXPECT_TRUE(done) << "sequence never finished";
   }
 
@@ -210,9 +214,8 @@ class Simulation {
         EXPECT_EQ(scheduler_.pages().shares(page.id()), 1);
       }
     }
-    for (const Sequence* sequence : scheduler_.waiting().All()) {
-      EXPECT_TRUE(sequence->pages.empty());
-    }
+    scheduler_.waiting().ForEach(
+        [](const Sequence& sequence) { EXPECT_TRUE(sequence.pages.empty()); });
     ASSERT_EQ(static_cast<int>(held.size()), count) << "a page has two sequences";
     ASSERT_EQ(count + scheduler_.pages().num_free(), scenario_.num_pages) << "a page is lost";
   }
@@ -224,10 +227,10 @@ class Simulation {
       ASSERT_GT(sequence->id, last) << "running out of order of arrival";
       last = sequence->id;
     }
-    for (const Sequence* sequence : scheduler_.waiting().All()) {
-      ASSERT_GT(sequence->id, last) << "waiting out of order of arrival";
-      last = sequence->id;
-    }
+    scheduler_.waiting().ForEach([&](const Sequence& sequence) {
+      ASSERT_GT(sequence.id, last) << "waiting out of order of arrival";
+      last = sequence.id;
+    });
   }
 
   void Take(const SequenceReport& report) {
@@ -376,6 +379,32 @@ TEST(SchedSim, StepsAheadUnderPreemptionAbortsAndFailures) {
     EXPECT_GT(simulation.aborts(), 10);
     EXPECT_GT(simulation.steps_ahead() * 4, simulation.Stats().steps);
   }
+}
+
+// Copies cost nothing here, so all that fits is swapped: the rest is computed again.
+TEST(SchedSim, SwappingChangesNothing) {
+  for (uint64_t seed = 1; seed <= 5; ++seed) {
+    Simulation simulation({.page_size = 2,
+                           .num_pages = 55,
+                           .num_host_pages = 40,
+                           .num_requests = 300,
+                           .abort_share = 0.1,
+                           .failure_share = 0.01,
+                           .max_steps = seed % 2 == 0 ? 1 : 2,
+                           .foreseeable = true},
+                          MakeAutoregressive(), seed);
+    simulation.Run();
+    const EngineStats stats = simulation.Stats();
+    EXPECT_GT(stats.pages_swapped_in, 100u);
+    EXPECT_GE(stats.pages_swapped_out, stats.pages_swapped_in) << "some are never wanted again";
+  }
+}
+
+TEST(SchedSim, SwappingWithDraftsChangesNothing) {
+  Simulation simulation({.page_size = 2, .num_pages = 60, .num_host_pages = 20}, MakeNgram(2, 5),
+                        11);
+  simulation.Run();
+  EXPECT_GT(simulation.Stats().pages_swapped_in, 50u);
 }
 
 TEST(SchedSim, DraftsAreNotPlannedAhead) {
