@@ -77,12 +77,13 @@ std::string ResponseHead(int status, bool keep_alive, std::string_view content_t
   return head;
 }
 
+// The path of a target in origin form (/path?query) or absolute form (http://host/path).
 std::optional<std::string> DecodePath(std::string_view target) {
   const boost::core::string_view text(target.data(), target.size());
   const auto origin = boost::urls::parse_origin_form(text);
   if (origin) return std::string(origin->path());
-  const auto reference = boost::urls::parse_uri_reference(text);
-  if (reference) return std::string(reference->path());
+  const auto absolute = boost::urls::parse_absolute_uri(text);
+  if (absolute && absolute->has_authority()) return std::string(absolute->path());
   return std::nullopt;
 }
 

@@ -126,9 +126,13 @@ void ReadSampling(const RequestFields& fields, const SchemaContext& context,
 
 void ReadLengths(const RequestFields& fields, GenerationFields* out) {
   for (const std::string_view name : {"max_tokens", "max_completion_tokens"}) {
-    if (const auto most = fields.Integer(name, {0, kMaxInt})) {
-      out->max_tokens = static_cast<int>(*most);
+    const auto most = fields.Integer(name, {0, kMaxInt});
+    if (!most) continue;
+    if (out->max_tokens && *most != *out->max_tokens) {
+      fields.Fail(name, fmt::format("{} is another name of max_tokens: got {} and {}", name, *most,
+                                    *out->max_tokens));
     }
+    out->max_tokens = static_cast<int>(*most);
   }
   if (const auto least = fields.Integer("min_tokens", {0, kMaxInt})) {
     if (out->max_tokens && *least > *out->max_tokens) {
