@@ -1,6 +1,7 @@
 # The front door: each target is a line or two over CMake's presets. ARGS goes to `sluice serve`.
 JOBS ?= $(shell sh tools/setup/jobs.sh)
 ARGS ?=
+FUZZ_TARGETS ?=
 .NOTPARALLEL:
 .PHONY: run build test cuda asan tsan fuzz fuzz-coverage bench lint format setup
 
@@ -22,10 +23,10 @@ cuda: setup  ## build/cuda/bin/sluice with the CUDA backend, for CUDA_ARCHITECTU
 asan tsan: setup  ## the unit tests under address + undefined, or thread, sanitizer
 	cmake --preset $@ -DSLUICE_BUILD_BENCHMARKS=OFF && cmake --build --preset $@ -j $(JOBS) && ctest --preset $@
 
-fuzz:  ## fuzz every parser, FUZZ_SECONDS each (60); findings in build/fuzz/findings
+fuzz:  ## fuzz every parser or FUZZ_TARGETS, FUZZ_SECONDS each (60); findings in build/fuzz/findings
 	bash tools/setup/install_packages.sh fuzz
-	cmake --preset fuzz && cmake --build --preset fuzz -j $(JOBS)
-	bash tests/fuzz/run.sh build/fuzz/bin build/fuzz
+	cmake --preset fuzz && cmake --build --preset fuzz -j $(JOBS) $(if $(FUZZ_TARGETS),--target $(FUZZ_TARGETS:=_fuzz))
+	bash tests/fuzz/run.sh build/fuzz/bin build/fuzz $(FUZZ_TARGETS)
 
 fuzz-coverage:  ## line coverage of each parser by its fuzzer's seeds and grown corpus
 	bash tools/setup/install_packages.sh fuzz

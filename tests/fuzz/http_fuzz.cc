@@ -97,7 +97,10 @@ struct Door {
                 "0",
                 log};
   std::atomic<int> answering{0};
-  HttpServerOptions options{.max_header_bytes = 1024, .max_body_bytes = 8192};
+  HttpServerOptions options{
+      .cors = std::make_shared<const Cors>(CorsOptions{.origins = {"http://a.b"}}),
+      .max_header_bytes = 1024,
+      .max_body_bytes = 8192};
 };
 
 // Takes what the server has sent, so that it never waits for a reader.
