@@ -309,6 +309,7 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
     options.tier = asked;
   }
   options.reference_ops = flags.reference_ops;
+  options.batch_invariant = flags.batch_invariant;
   options.blocking_launches = flags.blocking_launches;
   options.page_size = flags.block_size;
   options.max_model_len = flags.max_model_len > 0 ? flags.max_model_len : spec.max_positions;

@@ -96,6 +96,9 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
                  "Experts held in memory at once, the others are read when needed; 0 = all")
       ->check(Quiet(CLI::NonNegativeNumber))
       ->group(machine);
+  app.add_flag("--batch-invariant", flags.batch_invariant,
+               "On a GPU too, the same bits for a request whatever runs beside it, at some speed")
+      ->group(machine);
   app.add_flag("--blocking-launches", flags.blocking_launches,
                "Wait for each CUDA kernel, so that an error names the one that made it; slow")
       ->group(machine);

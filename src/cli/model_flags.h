@@ -33,6 +33,7 @@ struct ModelFlags {
   int block_size = 16;
   int expert_slots = 0;
   bool reference_ops = false;
+  bool batch_invariant = false;
   bool blocking_launches = false;
 };
 

@@ -19,10 +19,11 @@ namespace sluice {
 inline auto Fields(ModelFlags& flags) {
   auto& [model, revision, tokenizer, topology, load_format, hf_overrides, dtype, kv_cache_dtype,
          device, gpu_memory_utilization, routing, cpu_tier, seed, threads, max_model_len,
-         block_size, expert_slots, reference_ops, blocking_launches] = flags;
+         block_size, expert_slots, reference_ops, batch_invariant, blocking_launches] = flags;
   return std::tie(model, revision, tokenizer, topology, load_format, hf_overrides, dtype,
                   kv_cache_dtype, device, gpu_memory_utilization, routing, cpu_tier, seed, threads,
-                  max_model_len, block_size, expert_slots, reference_ops, blocking_launches);
+                  max_model_len, block_size, expert_slots, reference_ops, batch_invariant,
+                  blocking_launches);
 }
 
 inline auto Fields(EngineFlags& flags) {

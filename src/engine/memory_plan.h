@@ -29,6 +29,7 @@ struct RunnerOptions {
   int max_step_rows = 512;                  // most rows of one step: what scratch is planned for
   int max_sequences = 64;                   // most sequences of one step, likewise
   int expert_slots = 0;                     // 0 = every expert resident
+  bool batch_invariant = false;             // as OpContext's, on CUDA; the CPU always is
   bool blocking_launches = false;           // a CUDA error names its kernel; slow
   bool poison_freed_slots = false;          // see ExpertStore::Options
   ProcessGroup* expert_parallel = nullptr;  // experts are sharded over its ranks; null = all here

@@ -319,6 +319,7 @@ void ModelRunner::QueueStep(const StepPlan& plan, bool draws, const LogitsSink& 
                      .tier = options_.tier,
                      .reference = options_.reference_ops,
                      .cuda = stream_.get(),
+                     .batch_invariant = options_.batch_invariant,
                      .inbox = inbox_.get(),
                      .staging = &staging_};
   SwapPages(plan);

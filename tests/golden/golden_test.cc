@@ -256,22 +256,22 @@ std::vector<std::vector<TokenId>> Prompts(const Golden& golden) {
   return prompts;
 }
 
-TEST_P(GoldenTest, PreemptionAndChunkedPrefillDoNotChangeABit) {
-  const auto prompts = Prompts(model_.golden);
-  const auto count = static_cast<int>(model_.golden.greedy_ids.size());
-  // Each alone, with room for all.
-  const auto roomy = model_.MakeRunner();
+// Texts of a few pages and small steps, beside each other, against each alone with room for all.
+// `options` say on what and how they run. Returns each one's text alone.
+std::vector<Text> ExpectTheSameUnderPressure(const Model& model, RunnerOptions options) {
+  const auto prompts = Prompts(model.golden);
+  const auto count = static_cast<int>(model.golden.greedy_ids.size());
+  const auto roomy = model.MakeRunner(options);
   LoopRun alone(*roomy, MakeAutoregressive(), /*max_batched_tokens=*/256);
   std::vector<Text> expected;
   for (const auto& prompt : prompts) expected.push_back(alone.Greedy({prompt}, count)[0]);
   EXPECT_EQ(alone.Stats().preemptions, 0u);
-  EXPECT_EQ(expected[0].tokens, model_.golden.greedy_ids);
   EXPECT_EQ(expected[0].logprobs.size(), size_t{kMaxLogprobs} * count);
 
   // Three pages of sixteen positions more than one sequence needs cannot hold all five: some are
   // thrown out and recomputed.
-  const int pages = (model_.golden.length + count + 15) / 16 + 3;
-  const auto tight = model_.MakeRunner({.num_pages = pages});
+  options.num_pages = (model.golden.length + count + 15) / 16 + 3;
+  const auto tight = model.MakeRunner(options);
   LoopRun run(*tight, MakeAutoregressive(), /*max_batched_tokens=*/13);
   // On a busy machine the first request may end before the last arrives; then once more.
   for (int attempt = 0; attempt < 20 && run.Stats().preemptions == 0; ++attempt) {
@@ -279,6 +279,29 @@ TEST_P(GoldenTest, PreemptionAndChunkedPrefillDoNotChangeABit) {
   }
   EXPECT_GT(run.Stats().preemptions, 0u);
   EXPECT_EQ(run.Stats().pages_used, 0);
+  return expected;
+}
+
+TEST_P(GoldenTest, PreemptionAndChunkedPrefillDoNotChangeABit) {
+  const std::vector<Text> texts = ExpectTheSameUnderPressure(model_, {});
+  EXPECT_EQ(texts[0].tokens, model_.golden.greedy_ids);
+}
+
+TEST_P(CudaGoldenTest, BatchInvariantLogitsDoNotDependOnTheBatch) {
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    const auto runner = model_.MakeRunner({.cuda = 0, .dtype = dtype, .batch_invariant = true});
+    const std::vector<float> whole = Values(ForwardSequences(*runner, model_.rows()));
+    for (const ForwardOptions& cut : {ForwardOptions{.chunk = 1}, ForwardOptions{.chunk = 7},
+                                      ForwardOptions{.together = false},
+                                      ForwardOptions{.chunk = 3, .together = false}}) {
+      EXPECT_EQ(Values(ForwardSequences(*runner, model_.rows(), cut)), whole) << cut.chunk;
+    }
+    EXPECT_LE(Distance(whole).relative_l2, dtype == DType::kF32 ? 1e-5 : 1.0);
+  }
+}
+
+TEST_P(CudaGoldenTest, BatchInvariantTextsDoNotDependOnTheBatch) {
+  ExpectTheSameUnderPressure(model_, {.cuda = 0, .dtype = DType::kBF16, .batch_invariant = true});
 }
 
 TEST_P(GoldenTest, NgramDraftsGiveTheSameTextInFewerSteps) {

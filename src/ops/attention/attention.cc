@@ -126,21 +126,23 @@ void WriteToken(ConstTensorView source, int64_t token, int64_t slot, TensorView 
                                      .window = desc.window,
                                      .scale = desc.scale};
   const int group = desc.num_heads / desc.num_kv_heads;
+  // Where a row's sums are not to depend on how many others there are, one form does for all.
+  const int split_rows = context.batch_invariant ? 0 : kDecodeRows;
   if (!cuda::HasFastAttention(params)) {
     cuda::PlainAttention(params, *context.cuda);
     return;
   }
-  if (batch.placed.min_query_count * group <= kDecodeRows) {
+  if (split_rows > 0 && batch.placed.min_query_count * group <= split_rows) {
     Arena::Scope scope(context.arena);
     const cuda::SplitPlan plan =
-        cuda::PlanDecode(params, kDecodeRows, context.cuda->device().multiprocessors);
+        cuda::PlanDecode(params, split_rows, context.cuda->device().multiprocessors);
     const TensorView partials = context.arena.Allocate(DType::kF32, {plan.partial_floats});
     const TensorView states = context.arena.Allocate(DType::kF32, {plan.state_floats});
     cuda::DecodeAttention(params, plan, partials.data<float>(), states.data<float>(),
                           *context.cuda);
   }
-  if (batch.placed.max_query_count * group > kDecodeRows) {
-    cuda::PrefillAttention(params, kDecodeRows, *context.cuda);
+  if (batch.placed.max_query_count * group > split_rows) {
+    cuda::PrefillAttention(params, split_rows, *context.cuda);
   }
 }
 

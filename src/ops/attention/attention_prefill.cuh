@@ -180,8 +180,9 @@ __device__ __forceinline__ void Weigh(float scale, Scores<F>& scores, Sums<F>& s
       }
       now = fmaxf(now, __shfl_xor_sync(kAllLanes, now, 1));
       now = fmaxf(now, __shfl_xor_sync(kAllLanes, now, 2));
-      const float base = now == -INFINITY ? 0.0f : now * scale;  // a row that saw nothing yet
-      corrections[t][half] = Exp2(sums.largest[t][half] * scale - base);
+      // Products that are rounded: where the largest stays, the correction is 1 and nothing moves.
+      const float base = now == -INFINITY ? 0.0f : __fmul_rn(now, scale);  // saw nothing yet
+      corrections[t][half] = Exp2(__fmul_rn(sums.largest[t][half], scale) - base);
       sums.largest[t][half] = now;
       float total = 0.0f;
 #pragma unroll

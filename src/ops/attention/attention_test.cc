@@ -126,7 +126,7 @@ class AttentionTest : public OpTest {
   }
 };
 
-// What the CPU alone promises: bits do not depend on how the work was cut.
+// What the CPU promises, and CUDA with batch_invariant: bits do not depend on how the work was cut.
 class AttentionOrderTest : public AttentionTest {};
 
 struct Mask {
@@ -252,6 +252,38 @@ TEST_P(AttentionOrderTest, ChunksGiveTheSameBits) {
       for (int row = 0; row < kLength; ++row) {
         const Guarded alone = run(row, row + 1, context());
         ExpectSameBits(alone.data<float>(), whole.data<float>() + row * 8 * 72, 8 * 72);
+      }
+    }
+  }
+}
+
+// As above over more positions than a tile of any kernel has, each row by itself and a few at once,
+// where queries are many and where they are one a sequence.
+TEST_P(AttentionOrderTest, ARowHasTheSameBitsInAChunkOfAnySize) {
+  std::mt19937 random(5);
+  constexpr int kLength = 300;
+  for (const int head_dim : {64, 128}) {
+    const AttentionDesc desc = Desc(8, 2, head_dim);
+    Cache cache(desc, DType::kBF16, 16, kLength, random);
+    cache.Fill(kLength, context());
+    const Tensor q = RandomTensor({kLength, 8, head_dim}, random, 4.0f);
+    const std::vector<int32_t> positions = Range(0, kLength);
+    const auto run = [&](int begin, int end) {
+      const std::span<const int32_t> all(positions);
+      const AttentionSequence sequence{.query_begin = 0,
+                                       .query_count = end - begin,
+                                       .positions = all.subspan(begin, end - begin),
+                                       .pages = cache.table(),
+                                       .kv_length = end,
+                                       .mask = AttentionMask::kCausal};
+      return Run(desc, q.view().Slice(begin, end), sequence, cache, context());
+    };
+    const Guarded whole = run(0, kLength);
+    for (const int count : {1, 3, 20, 150}) {
+      for (int begin = 0; begin + count <= kLength; begin += 37) {
+        const Guarded part = run(begin, begin + count);
+        ExpectSameBits(part.data<float>(), whole.data<float>() + begin * 8 * head_dim,
+                       part.view().NumElements());
       }
     }
   }
@@ -539,7 +571,7 @@ TEST_P(AttentionTest, SaysWhatItSupports) {
 }
 
 SLUICE_INSTANTIATE_OP_TEST(AttentionTest);
-SLUICE_INSTANTIATE_CPU_OP_TEST(AttentionOrderTest);
+SLUICE_INSTANTIATE_INVARIANT_OP_TEST(AttentionOrderTest);
 
 }  // namespace
 }  // namespace sluice::ops

@@ -120,7 +120,7 @@ void RunBlock(const LatentAttentionDesc& desc, const Block& block, ConstTensorVi
                                      .value_dim = desc.latent_dim,
                                      .window = desc.window,
                                      .scale = desc.scale};
-  if (!cuda::HasFastLatentAttention(params)) {
+  if (context.batch_invariant || !cuda::HasFastLatentAttention(params)) {
     cuda::PlainAttention(params, *context.cuda);
     return;
   }

@@ -29,7 +29,8 @@ void LatentWrite(
     OpContext& context);
 
 // Softmax attention of every query row and head over the pages' latent rows; masks, tiles, the
-// order of sums, what a row that sees nothing gives and when pages are read are Attention's.
+// order of sums, what a row that sees nothing gives and when pages are read are Attention's. With
+// OpContext::batch_invariant CUDA has plain maths alone, many times slower.
 void LatentAttention(const LatentAttentionDesc& desc,
                      ConstTensorView q_latent,  // [T, num_heads, latent_dim] f32, strides free
                      ConstTensorView q_rope,    // [T, num_heads, rope_dim] f32, strides free

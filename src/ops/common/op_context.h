@@ -19,13 +19,16 @@ namespace sluice::ops {
 //
 // Every op of the CPU keeps to one rule about sums: the bits of an output row depend on that row's
 // inputs, the layer's shape and the tier; never on the other rows of the call, on the number of
-// threads or on how the work was cut.
+// threads or on how the work was cut. On CUDA kernels are chosen by the number of rows too, and
+// differ in the order of their sums; with `batch_invariant` every op keeps to the rule there as
+// well, with the device in the tier's place.
 struct OpContext {
   ThreadPool& pool;
   Arena& arena;
   CpuTier tier = CpuTier::kPortable;
   bool reference = false;
   CudaStream* cuda = nullptr;
+  bool batch_invariant = false;
   // With `cuda`: what the host tells a step's kernels, and pinned memory for what they tell it.
   // Queued copies use both, so whoever clears the one and ends a Scope of the other knows that the
   // stream has passed them.

@@ -41,12 +41,20 @@ std::vector<Backend> Backends() {
   std::vector<Backend> backends = CpuBackends();
   if (!HasCuda()) return backends;
   const CudaDeviceInfo device = FindCudaDevice(0);
-  const auto add = [&](const char* name, const CudaDeviceInfo& as) {
-    backends.push_back({name, CpuTier::kPortable, false, as});
+  const auto add = [&](const char* name, const CudaDeviceInfo& as, bool batch_invariant) {
+    backends.push_back({name, CpuTier::kPortable, false, as, batch_invariant});
   };
-  add("cuda", device);
-  add("cuda_sm80", As(device, 8, 0, 163));
-  add("cuda_sm86", As(device, 8, 6, 99));  // 8.9 has as much
+  add("cuda", device, false);
+  add("cuda_invariant", device, true);
+  add("cuda_sm80", As(device, 8, 0, 163), false);
+  add("cuda_sm80_invariant", As(device, 8, 0, 163), true);
+  add("cuda_sm86", As(device, 8, 6, 99), false);  // 8.9 has as much
+  return backends;
+}
+
+std::vector<Backend> InvariantBackends() {
+  std::vector<Backend> backends = Backends();
+  std::erase_if(backends, [](const Backend& b) { return b.cuda && !b.batch_invariant; });
   return backends;
 }
 
@@ -59,6 +67,7 @@ OpRunner::OpRunner(const Backend& backend, int threads)
   stream_ = std::make_unique<CudaStream>(*backend.cuda);
   stream_->SetBlocking(true);
   context_.cuda = stream_.get();
+  context_.batch_invariant = backend.batch_invariant;
   context_.staging = &staging_;
   inbox_ = std::make_unique<Inbox>(*stream_, Inbox::Sends::kEach);
   context_.inbox = inbox_.get();

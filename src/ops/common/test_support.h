@@ -21,6 +21,7 @@ struct Backend {
   CpuTier tier;
   bool reference;
   std::optional<CudaDeviceInfo> cuda = {};  // as which device ops choose their kernels
+  bool batch_invariant = false;
 };
 
 // The reference and every tier up to the machine's own.
@@ -28,7 +29,12 @@ std::vector<Backend> CpuBackends();
 
 // Those, and where there is a device "cuda", and "cuda_sm80" and "cuda_sm86": the kernels, and
 // their configurations within a block's shared memory, that devices of older architectures get.
+// Each of the first two a second time with batch_invariant.
 std::vector<Backend> Backends();
+
+// Those that promise that a row's bits do not depend on its company: the CPU's, and CUDA's with
+// batch_invariant.
+std::vector<Backend> InvariantBackends();
 
 // A pool, an arena and a context for one backend. On CUDA every op has run when it returns, and
 // reads and writes the host's tensors of this file where they are: they are pinned.
@@ -47,8 +53,8 @@ class OpRunner {
   OpContext context_;
 };
 
-// A fixture instantiated over Backends(), or over CpuBackends() where a test is of what the CPU
-// alone promises (a row's bits do not depend on its company).
+// A fixture instantiated over Backends(), over CpuBackends() where a test is of what the CPU alone
+// does, or over InvariantBackends().
 class OpTest : public ::testing::TestWithParam<Backend> {
  protected:
   OpRunner& runner() { return runner_; }
@@ -107,6 +113,10 @@ void ExpectSameBits(const void* a, const void* b, int64_t count);
 
 #define SLUICE_INSTANTIATE_CPU_OP_TEST(Fixture)                                  \
   INSTANTIATE_TEST_SUITE_P(Backend, Fixture, ::testing::ValuesIn(CpuBackends()), \
+                           [](const auto& test) { return test.param.name; })
+
+#define SLUICE_INSTANTIATE_INVARIANT_OP_TEST(Fixture)                                  \
+  INSTANTIATE_TEST_SUITE_P(Backend, Fixture, ::testing::ValuesIn(InvariantBackends()), \
                            [](const auto& test) { return test.param.name; })
 
 #define SLUICE_INSTANTIATE_OP_TEST(Fixture)                                   \

@@ -92,7 +92,9 @@ enum class Done { kNothing, kRouted, kAll };
 
 Done RunFewTokens(const Call& call, OpContext& context) {
   if constexpr (kCudaBuilt) {
-    if (!context.OnCuda() || call.x.dtype() != call.gate_up.dtype) return Done::kNothing;
+    if (!context.OnCuda() || context.batch_invariant || call.x.dtype() != call.gate_up.dtype) {
+      return Done::kNothing;
+    }
     const CudaDeviceInfo& device = context.cuda->device();
     const cuda::ExpertsParams routed = RoutedParams(call);
     if (!cuda::TakesFewTokens(routed, device)) return Done::kNothing;

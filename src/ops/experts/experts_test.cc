@@ -208,7 +208,36 @@ TEST_P(ExpertsTest, MatchesDoublePrecision) {
   }
 }
 
+// What the CPU promises, and CUDA with batch_invariant: a token's bits do not depend on the others.
+using ExpertsOrderTest = ExpertsTest;
+
+TEST_P(ExpertsOrderTest, ATokenHasTheSameBitsAloneAndInCompany) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const Case c{16, 200, 3, 72, 40, 24, true};
+    std::mt19937 random(3);
+    const Layer layer(c, dtype, random);
+    const Tokens all(c, context().ProductDType(dtype), random);
+    Guarded together(DType::kF32, {c.tokens, c.hidden});
+    Run(layer, all, together);
+    for (const int count : {1, 4, 40, 100}) {
+      for (int begin = 0; begin + count <= c.tokens; begin += 33) {
+        Guarded part(DType::kF32, {count, c.hidden});
+        std::copy_n(all.before.data<float>() + begin * c.hidden, count * c.hidden,
+                    part.view().data<float>());
+        const auto rows = [&](const Tensor& tensor) {
+          return tensor.view().Slice(begin, begin + count);
+        };
+        Experts(rows(all.x), rows(all.ids), rows(all.weights), layer.slots, layer.gate_up_matrix,
+                layer.down_matrix, layer.shared, part, context());
+        ExpectSameBits(part.data<float>(), together.data<float>() + begin * c.hidden,
+                       count * c.hidden);
+      }
+    }
+  }
+}
+
 SLUICE_INSTANTIATE_OP_TEST(ExpertsTest);
+SLUICE_INSTANTIATE_INVARIANT_OP_TEST(ExpertsOrderTest);
 
 }  // namespace
 }  // namespace sluice::ops

@@ -98,7 +98,7 @@ void CheckGemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, Const
 }
 
 cuda::GemmParams CudaParams(const GemmDesc& desc, ConstTensorView x, ConstTensorView w,
-                            ConstTensorView bias, TensorView out) {
+                            ConstTensorView bias, TensorView out, const OpContext& context) {
   return {.x = x.raw(),
           .x_dtype = x.dtype(),
           .x_stride = x.stride(0),
@@ -115,7 +115,8 @@ cuda::GemmParams CudaParams(const GemmDesc& desc, ConstTensorView x, ConstTensor
           .rows = x.dim(0),
           .columns = out.dim(1),
           .depth = w.dim(1),
-          .heads = 1};
+          .heads = 1,
+          .batch_invariant = context.batch_invariant};
 }
 
 void Gemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, ConstTensorView bias,
@@ -125,7 +126,7 @@ void Gemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, ConstTenso
   const bool swiglu = desc.epilogue == GemmEpilogue::kSwiGlu;
   if constexpr (kCudaBuilt) {
     if (context.OnCuda()) {
-      const cuda::GemmParams params = CudaParams(desc, x, w, bias, out);
+      const cuda::GemmParams params = CudaParams(desc, x, w, bias, out, context);
       if (!swiglu || cuda::FusesSwiGlu(params)) {
         return cuda::Gemm(params, context.arena, *context.cuda);
       }

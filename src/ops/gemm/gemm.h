@@ -19,7 +19,8 @@ struct GemmDesc {
 // out = x w^T + bias (+ out). On the CPU each element sums K in fixed chunks and a fixed lane
 // order, so that a row's bits do not depend on M.
 //
-// On CUDA the order of a sum depends on M, N, K and the device, and on nothing else. The fast
+// On CUDA the order of a sum depends on M (but for OpContext::batch_invariant), N, K and the device,
+// and on nothing else. The fast
 // kernels take w of bf16 or f16, K a multiple of 8, x of f32 or w's dtype, and rows of x and w that
 // start at multiples of 16 bytes; they round an f32 x to w's dtype. Everything else goes to a plain
 // kernel, many times slower, which rounds nothing. Parts of w may be read while the kernel queued

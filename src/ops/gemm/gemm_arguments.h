@@ -11,6 +11,6 @@ void CheckGemm(const GemmDesc& desc, ConstTensorView x, ConstTensorView w, Const
 
 // Gemm's arguments, checked, as its kernels take them.
 cuda::GemmParams CudaParams(const GemmDesc& desc, ConstTensorView x, ConstTensorView w,
-                            ConstTensorView bias, TensorView out);
+                            ConstTensorView bias, TensorView out, const OpContext& context);
 
 }  // namespace sluice::ops

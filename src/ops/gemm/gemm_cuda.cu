@@ -126,18 +126,19 @@ void GemmPlain(const GemmParams& params, CudaStream& stream) {
 
 void Gemm(const GemmParams& params, Arena& arena, CudaStream& stream) {
   if (!IsRegular(params)) return GemmPlain(params, stream);
-  if (params.rows <= kFewRows) return GemmFewRows(params, stream);
+  if (params.rows <= kFewRows && !params.batch_invariant) return GemmFewRows(params, stream);
   const Arena::Scope scope(arena);
   const bool wide = params.x_dtype == DType::kF32;
   GemmTiles(wide ? Narrow(params, arena, stream) : params, arena, stream);
 }
 
 bool FusesSwiGlu(const GemmParams& params) {
-  return IsRegular(params) && params.rows <= kFewRows;
+  return IsRegular(params) && params.rows <= kFewRows && !params.batch_invariant;
 }
 
 bool FusesNorm(const NormGemmParams& params, const CudaStream& stream) {
-  return IsRegular(params.gemm) && IsRegularNorm(params) && FewRowsTakesNorm(params.gemm, stream);
+  return !params.gemm.batch_invariant && IsRegular(params.gemm) && IsRegularNorm(params) &&
+         FewRowsTakesNorm(params.gemm, stream);
 }
 
 void NormGemm(const NormGemmParams& params, CudaStream& stream) {

@@ -56,6 +56,8 @@ struct GemmParams {
   int64_t columns;
   int64_t depth;  // K
   int64_t heads;
+  // The order of a sum depends on columns, depth, heads and the device, and not on rows.
+  bool batch_invariant = false;
 };
 // Scratch comes from `arena` and is free again when the call returns: what is queued on the stream
 // later may write to it. Without `swiglu`, unless FusesSwiGlu(params).

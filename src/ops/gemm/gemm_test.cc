@@ -30,7 +30,7 @@ class GemmTest : public OpTest {
   }
 };
 // What only the CPU promises.
-using GemmCpuTest = GemmTest;
+using GemmOrderTest = GemmTest;
 
 struct Expected {
   std::vector<double> values;
@@ -180,7 +180,7 @@ TEST_P(GemmTest, StridedRowsLeaveTheGapsAlone) {
   out.ExpectGuardsIntact();
 }
 
-TEST_P(GemmCpuTest, ARowHasTheSameBitsAloneAndInCompany) {
+TEST_P(GemmOrderTest, ARowHasTheSameBitsAloneAndInCompany) {
   std::mt19937 random(4);
   OpRunner one_thread(GetParam(), 1);
   OpRunner five_threads(GetParam(), 5);
@@ -207,6 +207,35 @@ TEST_P(GemmCpuTest, ARowHasTheSameBitsAloneAndInCompany) {
   }
 }
 
+// Numbers of rows between which CUDA's fast kernels change, with K in one part and in several.
+TEST_P(GemmOrderTest, ARowHasTheSameBitsInABatchOfAnySize) {
+  std::mt19937 random(6);
+  constexpr int64_t kRows = 300;
+  for (const int64_t depth : {72, 1608}) {
+    for (const int64_t columns : {1, 60, 264}) {
+      const DType input = context().ProductDType(DType::kBF16);
+      const Tensor x = Convert(RandomTensor({kRows, depth}, random), input);
+      const Tensor w = Convert(RandomTensor({columns, depth}, random), DType::kBF16);
+      const Tensor bias = RandomTensor({columns}, random);
+      const Tensor before = RandomTensor({kRows, columns}, random);
+      const auto run = [&](int64_t begin, int64_t end) {
+        Guarded out(DType::kF32, {end - begin, columns});
+        std::copy_n(before.data<float>() + begin * columns, (end - begin) * columns,
+                    out.view().data<float>());
+        Gemm({.accumulate = true}, x.view().Slice(begin, end), w, bias, out, context());
+        return out;
+      };
+      const Guarded all = run(0, kRows);
+      for (const int64_t count : {1, 8, 16, 17, 64, 65, 128, 129, 200}) {
+        for (const int64_t begin : {int64_t{0}, kRows - count}) {
+          const Guarded part = run(begin, begin + count);
+          ExpectSameBits(part.data<float>(), all.data<float>() + begin * columns, count * columns);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(GemmTest, RefusesShapesThatDoNotFit) {
   std::mt19937 random(5);
   const Tensor x = RandomTensor({2, 8}, random);
@@ -216,7 +245,7 @@ TEST_P(GemmTest, RefusesShapesThatDoNotFit) {
 }
 
 SLUICE_INSTANTIATE_OP_TEST(GemmTest);
-SLUICE_INSTANTIATE_CPU_OP_TEST(GemmCpuTest);
+SLUICE_INSTANTIATE_INVARIANT_OP_TEST(GemmOrderTest);
 
 }  // namespace
 }  // namespace sluice::ops

@@ -13,9 +13,11 @@ constexpr int kPiece = 8;                 // elements in 16 bytes
 constexpr int kPieces = kDepth / kPiece;  // a row's
 constexpr int kRowBytes = 2 * kDepth;
 
-// A block's tile of out, how its warps share it, and how many stages of K are under way.
+// A block's tile of out, how its warps share it, and how many stages of K are under way. Where K is
+// cut into parts, each is summed up from zero and added to those before: either by blocks of their
+// own, or by the one block of a tile that adds parts up (kAddsUp). Both give the same bits.
 template <int kRowsOf, int kColumnsOf, int kWarpRowsOf, int kWarpColumnsOf, int kStagesOf,
-          int kBlocksTogetherOf>
+          int kBlocksTogetherOf, bool kAddsUpParts = false>
 struct TileConfig {
   static constexpr int kRows = kRowsOf;
   static constexpr int kColumns = kColumnsOf;
@@ -23,6 +25,7 @@ struct TileConfig {
   static constexpr int kWarpColumns = kWarpColumnsOf;
   static constexpr int kStages = kStagesOf;
   static constexpr int kBlocksTogether = kBlocksTogetherOf;  // on a multiprocessor
+  static constexpr bool kAddsUp = kAddsUpParts;
   static constexpr int kThreads = kRows / kWarpRows * (kColumns / kWarpColumns) * kWarp;
   static constexpr int kRowTiles = kWarpRows / 16;        // mma tiles of a warp
   static constexpr int kColumnPairs = kWarpColumns / 16;  // two mma tiles each
@@ -32,12 +35,13 @@ struct TileConfig {
 // 96 KB and 64 KB: every architecture from sm_80 on lets a block have 99.
 using LargeTile = TileConfig<128, 128, 64, 32, 3, 2>;
 using SmallTile = TileConfig<64, 64, 32, 32, 4, 3>;
+using PartsTile = TileConfig<128, 64, 32, 32, 4, 2, true>;
 
 struct TileParams {
   GemmParams gemm;
-  int64_t splits;        // parts of K, each a block's
-  int64_t split_stages;  // stages of K in a part
-  float* partial;        // [splits, heads, rows, columns] where there are several, else null
+  int64_t splits;       // blocks that share K
+  int64_t part_stages;  // stages of K in a part
+  float* partial;       // [splits, heads, rows, columns] where there are several, else null
 };
 
 // What a thread copies of one operand's stages: the same 16-byte piece of kCount rows, kStep apart.
@@ -137,6 +141,25 @@ __device__ __forceinline__ void StoreSums(const TileParams& p, int64_t head, int
   if (both) out[1] = second;
 }
 
+template <class Tile>
+using TileSums = float[Tile::kRowTiles][2 * Tile::kColumnPairs][4];
+
+// totals += sums, which are zero then.
+template <class Tile>
+__device__ __forceinline__ void AddPart(TileSums<Tile>& sums, TileSums<Tile>& totals) {
+#pragma unroll
+  for (int r = 0; r < Tile::kRowTiles; ++r) {
+#pragma unroll
+    for (int c = 0; c < 2 * Tile::kColumnPairs; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        totals[r][c][i] += sums[r][c][i];
+        sums[r][c][i] = 0.0f;
+      }
+    }
+  }
+}
+
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
     TilesKernel(const TileParams p) {
@@ -147,9 +170,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
   const int64_t first_column = static_cast<int64_t>(blockIdx.y) * Tile::kColumns;
   const int64_t head = blockIdx.z / p.splits;
   const int64_t split = blockIdx.z % p.splits;
-  const int64_t first_k = split * p.split_stages * kDepth;
+  const auto part_stages = static_cast<int>(p.part_stages);
+  const int64_t first_k = split * part_stages * kDepth;
   const int depth = static_cast<int>(g.depth - first_k);
-  const int stages = min(static_cast<int>(p.split_stages), CeilDiv(depth, kDepth));
+  const int all_stages = CeilDiv(depth, kDepth);
+  const int stages = Tile::kAddsUp ? all_stages : min(part_stages, all_stages);
   const uint32_t shared = SharedAddress(shared_bytes);
   constexpr int kXBytes = Tile::kRows * kRowBytes;
   constexpr int kSlotBytes = (Tile::kRows + Tile::kColumns) * kRowBytes;
@@ -167,7 +192,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
   const int warp_column = warp % kWarpsAcross * Tile::kWarpColumns;
   const uint32_t lane_x = shared + warp_row * kRowBytes + LaneOfX(lane);
   const uint32_t lane_w = shared + kXBytes + warp_column * kRowBytes + LaneOfW(lane);
-  float sums[Tile::kRowTiles][2 * Tile::kColumnPairs][4] = {};
+  TileSums<Tile> sums = {};
+  TileSums<Tile> totals = {};  // of whole parts, where the block adds them up
 
 #pragma unroll
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
@@ -195,7 +221,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
     MultiplyStage<T, Tile>(lane_x + slot * kSlotBytes, lane_w + slot * kSlotBytes, sums);
     free_slot = slot;
     slot = slot + 1 == Tile::kStages ? 0 : slot + 1;
+    if constexpr (Tile::kAddsUp) {
+      if ((stage + 1) % part_stages == 0 || stage + 1 == stages) AddPart<Tile>(sums, totals);
+    }
   }
+  const TileSums<Tile>& result = Tile::kAddsUp ? totals : sums;
 
 #pragma unroll
   for (int r = 0; r < Tile::kRowTiles; ++r) {
@@ -203,8 +233,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
     for (int c = 0; c < 2 * Tile::kColumnPairs; ++c) {
       const int64_t row = first_row + warp_row + r * 16 + lane / 4;
       const int64_t column = first_column + warp_column + c * 8 + lane % 4 * 2;
-      StoreSums(p, head, split, row, column, sums[r][c][0], sums[r][c][1]);
-      StoreSums(p, head, split, row + 8, column, sums[r][c][2], sums[r][c][3]);
+      StoreSums(p, head, split, row, column, result[r][c][0], result[r][c][1]);
+      StoreSums(p, head, split, row + 8, column, result[r][c][2], result[r][c][3]);
     }
   }
 }
@@ -223,9 +253,10 @@ __global__ void SumSplitsKernel(const TileParams p) {
   const int64_t row = index / g.columns % g.rows;
   const int64_t head = index / g.columns / g.rows;
   float& out = static_cast<float*>(g.out)[head * g.out_head_stride + row * g.out_stride + column];
-  float sum = g.accumulate ? out : 0.0f;
-  if (g.bias != nullptr) sum += g.bias[column];
+  float sum = 0.0f;
   for (int64_t split = 0; split < p.splits; ++split) sum += p.partial[split * size + index];
+  if (g.accumulate) sum += out;
+  if (g.bias != nullptr) sum += g.bias[column];
   out = sum;
 }
 
@@ -233,25 +264,34 @@ __global__ void SumSplitsKernel(const TileParams p) {
 struct Cut {
   int64_t row_blocks;
   int64_t column_blocks;
-  int64_t splits;        // parts of K, so that the multiprocessors have something to do each
-  int64_t split_stages;  // stages of K in a part
+  int64_t splits;       // parts of K, so that the multiprocessors have something to do each
+  int64_t part_stages;  // stages of K in a part
   double fill;           // share of the device that is busy, were all blocks to take as long
 };
+
+// Tiles of out, with K whole.
+template <class Tile>
+Cut CutRowsAndColumns(const GemmParams& gemm) {
+  const int64_t stages = CeilDiv(gemm.depth, int64_t{kDepth});
+  return {.row_blocks = CeilDiv(gemm.rows, int64_t{Tile::kRows}),
+          .column_blocks = CeilDiv(gemm.columns, int64_t{Tile::kColumns}),
+          .splits = 1,
+          .part_stages = stages,
+          .fill = 0.0};
+}
 
 template <class Tile>
 Cut CutInto(const GemmParams& gemm, const CudaStream& stream) {
   // More parts mean more partial sums to write and read, shorter ones more idle time at their ends.
   constexpr int64_t kMinStages = 4;
   constexpr int64_t kMaxSplits = 8;
-  Cut cut{};
-  cut.row_blocks = CeilDiv(gemm.rows, int64_t{Tile::kRows});
-  cut.column_blocks = CeilDiv(gemm.columns, int64_t{Tile::kColumns});
+  Cut cut = CutRowsAndColumns<Tile>(gemm);
   const int64_t blocks = cut.row_blocks * cut.column_blocks * gemm.heads;
-  const int64_t stages = CeilDiv(gemm.depth, int64_t{kDepth});
+  const int64_t stages = cut.part_stages;
   const int64_t places = int64_t{Tile::kBlocksTogether} * stream.device().multiprocessors;
   const int64_t wanted = std::min(places / blocks, stages / kMinStages);
-  cut.split_stages = CeilDiv(stages, std::clamp<int64_t>(wanted, 1, kMaxSplits));
-  cut.splits = CeilDiv(stages, cut.split_stages);  // none is empty
+  cut.part_stages = CeilDiv(stages, std::clamp<int64_t>(wanted, 1, kMaxSplits));
+  cut.splits = CeilDiv(stages, cut.part_stages);  // none is empty
   const int64_t waves = CeilDiv(blocks * cut.splits, places);
   cut.fill = static_cast<double>(blocks * cut.splits) / static_cast<double>(waves * places);
   return cut;
@@ -260,7 +300,7 @@ Cut CutInto(const GemmParams& gemm, const CudaStream& stream) {
 template <class T, class Tile>
 void LaunchTiles(const GemmParams& gemm, const Cut& cut, Arena& arena, CudaStream& stream) {
   TileParams params{
-      .gemm = gemm, .splits = cut.splits, .split_stages = cut.split_stages, .partial = nullptr};
+      .gemm = gemm, .splits = cut.splits, .part_stages = cut.part_stages, .partial = nullptr};
   const Arena::Scope scope(arena);
   if (params.splits > 1) {
     params.partial =
@@ -282,8 +322,30 @@ void LaunchTiles(const GemmParams& gemm, const Cut& cut, Arena& arena, CudaStrea
       stream, params);
 }
 
+// With K always in the parts that suit one block of rows.
+template <class T>
+void ForAnyRows(const GemmParams& params, Arena& arena, CudaStream& stream) {
+  // Up to so many rows the parts have blocks of their own, whose sums take memory.
+  constexpr int64_t kMostSplitRows = 2 * SmallTile::kRows;
+  GemmParams one_block = params;
+  one_block.rows = SmallTile::kRows;
+  const Cut parts = CutInto<SmallTile>(one_block, stream);
+  if (params.rows <= kMostSplitRows) {
+    Cut cut = parts;
+    cut.row_blocks = CeilDiv(params.rows, int64_t{SmallTile::kRows});
+    LaunchTiles<T, SmallTile>(params, cut, arena, stream);
+  } else if (parts.splits == 1) {
+    LaunchTiles<T, LargeTile>(params, CutRowsAndColumns<LargeTile>(params), arena, stream);
+  } else {
+    Cut cut = CutRowsAndColumns<PartsTile>(params);
+    cut.part_stages = parts.part_stages;
+    LaunchTiles<T, PartsTile>(params, cut, arena, stream);
+  }
+}
+
 template <class T>
 void ForRows(const GemmParams& params, Arena& arena, CudaStream& stream) {
+  if (params.batch_invariant) return ForAnyRows<T>(params, arena, stream);
   // The large tile reads less for each product, where it leaves no multiprocessors idle.
   constexpr double kMinFill = 0.75;
   const Cut large = CutInto<LargeTile>(params, stream);

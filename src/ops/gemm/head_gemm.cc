@@ -46,7 +46,8 @@ void HeadGemm(ConstTensorView x, ConstTensorView w, TensorView out, OpContext& c
                   .rows = tokens,
                   .columns = columns,
                   .depth = depth,
-                  .heads = heads},
+                  .heads = heads,
+                  .batch_invariant = context.batch_invariant},
                  context.arena, *context.cuda);
       return;
     }

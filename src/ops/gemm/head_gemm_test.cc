@@ -17,7 +17,7 @@ constexpr Form kForms[] = {{0, 2, 8, 16},   {1, 128, 16, 24}, {2, 3, 65, 128}, {
 
 class HeadGemmTest : public OpTest {};
 // What only the CPU promises.
-using HeadGemmCpuTest = HeadGemmTest;
+using HeadGemmOrderTest = HeadGemmTest;
 
 // K columns, from `offset` on, of each head of each token's wider rows.
 ConstTensorView Inner(const ConstTensorView& wide, int64_t offset, int64_t depth) {
@@ -72,7 +72,7 @@ TEST_P(HeadGemmTest, MultipliesEachHeadByItsMatrix) {
   }
 }
 
-TEST_P(HeadGemmCpuTest, ARowsBitsDoNotDependOnItsCompany) {
+TEST_P(HeadGemmOrderTest, ARowsBitsDoNotDependOnItsCompany) {
   std::mt19937 random(2);
   const Tensor x = RandomTensor({40, 3, 72}, random);
   const Tensor w = Convert(RandomTensor({3, 33, 72}, random), DType::kBF16);
@@ -86,7 +86,7 @@ TEST_P(HeadGemmCpuTest, ARowsBitsDoNotDependOnItsCompany) {
 }
 
 SLUICE_INSTANTIATE_OP_TEST(HeadGemmTest);
-SLUICE_INSTANTIATE_CPU_OP_TEST(HeadGemmCpuTest);
+SLUICE_INSTANTIATE_INVARIANT_OP_TEST(HeadGemmOrderTest);
 
 }  // namespace
 }  // namespace sluice::ops

@@ -15,7 +15,7 @@ void NormGemm(const NormGemmDesc& desc, ConstTensorView x, ConstTensorView norm_
   if (out.NumElements() == 0) return;
   if constexpr (kCudaBuilt) {
     if (context.OnCuda()) {
-      const cuda::NormGemmParams params{.gemm = CudaParams(product, x, w, bias, out),
+      const cuda::NormGemmParams params{.gemm = CudaParams(product, x, w, bias, out, context),
                                         .norm = desc.norm,
                                         .norm_weight = norm_weight.data<float>()};
       if (cuda::FusesNorm(params, *context.cuda)) return cuda::NormGemm(params, *context.cuda);

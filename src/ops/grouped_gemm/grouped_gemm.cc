@@ -80,7 +80,7 @@ Call CheckedCall(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView
   return call;
 }
 
-[[maybe_unused]] cuda::GroupedParams CudaParams(const Call& call) {
+[[maybe_unused]] cuda::GroupedParams CudaParams(const Call& call, const OpContext& context) {
   const bool added = !call.addend.empty();
   return {.x = call.x.raw(),
           .x_dtype = call.x.dtype(),
@@ -100,7 +100,8 @@ Call CheckedCall(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView
           .addend_stride = added ? call.addend.stride(0) : 0,
           .out = call.out.raw(),
           .out_dtype = call.out.dtype(),
-          .out_stride = call.out.stride(0)};
+          .out_stride = call.out.stride(0),
+          .batch_invariant = context.batch_invariant};
 }
 
 // All rows of one group against one block of columns: the block's weights come from memory for the
@@ -148,7 +149,7 @@ void GroupedGemm(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView
     if (context.OnCuda()) {
       SLUICE_CHECK(x.dtype() == DType::kF32 || x.dtype() == matrix.dtype);
       SLUICE_CHECK(out.dtype() == DType::kF32 || out.dtype() == matrix.dtype);
-      cuda::GroupedGemm(CudaParams(call), *context.cuda);
+      cuda::GroupedGemm(CudaParams(call, context), *context.cuda);
       return;
     }
   }

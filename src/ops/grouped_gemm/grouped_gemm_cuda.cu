@@ -89,8 +89,8 @@ constexpr int64_t kFewRows = 7;
 void GroupedGemm(const GroupedParams& params, CudaStream& stream) {
   if (params.rows == 0) return;
   if (TensorCoresTake(params)) {
-    params.rows <= kFewRows* params.groups ? GroupedFewRows(params, stream)
-                                           : GroupedManyRows(params, stream);
+    const bool few = params.rows <= kFewRows * params.groups && !params.batch_invariant;
+    few ? GroupedFewRows(params, stream) : GroupedManyRows(params, stream);
     return;
   }
   stream.NoteFallback("grouped_gemm");

@@ -59,6 +59,7 @@ struct GroupedParams {
   void* out;
   DType out_dtype;
   int64_t out_stride;
+  bool batch_invariant;  // the order of a sum does not depend on the rows of groups
 };
 // x and out are f32 or of the weights' dtype.
 void GroupedGemm(const GroupedParams& params, CudaStream& stream);

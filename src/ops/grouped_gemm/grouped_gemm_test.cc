@@ -168,8 +168,8 @@ class GroupedGemmTest : public OpTest {
   }
 };
 
-// Of what the CPU alone promises.
-class CpuGroupedGemmTest : public OpTest {};
+// Of what the CPU promises, and CUDA with batch_invariant.
+class GroupedGemmOrderTest : public OpTest {};
 
 TEST_P(GroupedGemmTest, MatchesDoublePrecision) {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
@@ -210,7 +210,7 @@ TEST_P(GroupedGemmTest, SkippedGroupsStayUntouched) {
   out.ExpectGuardsIntact();
 }
 
-TEST_P(CpuGroupedGemmTest, ARowHasTheSameBitsAloneAndInCompany) {
+TEST_P(GroupedGemmOrderTest, ARowHasTheSameBitsAloneAndInCompany) {
   std::mt19937 random(8);
   constexpr int64_t kRows = 17;
   OpRunner five_threads(GetParam(), 5);
@@ -236,8 +236,36 @@ TEST_P(CpuGroupedGemmTest, ARowHasTheSameBitsAloneAndInCompany) {
   }
 }
 
+// Widths and numbers of rows that each of the fast kernels takes.
+TEST_P(GroupedGemmOrderTest, ARowHasTheSameBitsInGroupsOfAnySize) {
+  std::mt19937 random(9);
+  constexpr int64_t kRows = 1300;  // in two groups: wide tiles, where there are some
+  constexpr int64_t kDepth = 200;
+  for (const GroupedEpilogue epilogue : {GroupedEpilogue::kNone, GroupedEpilogue::kSwiGlu}) {
+    const Slab slab(2, 96, kDepth, DType::kBF16, random);
+    const int64_t columns = epilogue == GroupedEpilogue::kSwiGlu ? 48 : 96;
+    const Tensor x = Convert(RandomTensor({kRows, kDepth}, random),
+                             context().ProductDType(DType::kBF16));
+    const auto run = [&](int64_t begin, int64_t end, int32_t first_group) {
+      Guarded out(DType::kF32, {end - begin, columns});
+      const Tensor offsets = Indices({0, first_group, static_cast<int32_t>(end - begin)});
+      GroupedGemm({epilogue}, x.view().Slice(begin, end), {}, offsets, Indices({1, 0}),
+                  slab.matrix(), {}, out, context());
+      return out;
+    };
+    const Guarded all = run(0, kRows, 650);
+    for (const int64_t count : {1, 5, 60, 600}) {
+      const Guarded first = run(0, count, static_cast<int32_t>(count));
+      ExpectSameBits(first.data<float>(), all.data<float>(), count * columns);
+      const Guarded last = run(kRows - count, kRows, 0);
+      ExpectSameBits(last.data<float>(), all.data<float>() + (kRows - count) * columns,
+                     count * columns);
+    }
+  }
+}
+
 SLUICE_INSTANTIATE_OP_TEST(GroupedGemmTest);
-SLUICE_INSTANTIATE_CPU_OP_TEST(CpuGroupedGemmTest);
+SLUICE_INSTANTIATE_INVARIANT_OP_TEST(GroupedGemmOrderTest);
 
 }  // namespace
 }  // namespace sluice::ops

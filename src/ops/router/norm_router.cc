@@ -20,7 +20,7 @@ void NormRouter(const NormRouterDesc& desc, ConstTensorView x, ConstTensorView n
   const Arena::Scope scope(context.arena);
   const TensorView logits = context.arena.Allocate(DType::kF32, {tokens, experts});
   if constexpr (kCudaBuilt) {
-    if (context.OnCuda() && h.dtype() == matrix.dtype()) {
+    if (context.OnCuda() && !context.batch_invariant && h.dtype() == matrix.dtype()) {
       const cuda::NormRouterParams params{
           .router = MakeRouterParams(desc.router, logits, bias, weights, ids, {}),
           .norm = desc.norm,

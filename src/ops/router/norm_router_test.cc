@@ -123,6 +123,43 @@ TEST_P(NormRouterTest, MatchesItsParts) {
   Check({1, 7168, Grouped(64, 8), true}, DType::kBF16, random);
 }
 
+// What the CPU promises, and CUDA with batch_invariant: a token's bits do not depend on the others.
+using NormRouterOrderTest = NormRouterTest;
+
+TEST_P(NormRouterOrderTest, ATokenHasTheSameBitsAloneAndInCompany) {
+  std::mt19937 random(4);
+  constexpr int64_t kTokens = 150;
+  constexpr int64_t kWidth = 520;
+  const RouterDesc router = Softmax(128, 8);
+  const DType dtype = context().ProductDType(DType::kBF16);
+  const Tensor x = RandomTensor({kTokens, kWidth}, random, 3.0f);
+  const Tensor norm_weight = RandomTensor({kWidth}, random);
+  const Tensor matrix = Convert(RandomTensor({128, kWidth}, random, 0.3f), DType::kBF16);
+  struct Out {
+    Guarded h, weights, ids;
+  };
+  const auto run = [&](int64_t begin, int64_t end) {
+    Out out{{dtype, {end - begin, kWidth}},
+            {DType::kF32, {end - begin, 8}},
+            {DType::kI32, {end - begin, 8}}};
+    NormRouter({.norm = {.eps = kEps}, .router = router}, x.view().Slice(begin, end), norm_weight,
+               matrix, {}, out.h, out.weights, out.ids, context());
+    return out;
+  };
+  const Out all = run(0, kTokens);
+  for (const int64_t count : {1, 5, 70}) {
+    for (int64_t begin = 0; begin + count <= kTokens; begin += 19) {
+      const Out part = run(begin, begin + count);
+      ExpectSameBits(part.weights.data<float>(), all.weights.data<float>() + begin * 8, count * 8);
+      ExpectSameBits(part.ids.data<int32_t>(), all.ids.data<int32_t>() + begin * 8, count * 8);
+      const int64_t h_bytes = kWidth * static_cast<int64_t>(SizeOf(dtype));
+      ExpectSameBits(part.h.view().raw(),
+                     static_cast<const std::byte*>(all.h.view().raw()) + begin * h_bytes,
+                     count * h_bytes / 4);
+    }
+  }
+}
+
 // Rows with the same logits everywhere: ties go to the lower expert, wherever it was multiplied.
 TEST_P(NormRouterTest, TiesGoToTheLowerExpert) {
   std::mt19937 random(2);
@@ -155,6 +192,7 @@ TEST_P(NormRouterTest, TiesGoToTheLowerExpert) {
 }
 
 SLUICE_INSTANTIATE_OP_TEST(NormRouterTest);
+SLUICE_INSTANTIATE_INVARIANT_OP_TEST(NormRouterOrderTest);
 
 }  // namespace
 }  // namespace sluice::ops
