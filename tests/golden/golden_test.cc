@@ -291,9 +291,9 @@ TEST_P(CudaGoldenTest, BatchInvariantLogitsDoNotDependOnTheBatch) {
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     const auto runner = model_.MakeRunner({.cuda = 0, .dtype = dtype, .batch_invariant = true});
     const std::vector<float> whole = Values(ForwardSequences(*runner, model_.rows()));
-    for (const ForwardOptions& cut : {ForwardOptions{.chunk = 1}, ForwardOptions{.chunk = 7},
-                                      ForwardOptions{.together = false},
-                                      ForwardOptions{.chunk = 3, .together = false}}) {
+    for (const ForwardOptions& cut :
+         {ForwardOptions{.chunk = 1}, ForwardOptions{.chunk = 7}, ForwardOptions{.together = false},
+          ForwardOptions{.chunk = 3, .together = false}}) {
       EXPECT_EQ(Values(ForwardSequences(*runner, model_.rows(), cut)), whole) << cut.chunk;
     }
     EXPECT_LE(Distance(whole).relative_l2, dtype == DType::kF32 ? 1e-5 : 1.0);

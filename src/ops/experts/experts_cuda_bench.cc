@@ -129,7 +129,8 @@ bool Register(const char* name, const LayerShape& shape, Load load,
 }
 
 void Tokens(benchmark::internal::Benchmark* bench) {
-  for (const int64_t tokens : {1, 2, 8, 16, 32, 64, 128, 256, 512, 2048, 8192}) bench->Arg(tokens);
+  for (const int64_t tokens : {1, 2, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192})
+    bench->Arg(tokens);
 }
 void FewTokens(benchmark::internal::Benchmark* bench) {
   for (const int64_t tokens : {1, 8, 64, 128, 2048}) bench->Arg(tokens);

@@ -1,17 +1,7 @@
-#include <algorithm>
-
-#include "ops/common/cuda/launch.cuh"
-#include "ops/common/cuda/math.cuh"
-#include "ops/common/cuda/mma.cuh"
-#include "ops/gemm/gemm_cuda.h"
+#include "ops/gemm/gemm_tiles.cuh"
 
 namespace sluice::ops::cuda {
 namespace {
-
-constexpr int kDepth = 64;                // elements of K in a stage: a row is 128 bytes
-constexpr int kPiece = 8;                 // elements in 16 bytes
-constexpr int kPieces = kDepth / kPiece;  // a row's
-constexpr int kRowBytes = 2 * kDepth;
 
 // A block's tile of out, how its warps share it, and how many stages of K are under way. Where K is
 // cut into parts, each is summed up from zero and added to those before: either by blocks of their
@@ -29,7 +19,7 @@ struct TileConfig {
   static constexpr int kThreads = kRows / kWarpRows * (kColumns / kWarpColumns) * kWarp;
   static constexpr int kRowTiles = kWarpRows / 16;        // mma tiles of a warp
   static constexpr int kColumnPairs = kWarpColumns / 16;  // two mma tiles each
-  static constexpr int kStageElements = (kRows + kColumns) * kDepth;
+  static constexpr int kStageElements = (kRows + kColumns) * kGemmDepth;
   static constexpr size_t kSharedBytes = size_t{2} * kStages * kStageElements;
 };
 // 96 KB and 64 KB: every architecture from sm_80 on lets a block have 99.
@@ -37,56 +27,14 @@ using LargeTile = TileConfig<128, 128, 64, 32, 3, 2>;
 using SmallTile = TileConfig<64, 64, 32, 32, 4, 3>;
 using PartsTile = TileConfig<128, 64, 32, 32, 4, 2, true>;
 
-struct TileParams {
-  GemmParams gemm;
-  int64_t splits;       // blocks that share K
-  int64_t part_stages;  // stages of K in a part
-  float* partial;       // [splits, heads, rows, columns] where there are several, else null
-};
-
-// What a thread copies of one operand's stages: the same 16-byte piece of kCount rows, kStep apart.
-template <class T, int kRows, int kThreads>
-class RowCopier {
- public:
-  // `from` is the operand's element (first row, first k) of the block, which has `rows` rows or
-  // more, `shared` the address of its first stage.
-  __device__ RowCopier(const T* from, int64_t stride, int64_t rows, uint32_t shared)
-      : from_(from + threadIdx.x / kPieces * stride + threadIdx.x % kPieces * kPiece),
-        step_(kStep * stride),
-        rows_(static_cast<int>(min(rows, int64_t{kRows})) -
-              static_cast<int>(threadIdx.x / kPieces)),
-        shared_(shared + 2 * SwizzledOffset(threadIdx.x / kPieces, threadIdx.x % kPieces)) {}
-
-  // Starts the copies of the 64 elements from k on, where the block's K ends at `depth`, into a
-  // slot that begins `slot_bytes` after the first. What is not there becomes zeros.
-  __device__ __forceinline__ void Copy(int k, int depth, uint32_t slot_bytes) const {
-    const int column = k + static_cast<int>(threadIdx.x) % kPieces * kPiece;
-    const int rows = column < depth ? rows_ : 0;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const bool valid = i * kStep < rows;
-      CopyAsync16(shared_ + slot_bytes + i * kStep * kRowBytes, from_ + k + i * step_, valid);
-    }
-  }
-
- private:
-  static_assert(kRows * kPieces % kThreads == 0 && kThreads / kPieces % 8 == 0);
-  static constexpr int kStep = kThreads / kPieces;
-  static constexpr int kCount = kRows / kStep;
-  const T* from_;
-  int64_t step_;  // elements between its rows
-  int rows_;      // from its first row on
-  uint32_t shared_;
-};
-
 // One stage's products of a warp's part of the tile. `x` and `w` are the addresses of this lane's
 // row and piece of the first tile: LaneOfX, LaneOfW.
 template <class T, class Tile>
 __device__ __forceinline__ void MultiplyStage(
     uint32_t x, uint32_t w, float (&sums)[Tile::kRowTiles][2 * Tile::kColumnPairs][4]) {
-  constexpr int kTileBytes = 16 * kRowBytes;
+  constexpr int kTileBytes = 16 * kGemmRowBytes;
 #pragma unroll
-  for (int k = 0; k < kPieces; k += 2) {
+  for (int k = 0; k < kGemmPieces; k += 2) {
     // The swizzle of piece k + (0 or 1) is that of the latter with k's bits turned.
     const uint32_t turn = k * 16;
     uint32_t a[Tile::kRowTiles][4];
@@ -112,33 +60,6 @@ __device__ __forceinline__ uint32_t LaneOfX(int lane) {
 }
 __device__ __forceinline__ uint32_t LaneOfW(int lane) {
   return 2 * SwizzledOffset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-}
-
-// Writes the sums of two neighbouring columns: to out with bias and what was there, or to their
-// part of the scratch.
-__device__ __forceinline__ void StoreSums(const TileParams& p, int64_t head, int64_t split,
-                                          int64_t row, int64_t column, float first, float second) {
-  const GemmParams& g = p.gemm;
-  if (row >= g.rows || column >= g.columns) return;
-  const bool both = column + 1 < g.columns;
-  float* out =
-      p.partial == nullptr
-          ? static_cast<float*>(g.out) + head * g.out_head_stride + row * g.out_stride + column
-          : p.partial + ((split * g.heads + head) * g.rows + row) * g.columns + column;
-  if (p.partial == nullptr && g.accumulate) {
-    first += out[0];
-    if (both) second += out[1];
-  }
-  if (p.partial == nullptr && g.bias != nullptr) {
-    first += g.bias[column];
-    if (both) second += g.bias[column + 1];
-  }
-  if (both && reinterpret_cast<uintptr_t>(out) % sizeof(float2) == 0) {
-    *reinterpret_cast<float2*>(out) = make_float2(first, second);
-    return;
-  }
-  out[0] = first;
-  if (both) out[1] = second;
 }
 
 template <class Tile>
@@ -171,13 +92,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
   const int64_t head = blockIdx.z / p.splits;
   const int64_t split = blockIdx.z % p.splits;
   const auto part_stages = static_cast<int>(p.part_stages);
-  const int64_t first_k = split * part_stages * kDepth;
+  const int64_t first_k = split * part_stages * kGemmDepth;
   const int depth = static_cast<int>(g.depth - first_k);
-  const int all_stages = CeilDiv(depth, kDepth);
+  const int all_stages = CeilDiv(depth, kGemmDepth);
   const int stages = Tile::kAddsUp ? all_stages : min(part_stages, all_stages);
   const uint32_t shared = SharedAddress(shared_bytes);
-  constexpr int kXBytes = Tile::kRows * kRowBytes;
-  constexpr int kSlotBytes = (Tile::kRows + Tile::kColumns) * kRowBytes;
+  constexpr int kXBytes = Tile::kRows * kGemmRowBytes;
+  constexpr int kSlotBytes = (Tile::kRows + Tile::kColumns) * kGemmRowBytes;
   const RowCopier<T, Tile::kRows, Tile::kThreads> x(
       static_cast<const T*>(g.x) + head * g.x_head_stride + first_row * g.x_stride + first_k,
       g.x_stride, g.rows - first_row, shared);
@@ -190,19 +111,19 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
   constexpr int kWarpsAcross = Tile::kColumns / Tile::kWarpColumns;
   const int warp_row = warp / kWarpsAcross * Tile::kWarpRows;
   const int warp_column = warp % kWarpsAcross * Tile::kWarpColumns;
-  const uint32_t lane_x = shared + warp_row * kRowBytes + LaneOfX(lane);
-  const uint32_t lane_w = shared + kXBytes + warp_column * kRowBytes + LaneOfW(lane);
+  const uint32_t lane_x = shared + warp_row * kGemmRowBytes + LaneOfX(lane);
+  const uint32_t lane_w = shared + kXBytes + warp_column * kGemmRowBytes + LaneOfW(lane);
   TileSums<Tile> sums = {};
   TileSums<Tile> totals = {};  // of whole parts, where the block adds them up
 
 #pragma unroll
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
-    if (stage < stages) w.Copy(stage * kDepth, depth, stage * kSlotBytes);
+    if (stage < stages) w.Copy(stage * kGemmDepth, depth, stage * kSlotBytes);
   }
   WaitForEarlier();
 #pragma unroll
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
-    if (stage < stages) x.Copy(stage * kDepth, depth, stage * kSlotBytes);
+    if (stage < stages) x.Copy(stage * kGemmDepth, depth, stage * kSlotBytes);
     CopyAsyncCommit();
   }
   int slot = 0;
@@ -214,8 +135,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
     __syncthreads();
     const int next = stage + Tile::kStages - 1;
     if (next < stages) {
-      x.Copy(next * kDepth, depth, free_slot * kSlotBytes);
-      w.Copy(next * kDepth, depth, free_slot * kSlotBytes);
+      x.Copy(next * kGemmDepth, depth, free_slot * kSlotBytes);
+      w.Copy(next * kGemmDepth, depth, free_slot * kSlotBytes);
     }
     CopyAsyncCommit();  // an empty group too, so that the count of groups is that of stages
     MultiplyStage<T, Tile>(lane_x + slot * kSlotBytes, lane_w + slot * kSlotBytes, sums);
@@ -260,66 +181,15 @@ __global__ void SumSplitsKernel(const TileParams p) {
   out = sum;
 }
 
-// How a tile's blocks fall out on a device.
-struct Cut {
-  int64_t row_blocks;
-  int64_t column_blocks;
-  int64_t splits;       // parts of K, so that the multiprocessors have something to do each
-  int64_t part_stages;  // stages of K in a part
-  double fill;           // share of the device that is busy, were all blocks to take as long
-};
-
-// Tiles of out, with K whole.
-template <class Tile>
-Cut CutRowsAndColumns(const GemmParams& gemm) {
-  const int64_t stages = CeilDiv(gemm.depth, int64_t{kDepth});
-  return {.row_blocks = CeilDiv(gemm.rows, int64_t{Tile::kRows}),
-          .column_blocks = CeilDiv(gemm.columns, int64_t{Tile::kColumns}),
-          .splits = 1,
-          .part_stages = stages,
-          .fill = 0.0};
-}
-
-template <class Tile>
-Cut CutInto(const GemmParams& gemm, const CudaStream& stream) {
-  // More parts mean more partial sums to write and read, shorter ones more idle time at their ends.
-  constexpr int64_t kMinStages = 4;
-  constexpr int64_t kMaxSplits = 8;
-  Cut cut = CutRowsAndColumns<Tile>(gemm);
-  const int64_t blocks = cut.row_blocks * cut.column_blocks * gemm.heads;
-  const int64_t stages = cut.part_stages;
-  const int64_t places = int64_t{Tile::kBlocksTogether} * stream.device().multiprocessors;
-  const int64_t wanted = std::min(places / blocks, stages / kMinStages);
-  cut.part_stages = CeilDiv(stages, std::clamp<int64_t>(wanted, 1, kMaxSplits));
-  cut.splits = CeilDiv(stages, cut.part_stages);  // none is empty
-  const int64_t waves = CeilDiv(blocks * cut.splits, places);
-  cut.fill = static_cast<double>(blocks * cut.splits) / static_cast<double>(waves * places);
-  return cut;
-}
-
 template <class T, class Tile>
 void LaunchTiles(const GemmParams& gemm, const Cut& cut, Arena& arena, CudaStream& stream) {
-  TileParams params{
-      .gemm = gemm, .splits = cut.splits, .part_stages = cut.part_stages, .partial = nullptr};
   const Arena::Scope scope(arena);
-  if (params.splits > 1) {
-    params.partial =
-        arena.Allocate(DType::kF32, {params.splits, gemm.heads, gemm.rows, gemm.columns})
-            .data<float>();
-  }
+  const TileParams params = ParamsOf(gemm, cut, arena);
   AllowShared("gemm_tiles", &TilesKernel<T, Tile>, Tile::kSharedBytes);
   const LaunchShape shape{
-      .grid = dim3(static_cast<unsigned>(cut.row_blocks), static_cast<unsigned>(cut.column_blocks),
-                   static_cast<unsigned>(gemm.heads * params.splits)),
-      .block = Tile::kThreads,
-      .shared_bytes = Tile::kSharedBytes};
+      .grid = GridOf(gemm, cut), .block = Tile::kThreads, .shared_bytes = Tile::kSharedBytes};
   LaunchEarly<&TilesKernel<T, Tile>>("gemm_tiles", shape, stream, params);
-  if (params.splits == 1) return;
-  const int64_t size = gemm.heads * gemm.rows * gemm.columns;
-  LaunchEarly<&SumSplitsKernel>(
-      "gemm_sum_splits",
-      {.grid = static_cast<unsigned>(CeilDiv(size, int64_t{kSumThreads})), .block = kSumThreads},
-      stream, params);
+  if (params.splits > 1) SumSplits(params, stream);
 }
 
 // With K always in the parts that suit one block of rows.
@@ -346,6 +216,7 @@ void ForAnyRows(const GemmParams& params, Arena& arena, CudaStream& stream) {
 template <class T>
 void ForRows(const GemmParams& params, Arena& arena, CudaStream& stream) {
   if (params.batch_invariant) return ForAnyRows<T>(params, arena, stream);
+  if (HasGemmWarpgroups(params, stream)) return GemmByWarpgroups(params, arena, stream);
   // The large tile reads less for each product, where it leaves no multiprocessors idle.
   constexpr double kMinFill = 0.75;
   const Cut large = CutInto<LargeTile>(params, stream);
@@ -357,6 +228,14 @@ void ForRows(const GemmParams& params, Arena& arena, CudaStream& stream) {
 }
 
 }  // namespace
+
+void SumSplits(const TileParams& params, CudaStream& stream) {
+  const int64_t size = params.gemm.heads * params.gemm.rows * params.gemm.columns;
+  LaunchEarly<&SumSplitsKernel>(
+      "gemm_sum_splits",
+      {.grid = static_cast<unsigned>(CeilDiv(size, int64_t{kSumThreads})), .block = kSumThreads},
+      stream, params);
+}
 
 void GemmTiles(const GemmParams& params, Arena& arena, CudaStream& stream) {
   if (params.w_dtype == DType::kBF16) {

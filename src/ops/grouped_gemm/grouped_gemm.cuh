@@ -45,5 +45,8 @@ __device__ __forceinline__ void StoreOut(const GroupedParams& p, int64_t row, in
 void GroupedFewRows(const GroupedParams& params, CudaStream& stream);
 // For many: tiles of rows and columns in shared memory.
 void GroupedManyRows(const GroupedParams& params, CudaStream& stream);
+// The same by products of warpgroups: of bf16, on devices of compute capability 9.0.
+bool HasGroupedWarpgroups(const GroupedParams& params, const CudaStream& stream);
+void GroupedByWarpgroups(const GroupedParams& params, CudaStream& stream);
 
 }  // namespace sluice::ops::cuda

@@ -90,8 +90,9 @@ void GroupedGemm(const GroupedParams& params, CudaStream& stream) {
   if (params.rows == 0) return;
   if (TensorCoresTake(params)) {
     const bool few = params.rows <= kFewRows * params.groups && !params.batch_invariant;
-    few ? GroupedFewRows(params, stream) : GroupedManyRows(params, stream);
-    return;
+    if (few) return GroupedFewRows(params, stream);
+    if (HasGroupedWarpgroups(params, stream)) return GroupedByWarpgroups(params, stream);
+    return GroupedManyRows(params, stream);
   }
   stream.NoteFallback("grouped_gemm");
   WithFloatType(params.dtype,

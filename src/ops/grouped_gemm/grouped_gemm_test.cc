@@ -244,8 +244,8 @@ TEST_P(GroupedGemmOrderTest, ARowHasTheSameBitsInGroupsOfAnySize) {
   for (const GroupedEpilogue epilogue : {GroupedEpilogue::kNone, GroupedEpilogue::kSwiGlu}) {
     const Slab slab(2, 96, kDepth, DType::kBF16, random);
     const int64_t columns = epilogue == GroupedEpilogue::kSwiGlu ? 48 : 96;
-    const Tensor x = Convert(RandomTensor({kRows, kDepth}, random),
-                             context().ProductDType(DType::kBF16));
+    const Tensor x =
+        Convert(RandomTensor({kRows, kDepth}, random), context().ProductDType(DType::kBF16));
     const auto run = [&](int64_t begin, int64_t end, int32_t first_group) {
       Guarded out(DType::kF32, {end - begin, columns});
       const Tensor offsets = Indices({0, first_group, static_cast<int32_t>(end - begin)});
