@@ -1,16 +1,19 @@
 """Runs `sluice bench ... --json` some times and keeps the result under bench/results/.
 
     python3 bench/record.py NAME [--runs N] [--peer TEXT] [--baseline COMMAND ...]
-                            [--sluice PROGRAM] [--commit HASH] [--out DIR] -- latency --batch-size 8 ...
+                            [--sluice PROGRAM] [--commit HASH] [--out DIR] [--server FLAGS]
+                            -- latency --batch-size 8 ...
 
 Writes NAME.json: the command, commit, date and machine, and the full output of every run with its
 raw samples, beside what each baseline command (bench/baselines/) printed in between. Needs
 build/release/bin/sluice, or the program that --sluice names, built from a clean checkout: a result
 of uncommitted code is refused. --commit says which commit the program is of, for a machine that has
-no git repository.
+no git repository. With --server, `sluice serve FLAGS` runs meanwhile, and is what `bench serve`
+loads; one server answers all the runs.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import pathlib
@@ -56,6 +59,23 @@ def run_json(command):
     return json.loads(done.stdout)
 
 
+@contextlib.contextmanager
+def serving(sluice, flags):
+    """A server on a free port; gives its address."""
+    command = [sluice, "serve", "--port", "0", *flags]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        for line in server.stdout:
+            if line.startswith("listening on "):
+                yield line.split()[2]
+                break
+        else:
+            sys.exit(f"record.py: {shlex.join(command)} did not come up")
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def main():
     if "--" not in sys.argv:
         sys.exit(__doc__)
@@ -68,19 +88,28 @@ def main():
     parser.add_argument("--sluice", default="build/release/bin/sluice")
     parser.add_argument("--commit")
     parser.add_argument("--out")
+    parser.add_argument("--server", help="flags of the server that `bench serve` is to load")
     arguments = parser.parse_args(sys.argv[1:split])
     if arguments.commit is None:
         require_clean_checkout()
 
     bench = ["bench", *sys.argv[split + 1 :], "--json"]
-    runs = [run_json([arguments.sluice, *bench]) for _ in range(arguments.runs)]
+    command = ["sluice", *bench]
+    if arguments.server is None:
+        runs = [run_json([arguments.sluice, *bench]) for _ in range(arguments.runs)]
+    else:
+        flags = shlex.split(arguments.server)
+        command = ["sluice", "serve", *flags, "&", *command]
+        with serving(arguments.sluice, flags) as url:
+            bench += ["--base-url", url]
+            runs = [run_json([arguments.sluice, *bench]) for _ in range(arguments.runs)]
     baselines = [
         {"command": command, "result": run_json(shlex.split(command))}
         for command in arguments.baseline
     ]
     write_result(
         arguments.name,
-        ["sluice", *bench],
+        command,
         runs,
         arguments.peer,
         baselines,

@@ -32,7 +32,7 @@ def median(runs, key):
 def results(kind):
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
-        if kind in result["command"]:
+        if kind in " ".join(result["command"]):
             yield path.stem, result, result["runs"]
 
 
@@ -42,7 +42,7 @@ def table(header, rows):
 
 
 def table_of_results(header, kind, rows):
-    """A table of one kind's files: `rows` gives what stands between a file's name and its commit."""
+    """A table of the files whose command has `kind` in it: `rows` gives what stands between a file's name and its commit."""
     table(
         f"result | {header} | commit",
         (
@@ -90,7 +90,38 @@ def kv_cache_rows(result, runs):
     ]
 
 
+def serving_rows(_, runs):
+    yield [
+        str(runs[0]["num_prompts"]),
+        str(runs[0]["max_concurrency"] or ""),
+        f"{median(runs, 'output_throughput'):.0f}",
+        f"{median(runs, 'total_token_throughput'):.0f}",
+        f"{median(runs, 'median_ttft_ms'):.0f} ms",
+        f"{median(runs, 'median_tpot_ms'):.1f} ms",
+        f"{median(runs, 'p99_itl_ms'):.1f} ms",
+    ]
+
+
+def invariance_rows():
+    """Files of the same work without and with --batch-invariant: NAME and NAME_invariant."""
+    latencies = {name: (result, runs) for name, result, runs in results("bench latency")}
+    for name, (result, runs) in latencies.items():
+        if f"{name}_invariant" not in latencies:
+            continue
+        _, pinned = latencies[f"{name}_invariant"]
+        speeds = [median(figures, "decode_tokens_per_s") for figures in (runs, pinned)]
+        yield [
+            name,
+            str(runs[0]["batch"]),
+            *(f"{speed:.0f}" for speed in speeds),
+            f"{100 * (1 - speeds[1] / speeds[0]):.0f} %",
+            result["commit"][:8],
+        ]
+
+
 def startup_rows(_, runs):
+    if "ready_seconds" not in runs[0]:
+        return
     yield [
         f"{runs[0]['weight_bytes'] / 1e9:.1f} GB",
         f"{median(runs, 'ready_seconds'):.2f} s",
@@ -141,7 +172,7 @@ def peer_rows(baselines):
 
 def print_parts():
     for kind in ("router", "kernels", "attention"):
-        for name, result, runs in results(kind):
+        for name, result, runs in results(f"bench {kind}"):
             print(f"### {name}, {runs[0]['device']}, at {result['commit'][:8]}\n")
             table("part | shape | distinct experts | floor us | us | share of floor | GB/s | TFLOP/s", part_rows(runs))
             peers = list(peer_rows(result.get("baselines", [])))
@@ -159,16 +190,25 @@ def main():
     print("cuda_* ran on one H100 of 80 GB, on random weights and uniform routing.\n")
     table_of_results(
         "batch | decode tok/s | share of floor | floor reads at | prefill tok/s | peer's decode tok/s",
-        "latency",
+        "bench latency",
         latency_rows,
     )
     print("The same requests one after the other, and batched as they come:\n")
     table_of_results(
-        "mode | requests | output tok/s | P50 a token | P99 a token | memory", "throughput", throughput_rows
+        "mode | requests | output tok/s | P50 a token | P99 a token | memory", "bench throughput", throughput_rows
     )
-    table_of_results("with a cache | without | ratio | answers", "kv-cache", kv_cache_rows)
+    table_of_results("with a cache | without | ratio | answers", "bench kv-cache", kv_cache_rows)
+    print("Served over HTTP to `sluice bench serve`:\n")
+    table_of_results(
+        "requests | at once | output tok/s | total tok/s | median TTFT | median TPOT | P99 ITL",
+        "bench serve",
+        serving_rows,
+    )
+    print("## What --batch-invariant costs\n")
+    table("result | batch | decode tok/s | with the flag | cost | commit", invariance_rows())
+    print("## Other figures\n")
     print("A server's start, weights in the page cache:\n")
-    table_of_results("weights | ready | first token", "serve", startup_rows)
+    table_of_results("weights | ready | first token", "sluice serve", startup_rows)
     print("Encoding on one thread, beside the `tokenizers` library in the same rounds:\n")
     table_of_results(
         "style | texts | MB/s | of the tokenizers library | ratio", "bench/tokenizer.py", tokenizer_rows
