@@ -118,8 +118,7 @@ void PrintWelcome(const ServerOptions& options, const OpenedModel& model, const 
 // where that costs a copy a step, with a router trace, which takes the observer's place, and in
 // models that have none.
 std::shared_ptr<ExpertLoad> OpenExpertLoad(const ServeFlags& flags, const OpenedModel& model) {
-  const bool costs_nothing = model.spec.moe.num_experts > 0 &&
-                             flags.engine.router_trace.empty() &&
+  const bool costs_nothing = model.spec.moe.num_experts > 0 && flags.engine.router_trace.empty() &&
                              !ChooseCuda(flags.model).has_value();
   if (!flags.expert_load && !costs_nothing) return nullptr;
   if (model.spec.moe.num_experts == 0) {
@@ -272,9 +271,7 @@ void AddQueueFlags(CLI::App& command, ServeFlags& flags) {
                   "0 = never")
       ->check(Quiet(CLI::Range(0.0, 1e6)))
       ->group(group);
-  command
-      .add_flag("--enable-log-requests", flags.log_requests,
-                "Log the prompts of requests too")
+  command.add_flag("--enable-log-requests", flags.log_requests, "Log the prompts of requests too")
       ->group(group);
 }
 

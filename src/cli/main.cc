@@ -57,7 +57,8 @@ int Main(std::vector<std::string> arguments) {
 
   CLI::App* bench = app.add_subcommand("bench", "Measure this engine on this machine");
   bench->require_subcommand(1);
-  CLI::App* trace = app.add_subcommand("trace", "Record, look into, convert and make router traces");
+  CLI::App* trace =
+      app.add_subcommand("trace", "Record, look into, convert and make router traces");
   trace->require_subcommand(1);
   CLI::App* plan = app.add_subcommand("plan", "Work out what a machine can do, by arithmetic");
   plan->require_subcommand(1);

@@ -110,8 +110,12 @@ ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
   }
   const spdlog::string_view_t level = spdlog::level::to_string_view(spdlog::get_level());
   auto worker = std::make_unique<WorkerProcess>(WorkerProcess::Options{
-      .command = {"/proc/self/exe", "--log-level", {level.data(), level.size()}, "--log-format",
-                  JsonEventLogger() != nullptr ? "json" : "text", kWorkerCommand},
+      .command = {"/proc/self/exe",
+                  "--log-level",
+                  {level.data(), level.size()},
+                  "--log-format",
+                  JsonEventLogger() != nullptr ? "json" : "text",
+                  kWorkerCommand},
       .order = [flags, engine, expert_load](WorkerChannel& channel, const WorkerInfo* replaced) {
         channel.Send(
             WorkerOrder{.model = flags,

@@ -9,9 +9,9 @@ namespace sluice {
 namespace {
 
 [[noreturn]] void RefuseRequests(int waiting) {
-  throw Error(ErrorCode::kResourceExhausted,
-              fmt::format("the server is overloaded: {} requests wait already; try again later",
-                          waiting));
+  throw Error(
+      ErrorCode::kResourceExhausted,
+      fmt::format("the server is overloaded: {} requests wait already; try again later", waiting));
 }
 
 [[noreturn]] void RefuseTokens(int64_t waiting) {

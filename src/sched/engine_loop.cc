@@ -105,8 +105,8 @@ std::string EngineLoop::StuckReason() const {
 
 // Says so when the engine gets stuck, and when it gets on again. What doors are told they ask.
 void EngineLoop::WatchSteps() {
-  const auto period = std::clamp<std::chrono::milliseconds>(step_timeout_ / 4, kLeastWatchPeriod,
-                                                            kMostWatchPeriod);
+  const auto period =
+      std::clamp<std::chrono::milliseconds>(step_timeout_ / 4, kLeastWatchPeriod, kMostWatchPeriod);
   bool was_stuck = false;
   std::unique_lock lock(mutex_);
   while (!watch_.wait_for(lock, period, [this] { return stop_.stop_requested(); })) {
@@ -236,10 +236,10 @@ void EngineLoop::Start(Command command) {
   if (queue_timeout_.count() > 0) {
     queue_deadlines_.emplace_back(command.submitted + queue_timeout_, command.id);
   }
-  LiveRequest live{.callback = std::move(command.callback),
-                   .unfinished = sampling.n,
-                   .deadline = deadline};
-  for (Admission::Place& place : command.places) live.sequences.push_back({times, std::move(place)});
+  LiveRequest live{
+      .callback = std::move(command.callback), .unfinished = sampling.n, .deadline = deadline};
+  for (Admission::Place& place : command.places)
+    live.sequences.push_back({times, std::move(place)});
   live_.emplace(command.id, std::move(live));
   scheduler_.Add(command.id, command.request,
                  sampling.seed.value_or(MixSeed(seed_base_, command.id)));

@@ -41,7 +41,7 @@ struct EngineOptions {
   std::chrono::milliseconds queue_timeout{0};
   // After so long in one phase of a step the engine counts as stuck, until it gets on; 0 = never.
   std::chrono::milliseconds step_timeout{0};
-  Timeline* timeline = nullptr;   // that scheduling is recorded on; may be null
+  Timeline* timeline = nullptr;  // that scheduling is recorded on; may be null
 };
 
 // Runs requests on a worker: one thread that takes commands from a queue, plans a step, has it run,

@@ -330,7 +330,9 @@ TEST_P(EngineLoopTest, PromptsCountUntilTheyHaveATokenOrEnd) {
   EXPECT_EQ(loop.Stats().waiting_tokens, 6);
   const RequestId aborted = loop.Submit(Ask({1, 2, 3}, 4), waiting.Callback());
   const auto never = [](const Output&) { ADD_FAILURE() << "was run"; };
-  EXPECT_EQ(RefusedWith([&] { loop.Submit(Ask({1, 2}, 4), never); }),
+  EXPECT_EQ(RefusedWith([&] {
+              loop.Submit(Ask({1, 2}, 4), never);
+            }),
             ErrorCode::kResourceExhausted);
   loop.Abort(aborted);
   worker.hold = false;

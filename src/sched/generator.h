@@ -14,8 +14,8 @@ namespace sluice {
 using OutputCallback = std::function<void(Output)>;
 
 struct EngineStats {
-  int running = 0;  // sequences in the batch
-  int waiting = 0;  // sequences not yet admitted
+  int running = 0;             // sequences in the batch
+  int waiting = 0;             // sequences not yet admitted
   int64_t waiting_tokens = 0;  // of the prompts of those that have no token yet
   int pages_total = 0;
   int pages_used = 0;

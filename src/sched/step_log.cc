@@ -43,10 +43,8 @@ void StepTiming::Describe(const StepPlan& plan) {
 StepLog::Timer::Timer(StepLog& log, StepPhase phase, StepTiming& timing)
     : log_(log), phase_(phase), timing_(timing) {
   const std::lock_guard lock(log_.mutex_);
-  log_.activity_ = {.phase = phase,
-                    .step = timing.step,
-                    .sequences = timing.sequences,
-                    .since = Clock::now()};
+  log_.activity_ = {
+      .phase = phase, .step = timing.step, .sequences = timing.sequences, .since = Clock::now()};
 }
 
 StepLog::Timer::~Timer() {

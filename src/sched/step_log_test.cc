@@ -21,12 +21,12 @@ SequenceSlice Slice(int rows, std::vector<int32_t> sample_rows, int generated) {
 
 TEST(StepTiming, TellsPrefillsFromDecodingSequences) {
   StepPlan plan{.step = 7};
-  plan.slices = {Slice(1, {0}, 3),            // decodes
-                 Slice(3, {0, 1, 2}, 5),      // with two drafts
-                 Slice(16, {}, 0),            // a chunk of a prompt
-                 Slice(9, {8}, 0),            // the last one
-                 Slice(1, {0}, 0),            // a prompt of one token
-                 Slice(12, {11}, 4)};         // computed again after preemption
+  plan.slices = {Slice(1, {0}, 3),        // decodes
+                 Slice(3, {0, 1, 2}, 5),  // with two drafts
+                 Slice(16, {}, 0),        // a chunk of a prompt
+                 Slice(9, {8}, 0),        // the last one
+                 Slice(1, {0}, 0),        // a prompt of one token
+                 Slice(12, {11}, 4)};     // computed again after preemption
   StepTiming timing;
   timing.Describe(plan);
   EXPECT_EQ(timing.step, 7u);

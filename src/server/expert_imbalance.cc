@@ -67,8 +67,9 @@ std::vector<MetricFamily> ExpertImbalance::Collect() const {
     start = window_.start();
   }
   const std::vector<uint64_t> now = Counts();
-  MetricFamily ratio = Family("sluice:expert_imbalance",
-                              "Tokens of a layer's fullest expert over the mean, in the last minute");
+  MetricFamily ratio =
+      Family("sluice:expert_imbalance",
+             "Tokens of a layer's fullest expert over the mean, in the last minute");
   MetricFamily gini =
       Family("sluice:expert_gini", "Gini coefficient of a layer's experts, in the last minute");
   MetricFamily cv = Family("sluice:expert_cv",

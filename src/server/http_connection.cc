@@ -7,7 +7,6 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/url.hpp>
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <optional>
@@ -118,8 +117,8 @@ void CheckFraming(const Message& message) {
 bool InUtf8(std::string_view content_type) {
   static constexpr std::string_view kName = "charset=";
   const auto same = [](char a, char b) { return (a | 0x20) == (b | 0x20); };
-  const auto* at = std::search(content_type.begin(), content_type.end(), kName.begin(),
-                               kName.end(), same);
+  const auto* at =
+      std::search(content_type.begin(), content_type.end(), kName.begin(), kName.end(), same);
   if (at == content_type.end()) return true;
   std::string_view charset(at + kName.size(), content_type.end());
   charset = charset.substr(0, charset.find(';'));
@@ -227,8 +226,8 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
   std::shared_ptr<Exchange> exchange_;
 
   // The answer being made.
-  bool counted_ = false;  // in IoThreadState::answering
-  HttpFields fields_;     // of its head, beside those that come with it
+  bool counted_ = false;                   // in IoThreadState::answering
+  HttpFields fields_;                      // of its head, beside those that come with it
   std::optional<HttpResponse> preflight_;  // the answer already, where a browser asks first
   bool head_only_ = false;
   bool keep_alive_ = true;

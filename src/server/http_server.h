@@ -26,17 +26,17 @@ struct HttpServerOptions {
   size_t max_body_bytes = 8 << 20;
   // Bytes that may wait for one slow reader of a stream before it is cut off.
   size_t max_pending_bytes = 1 << 20;
-  std::chrono::milliseconds idle_timeout{75'000};    // kept-alive, between requests
+  std::chrono::milliseconds idle_timeout{75'000};  // kept-alive, between requests
   // From a request's first byte to its body, and from a connection's start through TLS's opening.
   std::chrono::milliseconds header_timeout{10'000};
   std::chrono::milliseconds body_timeout{60'000};
   std::chrono::milliseconds write_timeout{30'000};  // without any byte taken by the client
 };
 
-// HTTP/1.1 over TCP, or over TLS on it: keep-alive, pipelining, Content-Length and chunked bodies both ways, 100
-// (Continue). Each connection lives on one of a few threads; a handler runs on its connection's
-// thread. While an answer is being made the socket is watched, so that a client that hangs up
-// cancels its Exchange.
+// HTTP/1.1 over TCP, or over TLS on it: keep-alive, pipelining, Content-Length and chunked bodies
+// both ways, 100 (Continue). Each connection lives on one of a few threads; a handler runs on its
+// connection's thread. While an answer is being made the socket is watched, so that a client that
+// hangs up cancels its Exchange.
 class HttpServer {
  public:
   // `handler` must outlive the server.

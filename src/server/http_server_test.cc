@@ -353,8 +353,7 @@ TEST_F(HttpServerTest, OneConnectionTooManyIsToldSo) {
 
 TEST_F(HttpServerTest, TrailersAreNotPartOfTheHead) {
   generator_ = std::make_unique<FakeGenerator>(FakeGenerator::HashScript);
-  server_ =
-      std::make_unique<Server>(ServerOptions{.http = {.port = 0}, .api_keys = {"secret"}});
+  server_ = std::make_unique<Server>(ServerOptions{.http = {.port = 0}, .api_keys = {"secret"}});
   server_->Start();
   server_->Open(
       {.names = {"x"}, .tokenizer = *tokenizer_, .generator = *generator_, .metrics = metrics_});

@@ -52,16 +52,16 @@ ProcessMetrics::ProcessMetrics(std::function<int()> connections, std::function<i
 
 std::vector<MetricFamily> ProcessMetrics::Collect() const {
   const MetricType gauge = MetricType::Gauge;
-  return {Family("process_resident_memory_bytes", "Resident memory of the server's process", gauge,
-                 static_cast<double>(ResidentBytes())),
-          Family("process_cpu_seconds_total", "Processor time of the server's process",
-                 MetricType::Counter, CpuSeconds()),
-          Family("process_open_fds", "Files and sockets that are open", gauge, OpenFiles()),
-          Family("process_start_time_seconds", "When the server began, Unix time", gauge, started_),
-          Family("sluice:http_connections", "Connections that are open", gauge, connections_()),
-          Family("sluice:http_requests_in_progress",
-                 "Requests that were read and whose answers are not written yet", gauge,
-                 answering_())};
+  return {
+      Family("process_resident_memory_bytes", "Resident memory of the server's process", gauge,
+             static_cast<double>(ResidentBytes())),
+      Family("process_cpu_seconds_total", "Processor time of the server's process",
+             MetricType::Counter, CpuSeconds()),
+      Family("process_open_fds", "Files and sockets that are open", gauge, OpenFiles()),
+      Family("process_start_time_seconds", "When the server began, Unix time", gauge, started_),
+      Family("sluice:http_connections", "Connections that are open", gauge, connections_()),
+      Family("sluice:http_requests_in_progress",
+             "Requests that were read and whose answers are not written yet", gauge, answering_())};
 }
 
 }  // namespace sluice

@@ -152,9 +152,9 @@ void Routes::Refuse(const ApiError& error, HttpFields headers, const HttpRequest
   RequestRecord record = RecordOf(request);
   record.status = error.status();
   record.error = error.what();
-  record.latency_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() -
-                                                                record.arrival)
-                          .count();
+  record.latency_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - record.arrival)
+          .count();
   log_.Write(record);
 }
 

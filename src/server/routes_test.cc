@@ -136,8 +136,7 @@ class RoutesTest : public ::testing::Test {
 
   void Do(FakeWriter& writer, const std::string& method, const std::string& path,
           const std::string& body = "", const std::string& authorization = "") {
-    Do(writer,
-       {.method = method, .path = path, .authorization = authorization, .body = body});
+    Do(writer, {.method = method, .path = path, .authorization = authorization, .body = body});
   }
   void Do(FakeWriter& writer, HttpRequest request) {
     request.arrival = std::chrono::steady_clock::now();
@@ -487,8 +486,8 @@ TEST_F(RoutesTest, HealthTellsOfALostWorkerAndWhetherToTryAgain) {
 
 TEST_F(RoutesTest, AFullQueueRefusesBeforeAnythingIsParsed) {
   generator_->FillQueue();
-  for (const char* path : {"/v1/completions", "/v1/chat/completions", "/v1/generate",
-                           "/v1/generate_stream"}) {
+  for (const char* path :
+       {"/v1/completions", "/v1/chat/completions", "/v1/generate", "/v1/generate_stream"}) {
     FakeWriter writer;
     Do(writer, "POST", path, "no JSON");
     EXPECT_EQ(writer.sent.status, 429);

@@ -44,7 +44,8 @@ std::string TraceIdOf(std::string_view text) {
 }
 
 bool IsRequestId(std::string_view id) {
-  return !id.empty() && id.size() <= kMostIdBytes && std::all_of(id.begin(), id.end(), IsIdCharacter);
+  return !id.empty() && id.size() <= kMostIdBytes &&
+         std::all_of(id.begin(), id.end(), IsIdCharacter);
 }
 
 }  // namespace sluice

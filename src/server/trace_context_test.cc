@@ -18,11 +18,12 @@ TEST(TraceContext, IgnoresWhatIsMalformed) {
   std::string upper = kTrace;
   upper[1] = 'B';
   for (const std::string& field :
-       {std::string(), std::string("00"), "00-" + kTrace + "-" + kParent, "00-" + zeros + "-" + kParent + "-01",
-        "00-" + kTrace + "-0000000000000000-01", "00-" + upper + "-" + kParent + "-01",
-        "ff-" + kTrace + "-" + kParent + "-01", "00-" + kTrace + "-" + kParent + "-01-more",
-        "01-" + kTrace + "-" + kParent + "-01more", "0x-" + kTrace + "-" + kParent + "-01",
-        "00-" + kTrace + "+" + kParent + "-01", "00-" + kTrace + "-" + kParent + "-0g"}) {
+       {std::string(), std::string("00"), "00-" + kTrace + "-" + kParent,
+        "00-" + zeros + "-" + kParent + "-01", "00-" + kTrace + "-0000000000000000-01",
+        "00-" + upper + "-" + kParent + "-01", "ff-" + kTrace + "-" + kParent + "-01",
+        "00-" + kTrace + "-" + kParent + "-01-more", "01-" + kTrace + "-" + kParent + "-01more",
+        "0x-" + kTrace + "-" + kParent + "-01", "00-" + kTrace + "+" + kParent + "-01",
+        "00-" + kTrace + "-" + kParent + "-0g"}) {
     EXPECT_EQ(TraceIdOf(field), "") << field;
   }
 }
@@ -31,8 +32,9 @@ TEST(RequestId, IsANameAndNothingElse) {
   EXPECT_TRUE(IsRequestId("b6f9c1d2-8a1e"));
   EXPECT_TRUE(IsRequestId("Root=1-67891233:a/b.c_d+e@f"));
   EXPECT_TRUE(IsRequestId(std::string(128, 'x')));
-  for (const std::string& id : {std::string(), std::string(129, 'x'), std::string("a b"),
-                                std::string("a\"b"), std::string("a\nb"), std::string("\xc3\xa9")}) {
+  for (const std::string& id :
+       {std::string(), std::string(129, 'x'), std::string("a b"), std::string("a\"b"),
+        std::string("a\nb"), std::string("\xc3\xa9")}) {
     EXPECT_FALSE(IsRequestId(id)) << id;
   }
 }

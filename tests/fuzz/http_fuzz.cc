@@ -119,7 +119,8 @@ void Serve(Door& door, std::string_view input) {
   fuzz::Require(sent == static_cast<ssize_t>(input.size()), "the input fits the socket's buffer");
 
   asio::io_context context(1);
-  IoThreadState thread{context, std::make_shared<IoGate>(context), door.options, door.routes, door.answering, {}};
+  IoThreadState thread{
+      context, std::make_shared<IoGate>(context), door.options, door.routes, door.answering, {}};
   asio::ip::tcp::socket socket(context);
   socket.assign(asio::ip::tcp::v4(), ends[0]);
   asio::co_spawn(context, ServeConnection(std::move(socket), thread), asio::detached);
