@@ -132,7 +132,37 @@ std::shared_ptr<ExpertLoad> OpenExpertLoad(const ServeFlags& flags, const Opened
   return std::make_shared<ExpertLoad>(model.spec.num_layers, model.spec.moe.num_experts);
 }
 
-// Once the server has ended: closes what is left of it before what it refers to goes.
+void AddExpertMetrics(const ServeFlags& flags, const OpenedModel& model,
+                      const std::shared_ptr<ExpertLoad>& load, Metrics& metrics) {
+  if (load == nullptr) return;
+  const std::vector<int> layers = MoeLayers(model.spec);
+  metrics.Add(std::make_shared<ExpertImbalance>(load, layers, model.name, kImbalancePeriod));
+  if (!flags.expert_load) return;
+  metrics.Add(std::make_shared<ExpertLoadMetrics>(load, layers, model.name));
+}
+
+EngineOptions EngineOptionsFrom(const ServeFlags& flags, const OpenedModel& model,
+                                Timeline* timeline) {
+  EngineOptions options = ResolveEngineOptions(model, flags.engine, timeline);
+  options.queue = flags.queue;
+  options.queue_timeout = Milliseconds(flags.queue_timeout_s);
+  options.request_timeout = Milliseconds(flags.request_timeout_s);
+  options.step_timeout = Milliseconds(flags.step_timeout_s);
+  return options;
+}
+
+// The positions that a request may have: the model's context, or what all KV pages hold.
+int ContextOf(const WorkerInfo& info) {
+  const int positions = info.num_pages * info.page_size;
+  if (positions >= info.max_model_len) return info.max_model_len;
+  spdlog::warn(
+      "the KV cache holds {} positions: that is the context, not {}; raise --kv-cache-memory for "
+      "more",
+      positions, info.max_model_len);
+  return positions;
+}
+
+// Ends a server when it goes, before what the server refers to does.
 class ServerEnd {
  public:
   explicit ServerEnd(Server& server) : server_(server) {}
@@ -188,42 +218,23 @@ int Serve(const ServeFlags& flags) {
   const ServedWorker served = StartWorker(model, flags.model, flags.engine, flags.worker_process,
                                           expert_load.get(), timeline.get());
   Metrics metrics;
-  if (expert_load != nullptr) {
-    metrics.Add(std::make_shared<ExpertImbalance>(expert_load, MoeLayers(model.spec), model.name,
-                                                  kImbalancePeriod));
-  }
-  if (flags.expert_load) {
-    metrics.Add(
-        std::make_shared<ExpertLoadMetrics>(expert_load, MoeLayers(model.spec), model.name));
-  }
-  EngineOptions engine = ResolveEngineOptions(model, flags.engine, timeline.get());
-  engine.queue = flags.queue;
-  engine.queue_timeout = Milliseconds(flags.queue_timeout_s);
-  engine.request_timeout = Milliseconds(flags.request_timeout_s);
-  engine.step_timeout = Milliseconds(flags.step_timeout_s);
-  EngineLoop loop(*served.worker, MakeStrategy(flags.engine), engine, &metrics);
+  AddExpertMetrics(flags, model, expert_load, metrics);
+  EngineLoop loop(*served.worker, MakeStrategy(flags.engine),
+                  EngineOptionsFrom(flags, model, timeline.get()), &metrics);
 
   const std::vector<std::string> names =
       flags.served_names.empty() ? std::vector{model.name} : flags.served_names;
-  const WorkerInfo info = served.worker->Info();
-  const int max_model_len = std::min(info.max_model_len, info.num_pages * info.page_size);
-  if (max_model_len < info.max_model_len) {
-    spdlog::warn(
-        "the KV cache holds {} positions: that is the context, not {}; raise "
-        "--kv-cache-memory for more",
-        max_model_len, info.max_model_len);
-  }
   const ServerEnd end(server);
+  signals.Defer();
   server.Open({.names = names,
                .tokenizer = *model.tokenizer,
                .chat_template = model.chat_template.has_value() ? &*model.chat_template : nullptr,
                .generator = loop,
                .metrics = metrics,
-               .max_model_len = max_model_len,
+               .max_model_len = ContextOf(served.worker->Info()),
                .default_sampling = DefaultSampling(model),
                .resident_bytes = served.resident_bytes,
                .timeline = timeline.get()});
-  signals.Defer();
   const std::chrono::duration<double> ready = std::chrono::steady_clock::now() - start;
   PrintWelcome(options, model, names.front(), server.port(), ready.count());
 

@@ -131,8 +131,6 @@ std::shared_ptr<Exchange> Routes::Handle(HttpRequest request, ResponseWriter& wr
   } catch (const ApiError& error) {
     Refuse(error, {}, request, writer);
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::kResourceExhausted) refused_as_full_.Increment();
-    if (error.code() == ErrorCode::kUnavailable) refused_as_unavailable_.Increment();
     Refuse(ApiError::From(error), RetryHeaders(error), request, writer);
   } catch (const std::exception& error) {
     spdlog::error("{} {} failed: {}", request.method, request.path, error.what());
@@ -149,6 +147,8 @@ void Routes::Refuse(const ApiError& error, HttpFields headers, const HttpRequest
                .close = draining_});
   const Route* route = Find(request.path);
   if (route == nullptr || !route->generates) return;
+  if (error.status() == 429) refused_as_full_.Increment();
+  if (error.status() == 503) refused_as_unavailable_.Increment();
   RequestRecord record = RecordOf(request);
   record.status = error.status();
   record.error = error.what();
