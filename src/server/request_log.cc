@@ -52,10 +52,11 @@ std::string Line(const RequestRecord& record) {
 RequestLog::RequestLog(bool prompts) : prompts_(prompts), json_(JsonEventLogger()) {}
 
 void RequestLog::Write(const RequestRecord& record) const {
-  if (json_ == nullptr) {
-    spdlog::info("{}", Line(record));
-  } else if (json_->should_log(spdlog::level::info)) {
+  if (!spdlog::should_log(spdlog::level::info)) return;
+  if (json_ != nullptr) {
     json_->info(json::serialize(Members(record)));
+  } else {
+    spdlog::info("{}", Line(record));
   }
 }
 

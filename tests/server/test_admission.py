@@ -21,10 +21,6 @@ def start(address, **more):
     return connection
 
 
-def texts(events):
-    return "".join(event["choices"][0]["text"] for event in events)
-
-
 def test_a_full_queue_says_429_and_when_to_come_back():
     with serving("--max-num-seqs", 2, "--max-num-queued-reqs", 3) as (address, _):
         running = [start(address) for _ in range(2)]
@@ -122,18 +118,3 @@ def test_the_process_is_among_the_metrics(address):
     assert raw_http.metric(address, "sluice:http_requests_in_progress") == 1  # this one
     with raw_http.connect(address):
         raw_http.await_metric(address, "sluice:http_connections", 2)
-
-
-def test_a_thousand_streams_at_once_are_as_each_alone(address):
-    asked = json.dumps({"prompt": "Once upon a time", "max_tokens": 3, "temperature": 0, "stream": True}).encode()
-    alone = raw_http.events(raw_http.request(address, "POST", "/v1/completions", asked))
-    connections = [raw_http.connect(address) for _ in range(1000)]
-    try:
-        for connection in connections:
-            connection.sendall(raw_http.encode("POST", "/v1/completions", asked))
-        for connection in connections:
-            with connection.makefile("rb") as file:
-                assert texts(raw_http.events(raw_http.read_answer(file))) == texts(alone)
-    finally:
-        for connection in connections:
-            connection.close()
