@@ -22,8 +22,6 @@ namespace sluice {
 
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
-using asio::redirect_error;
-using asio::use_awaitable;
 using boost::system::error_code;
 
 namespace {
