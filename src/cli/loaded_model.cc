@@ -204,16 +204,6 @@ int64_t DefaultKvBytes(const ModelSpec& spec, const RunnerOptions& options) {
   return static_cast<int64_t>(available - std::min(available, model));
 }
 
-// Pages of host memory for what is swapped out.
-int HostPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOptions& options) {
-  constexpr double kDefaultGib = 4;
-  constexpr int64_t kMaxPages = 1 << 26;
-  const double by_default = options.cuda.has_value() ? kDefaultGib : 0;
-  const double gib = flags.swap_space < 0 ? by_default : flags.swap_space;
-  const auto bytes = static_cast<int64_t>(gib * static_cast<double>(1 << 30));
-  return static_cast<int>(std::min(bytes / KvLayoutOf(spec, options).BytesPerPage(), kMaxPages));
-}
-
 int DefaultPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOptions& options) {
   const auto page_bytes = static_cast<int64_t>(KvLayoutOf(spec, options).BytesPerPage());
   const int64_t per_sequence = (options.max_model_len + options.page_size - 1) / options.page_size;
@@ -231,6 +221,20 @@ int DefaultPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOp
   }
   constexpr int64_t kMaxPages = 1 << 26;  // page ids are 32 bits with room to spare
   return static_cast<int>(std::min(pages, kMaxPages));
+}
+
+// Pages of host memory for what is swapped out: no more than the device's can ever be too few by.
+int HostPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOptions& options) {
+  uint64_t bytes = 0;
+  if (flags.swap_space >= 0) {
+    bytes = static_cast<uint64_t>(flags.swap_space * static_cast<double>(1 << 30));
+  } else if (options.cuda.has_value()) {
+    bytes = std::min<uint64_t>(uint64_t{4} << 30, QueryMemory().available_bytes / kDefaultKvShare);
+  }
+  const int64_t per_sequence = (options.max_model_len + options.page_size - 1) / options.page_size;
+  const int64_t short_of = per_sequence * flags.max_num_seqs - options.num_pages;
+  const int64_t pages = static_cast<int64_t>(bytes) / KvLayoutOf(spec, options).BytesPerPage();
+  return static_cast<int>(std::clamp<int64_t>(pages, 0, std::max<int64_t>(0, short_of)));
 }
 
 // Less than this is loaded before a reader could see that it is loading.
@@ -331,8 +335,8 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
   options.expert_slots = flags.expert_slots;
   options.max_step_rows = std::max(engine.max_num_batched_tokens, engine.max_num_seqs);
   options.max_sequences = engine.max_num_seqs;
-  options.num_host_pages = HostPages(spec, engine, options);
   options.num_pages = DefaultPages(spec, engine, options);
+  options.num_host_pages = HostPages(spec, engine, options);
   return options;
 }
 

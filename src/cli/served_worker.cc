@@ -40,12 +40,13 @@ struct WorkerOrder {
   ModelFlags model;
   EngineFlags engine;
   int num_pages = 0;        // of the worker that it replaces; 0 = as the flags say
+  int num_host_pages = 0;   // likewise
   int expert_load_fd = -1;  // what ExpertLoad shares, inherited; -1 = experts are not counted
 };
 
 auto Fields(WorkerOrder& order) {
-  auto& [model, engine, num_pages, expert_load_fd] = order;
-  return std::tie(model, engine, num_pages, expert_load_fd);
+  auto& [model, engine, num_pages, num_host_pages, expert_load_fd] = order;
+  return std::tie(model, engine, num_pages, num_host_pages, expert_load_fd);
 }
 
 // A worker in this process, with the runner it works on.
@@ -86,7 +87,10 @@ int Work(int socket, int memory) {
     const auto order = channel.Receive<WorkerOrder>();
     model.emplace(OpenModel(order.model));
     RunnerOptions options = ResolveRunnerOptions(model->spec, order.model, order.engine);
-    if (order.num_pages > 0) options.num_pages = order.num_pages;
+    if (order.num_pages > 0) {
+      options.num_pages = order.num_pages;
+      options.num_host_pages = order.num_host_pages;
+    }
     if (order.expert_load_fd >= 0) {
       const ModelSpec& spec = model->spec;
       options.observer =
@@ -121,6 +125,7 @@ ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
             WorkerOrder{.model = flags,
                         .engine = engine,
                         .num_pages = replaced != nullptr ? replaced->num_pages : 0,
+                        .num_host_pages = replaced != nullptr ? replaced->num_host_pages : 0,
                         .expert_load_fd = expert_load != nullptr ? expert_load->descriptor() : -1});
       }});
   const WorkerProcess* process = worker.get();
