@@ -38,8 +38,8 @@ std::vector<std::string> KeysOfFile(const std::string& path) {
     if (key.empty() || key.front() == '#') continue;
     const std::string problem = ApiKeyProblem(key);
     if (!problem.empty()) {
-      throw Error(ErrorCode::kInvalidArgument, "--api-key-file " + path + ", line " +
-                                                   std::to_string(number) + ": " + problem);
+      throw Error(ErrorCode::kInvalidArgument,
+                  "--api-key-file " + path + ", line " + std::to_string(number) + ": " + problem);
     }
     keys.push_back(std::move(key));
   }
@@ -72,11 +72,12 @@ std::vector<std::string> AllKeys(const HttpFlags& flags) {
   return keys;
 }
 
-// The items of a list's flag: given several times, with commas, or as vLLM takes it, '["a", "b"]',
-// of which CLI11 has taken the brackets away.
+// The items of a list's flag: given several times, with commas, or as vLLM takes it, '["a", "b"]'.
 std::vector<std::string> Items(const std::vector<std::string>& values) {
   std::vector<std::string> items;
-  for (const std::string& value : values) {
+  for (std::string value : values) {
+    const bool in_brackets = value.size() >= 2 && value.front() == '[' && value.back() == ']';
+    if (in_brackets) value = value.substr(1, value.size() - 2);
     for (size_t begin = 0; begin <= value.size();) {
       const size_t end = std::min(value.find(',', begin), value.size());
       std::string item = Trimmed(value.substr(begin, end - begin));
@@ -144,6 +145,7 @@ void AddAccessFlags(CLI::App& app, HttpFlags& flags) {
                  "/v1/; may be given several times. The environment's SLUICE_API_KEY is one more")
       ->check(CLI::Validator([](const std::string& key) { return ApiKeyProblem(key); }, ""))
       ->multi_option_policy(several)
+      ->allow_extra_args(false)  // what follows a value is the model
       ->default_str("")
       ->group(group);
   app.add_option("--api-key-file", flags.api_key_file,
@@ -162,16 +164,19 @@ void AddAccessFlags(CLI::App& app, HttpFlags& flags) {
                  "Origins whose pages browsers may let use this server (CORS), as "
                  "https://chat.example, several with commas; '*' = any; default: none")
       ->multi_option_policy(several)
+      ->allow_extra_args(false)  // what follows a value is the model
       ->default_str("")
       ->group(group);
   app.add_option("--allowed-methods", flags.allowed_methods,
                  "Methods that those pages may use; default: all that are served")
       ->multi_option_policy(several)
+      ->allow_extra_args(false)  // what follows a value is the model
       ->default_str("")
       ->group(group);
   app.add_option("--allowed-headers", flags.allowed_headers,
                  "Fields that those pages may send; default: any")
       ->multi_option_policy(several)
+      ->allow_extra_args(false)  // what follows a value is the model
       ->default_str("")
       ->group(group);
   app.add_flag("--allow-credentials", flags.allow_credentials,

@@ -16,8 +16,8 @@ ApiKeys::ApiKeys(const std::vector<std::string>& keys) {
 
 ApiKeys::Digest ApiKeys::DigestOf(std::string_view text) {
   Digest digest;
-  SLUICE_CHECK(EVP_Digest(text.data(), text.size(), digest.data(), nullptr, EVP_sha256(),
-                          nullptr) == 1);
+  SLUICE_CHECK(
+      EVP_Digest(text.data(), text.size(), digest.data(), nullptr, EVP_sha256(), nullptr) == 1);
   return digest;
 }
 
@@ -35,9 +35,8 @@ bool ApiKeys::Allow(std::string_view authorization) const {
 
 std::string ApiKeyProblem(std::string_view key) {
   if (key.empty()) return "a key must not be empty";
-  const bool printable = std::all_of(key.begin(), key.end(), [](unsigned char c) {
-    return c >= 0x20 && c != 0x7f;
-  });
+  const bool printable =
+      std::all_of(key.begin(), key.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
   if (!printable || key.front() == ' ' || key.back() == ' ') {
     return "a key must not hold control characters, nor begin or end with a space: no request "
            "could carry it";

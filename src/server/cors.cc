@@ -78,12 +78,12 @@ HttpResponse Cors::Preflight(std::string_view origin, std::string_view headers) 
   HttpResponse answer{.status = 204};
   const bool any_method = Holds(options_.methods, kAny);
   const bool any_header = Holds(options_.headers, kAny);
-  answer.headers.emplace_back("Access-Control-Allow-Methods",
-                              any_method ? std::string(kMethods)
-                                         : fmt::format("{}", fmt::join(options_.methods, ", ")));
+  answer.headers.emplace_back(
+      "Access-Control-Allow-Methods",
+      any_method ? std::string(kMethods) : fmt::format("{}", fmt::join(options_.methods, ", ")));
   // '*' does not stand for Authorization, so those that were asked for are named.
-  const std::string allowed = any_header ? std::string(headers)
-                                         : fmt::format("{}", fmt::join(options_.headers, ", "));
+  const std::string allowed =
+      any_header ? std::string(headers) : fmt::format("{}", fmt::join(options_.headers, ", "));
   if (!allowed.empty()) answer.headers.emplace_back("Access-Control-Allow-Headers", allowed);
   answer.headers.emplace_back("Access-Control-Max-Age", kRememberSeconds);
   return answer;

@@ -22,7 +22,8 @@ TEST(CorsTest, AnOriginByNameIsToldItselfAndOthersNothing) {
   EXPECT_THAT(cors.Fields("http://localhost:3000"),
               ElementsAre(Pair("Vary", "Origin"), Pair(kAllowed, "http://localhost:3000"),
                           Pair("Access-Control-Expose-Headers", HasSubstr("Retry-After"))));
-  for (const char* other : {"", "http://localhost", "https://a.example.evil", "https://b.example"}) {
+  for (const char* other :
+       {"", "http://localhost", "https://a.example.evil", "https://b.example"}) {
     EXPECT_THAT(cors.Fields(other), ElementsAre(Pair("Vary", "Origin"))) << other;
   }
 }

@@ -13,7 +13,8 @@ void HeadScanner::CheckByte(std::string_view input) const {
     throw ApiError(400, "malformed HTTP request: lines must end in CR LF");
   }
   const auto code = static_cast<unsigned char>(byte);
-  const bool control = (code < 0x20 && byte != '\t' && byte != '\r' && byte != '\n') || code == 0x7f;
+  const bool control =
+      (code < 0x20 && byte != '\t' && byte != '\r' && byte != '\n') || code == 0x7f;
   if (control) {
     throw ApiError(400, fmt::format("malformed HTTP request: byte 0x{:02x} in its head", code));
   }

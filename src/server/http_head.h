@@ -6,10 +6,10 @@
 
 namespace sluice {
 
-// Finds the end of a request's head (its request line and fields) in bytes that come in pieces. What
-// a second reader on the way could take for the end of a line or of a request is refused before
-// anything is parsed: a request that two programs read as two different ones is how a proxy's rules
-// are walked around.
+// Finds the end of a request's head (its request line and fields) in bytes that come in pieces.
+// What a second reader on the way could take for the end of a line or of a request is refused
+// before anything is parsed: a request that two programs read as two different ones is how a
+// proxy's rules are walked around.
 class HeadScanner {
  public:
   explicit HeadScanner(size_t max_bytes) : max_bytes_(max_bytes) {}

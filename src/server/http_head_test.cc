@@ -44,7 +44,8 @@ TEST(HeadScannerTest, FindsTheEndHoweverTheBytesCome) {
 }
 
 TEST(HeadScannerTest, RefusesWhatOthersMayReadInAnotherWay) {
-  EXPECT_THAT(Refusal("GET / HTTP/1.1\nHost: x\n\n"), HasSubstr("400 malformed HTTP request: lines"));
+  EXPECT_THAT(Refusal("GET / HTTP/1.1\nHost: x\n\n"),
+              HasSubstr("400 malformed HTTP request: lines"));
   EXPECT_THAT(Refusal("GET / HTTP/1.1\rHost: x\r\r"), HasSubstr("lines must end in CR LF"));
   EXPECT_THAT(Refusal("GET / HTTP/1.1\r\nA: x\ry\r\n\r\n"), HasSubstr("lines must end in CR LF"));
   EXPECT_THAT(Refusal("GET / HTTP/1.1\r\nA: x\r\n y\r\n\r\n"), HasSubstr("on one line"));

@@ -45,9 +45,9 @@ int GivePassword(char* into, int size, int /*writing*/, void* password) {
 void UseCertificate(SSL_CTX* context, const std::string& file) {
   RequireReadable("--ssl-certfile", file);
   if (SSL_CTX_use_certificate_chain_file(context, file.c_str()) == 1) return;
-  throw Error(ErrorCode::kInvalidArgument, "--ssl-certfile " + file +
-                                               " holds no certificate in PEM that can be used: " +
-                                               TakeReason());
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      "--ssl-certfile " + file + " holds no certificate in PEM that can be used: " + TakeReason());
 }
 
 void UseKey(SSL_CTX* context, const TlsFiles& files) {

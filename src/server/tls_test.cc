@@ -41,8 +41,8 @@ class TlsTest : public ::testing::Test {
     WriteKey("other.pem", PrivateKey(EVP_EC_gen("P-256")).get());
     std::ofstream(Path("empty.pem"));
     std::ofstream(Path("text.pem")) << "not PEM at all\n";
-    std::ofstream(Path("both.pem")) << std::ifstream(Path("cert.pem")).rdbuf()
-                                    << std::ifstream(Path("key.pem")).rdbuf();
+    std::ofstream(Path("both.pem"))
+        << std::ifstream(Path("cert.pem")).rdbuf() << std::ifstream(Path("key.pem")).rdbuf();
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 

@@ -1,5 +1,9 @@
 """Connections as such: hang-ups, keep-alive, pipelining, chunked bodies."""
 
+import contextlib
+import json
+import socket
+
 import raw_http
 
 RUNNING, KV_USAGE = "vllm:num_requests_running", "vllm:kv_cache_usage_perc"
@@ -55,3 +59,23 @@ def test_head_and_options(address):
     assert head.status == 200 and int(head.headers["content-length"]) > 0
     options = raw_http.request(address, "OPTIONS", "/v1/completions")
     assert options.status == 204 and "POST" in options.headers["allow"]
+
+
+def test_clients_that_do_not_read_are_cut_off_and_cost_little_memory(address):
+    resident = "process_resident_memory_bytes"
+    body = json.dumps({"prompt": "Once", "n": 32, "max_tokens": 1900, "ignore_eos": True, "logprobs": 5,
+                       "stream": True}).encode()
+    asked = 4 * 32 * 1900
+    before, made = raw_http.metric(address, resident), raw_http.metric(address, "vllm:generation_tokens_total")
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((address.host, address.port))
+            connection.sendall(raw_http.encode("POST", "/v1/completions", body))
+        raw_http.await_metric(address, "vllm:num_requests_running", 64)
+        raw_http.await_metric(address, "vllm:num_requests_running", 0, seconds=60)
+        raw_http.await_metric(address, KV_USAGE, 0)
+        made = raw_http.metric(address, "vllm:generation_tokens_total") - made
+        assert made < asked / 2, "the streams ran on with nobody reading them"
+        assert raw_http.metric(address, resident) - before < 100e6

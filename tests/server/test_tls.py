@@ -202,6 +202,12 @@ def test_an_encrypted_key_with_its_password(pems):
         assert raw_http.request(address, "GET", "/health").status == 200
 
 
+def test_what_follows_a_key_is_the_model():
+    done = subprocess.run([BINARY, "serve", "--port", "0", "--api-key", "secret", "/nowhere"], capture_output=True,
+                          text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "/nowhere" in done.stderr
+
+
 def test_keys_that_cannot_be_used_are_refused_at_start(tmp_path):
     empty = tmp_path / "empty"
     empty.write_text("# nobody\n")
