@@ -41,6 +41,7 @@ struct ModelFlags {
 struct EngineFlags {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;
+  bool enable_prefix_caching = true;
   std::string kv_cache_memory;  // "4GB"; empty = what the sequences need, within a bound
   double swap_space = -1;       // GiB of host memory; negative = 4 on a GPU, else none
   std::string router_trace;

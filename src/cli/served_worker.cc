@@ -27,10 +27,10 @@ inline auto Fields(ModelFlags& flags) {
 }
 
 inline auto Fields(EngineFlags& flags) {
-  auto& [max_num_seqs, max_num_batched_tokens, kv_cache_memory, swap_space, router_trace,
-         speculative_config, timeline] = flags;
-  return std::tie(max_num_seqs, max_num_batched_tokens, kv_cache_memory, swap_space, router_trace,
-                  speculative_config, timeline);
+  auto& [max_num_seqs, max_num_batched_tokens, enable_prefix_caching, kv_cache_memory, swap_space,
+         router_trace, speculative_config, timeline] = flags;
+  return std::tie(max_num_seqs, max_num_batched_tokens, enable_prefix_caching, kv_cache_memory,
+                  swap_space, router_trace, speculative_config, timeline);
 }
 
 namespace {

@@ -7,12 +7,18 @@
 
 namespace sluice {
 
+namespace {
+
+constexpr PageId kNone = -1;
+
+}  // namespace
+
 PageHandle::PageHandle(const PageHandle& other) : allocator_(other.allocator_), id_(other.id_) {
   if (allocator_) allocator_->Acquire(id_);
 }
 
 PageHandle::PageHandle(PageHandle&& other) noexcept
-    : allocator_(std::exchange(other.allocator_, nullptr)), id_(std::exchange(other.id_, -1)) {}
+    : allocator_(std::exchange(other.allocator_, nullptr)), id_(std::exchange(other.id_, kNone)) {}
 
 PageHandle& PageHandle::operator=(PageHandle other) noexcept {
   std::swap(allocator_, other.allocator_);
@@ -24,11 +30,21 @@ PageHandle::~PageHandle() {
   if (allocator_) allocator_->Release(id_);
 }
 
+PageList& PageList::operator=(PageList&& other) noexcept {
+  if (this == &other) return *this;
+  clear();
+  pages_ = std::move(other.pages_);
+  return *this;
+}
+
+void PageList::Truncate(size_t count) noexcept {
+  while (pages_.size() > count) pages_.pop_back();
+}
+
 PageAllocator::PageAllocator(int num_pages) {
   SLUICE_CHECK_GE(num_pages, 0);
-  shares_.resize(num_pages);
-  free_.reserve(num_pages);
-  for (PageId id = num_pages; id-- > 0;) free_.push_back(id);
+  pages_.resize(num_pages);
+  for (PageId id = num_pages; id-- > 0;) Free(id);
 }
 
 PageAllocator::~PageAllocator() {
@@ -38,20 +54,60 @@ PageAllocator::~PageAllocator() {
 }
 
 PageHandle PageAllocator::Allocate() {
-  if (free_.empty()) return {};
-  const PageId id = free_.back();
-  free_.pop_back();
-  shares_[id] = 1;
+  if (num_free_ == 0) return {};
+  const PageId id = first_free_;
+  Unfree(id);
+  pages_[id].shares = 1;
+  if (pages_[id].sealed) {
+    pages_[id].sealed = false;
+    if (on_eviction_) on_eviction_(id);
+  }
   return {this, id};
 }
 
-void PageAllocator::Acquire(PageId id) {
-  ++shares_[id];
+PageHandle PageAllocator::Share(PageId id) {
+  Page& page = pages_[id];
+  SLUICE_CHECK(page.shares > 0 || page.sealed);
+  if (page.shares == 0) Unfree(id);
+  ++page.shares;
+  return {this, id};
 }
 
-// The reserve of the constructor holds every page, so this cannot allocate.
+void PageAllocator::Seal(PageId id) {
+  SLUICE_CHECK_GT(pages_[id].shares, 0);
+  pages_[id].sealed = true;
+}
+
+void PageAllocator::Unseal(PageId id) {
+  Page& page = pages_[id];
+  SLUICE_CHECK(page.sealed);
+  if (page.shares == 0) Unfree(id);
+  page.sealed = false;
+  if (page.shares == 0) Free(id);
+}
+
 void PageAllocator::Release(PageId id) noexcept {
-  if (--shares_[id] == 0) free_.push_back(id);
+  if (--pages_[id].shares == 0) Free(id);
+}
+
+// Puts a page that nobody holds among the free ones: before all others, or behind them if its
+// contents are worth keeping.
+void PageAllocator::Free(PageId id) noexcept {
+  Page& page = pages_[id];
+  page.before = page.sealed ? last_free_ : kNone;
+  page.after = page.sealed ? kNone : first_free_;
+  (page.before == kNone ? first_free_ : pages_[page.before].after) = id;
+  (page.after == kNone ? last_free_ : pages_[page.after].before) = id;
+  ++num_free_;
+  num_cached_ += page.sealed;
+}
+
+void PageAllocator::Unfree(PageId id) noexcept {
+  const Page& page = pages_[id];
+  (page.before == kNone ? first_free_ : pages_[page.before].after) = page.after;
+  (page.after == kNone ? last_free_ : pages_[page.after].before) = page.before;
+  --num_free_;
+  num_cached_ -= page.sealed;
 }
 
 }  // namespace sluice

@@ -74,6 +74,73 @@ TEST(PageAllocator, EveryPageIsFreeAfterEveryHandleIsGone) {
   for (PageId id = 0; id < 8; ++id) EXPECT_EQ(allocator.shares(id), 0);
 }
 
+TEST(PageAllocator, KeepsWhatIsSealedUntilNoOtherPageIsFree) {
+  PageAllocator allocator(3);
+  std::vector<PageId> evicted;
+  allocator.OnEviction([&](PageId id) { evicted.push_back(id); });
+  PageHandle kept = allocator.Allocate();
+  const PageId id = kept.id();
+  allocator.Seal(id);
+  EXPECT_EQ(allocator.num_cached(), 0);
+  kept = PageHandle();
+  EXPECT_EQ(allocator.num_free(), 3);
+  EXPECT_EQ(allocator.num_cached(), 1);
+  kept = allocator.Share(id);
+  EXPECT_EQ(allocator.num_free(), 2);
+  EXPECT_EQ(allocator.num_cached(), 0);
+  EXPECT_TRUE(allocator.sealed(id));
+  kept = PageHandle();
+  const PageHandle a = allocator.Allocate();
+  const PageHandle b = allocator.Allocate();
+  EXPECT_TRUE(evicted.empty());
+  const PageHandle c = allocator.Allocate();
+  EXPECT_EQ(c.id(), id);
+  EXPECT_THAT(evicted, testing::ElementsAre(id));
+  EXPECT_FALSE(allocator.sealed(id));
+  EXPECT_EQ(allocator.num_free() + allocator.num_cached(), 0);
+}
+
+TEST(PageAllocator, WhatIsUnsealedIsAsAnyOther) {
+  PageAllocator allocator(2);
+  allocator.OnEviction([](PageId id) { ADD_FAILURE() << "evicted " << id; });
+  {
+    const PageHandle first = allocator.Allocate();
+    const PageHandle second = allocator.Allocate();
+    allocator.Seal(first.id());
+    allocator.Seal(second.id());
+    allocator.Unseal(second.id());
+    EXPECT_FALSE(allocator.sealed(second.id()));
+  }
+  EXPECT_EQ(allocator.num_cached(), 1);
+  allocator.Unseal(0);
+  EXPECT_EQ(allocator.num_cached(), 0);
+  EXPECT_EQ(allocator.num_free(), 2);
+  const PageHandle first = allocator.Allocate();
+  const PageHandle second = allocator.Allocate();
+  EXPECT_TRUE(second.valid());
+}
+
+TEST(PageList, GivesItsPagesBackFromTheLast) {
+  PageAllocator allocator(3);
+  {
+    PageList pages;
+    for (int i = 0; i < 3; ++i) {
+      pages.push_back(allocator.Allocate());
+      allocator.Seal(pages[i].id());
+    }
+    PageList moved = std::move(pages);
+    moved.Truncate(2);
+    EXPECT_EQ(allocator.num_free(), 1);
+  }
+  std::vector<PageId> order;
+  std::vector<PageHandle> taken;
+  for (int i = 0; i < 3; ++i) {
+    taken.push_back(allocator.Allocate());
+    order.push_back(taken.back().id());
+  }
+  EXPECT_THAT(order, testing::ElementsAre(2, 1, 0));
+}
+
 TEST(PageAllocator, LogsALeak) {
   std::ostringstream out;
   const auto saved = spdlog::default_logger();

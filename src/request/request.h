@@ -22,6 +22,7 @@ struct Request {
   std::string client;                                // who asks: clients share a full batch evenly
   int priority = 0;                                  // a lower number goes first
   std::optional<std::chrono::milliseconds> timeout;  // from submission to the last token
+  std::string cache_salt;  // cached keys and values are shared among requests of one salt
 };
 
 enum class FinishReason {
@@ -43,6 +44,7 @@ struct Output {
   // The prompt's tokens from the second on, when prompt_logprobs was asked for: in the first
   // report.
   std::vector<SampledToken> prompt;
+  int cached_tokens = 0;  // of the prompt, found in the prefix cache: in the first report of tokens
   std::optional<FinishReason> finish;
   std::string error;  // with kError and kTimeout: what failed
 };

@@ -31,7 +31,8 @@ SchedulerConfig MakeConfig(const WorkerInfo& info, const EngineOptions& options)
           .num_pages = info.num_pages,
           .num_host_pages = info.num_host_pages,
           .swap_seconds_per_page = info.swap_seconds_per_page,
-          .eos_ids = options.eos_ids};
+          .eos_ids = options.eos_ids,
+          .enable_prefix_caching = options.enable_prefix_caching};
 }
 
 uint64_t DrawSeedBase() {
@@ -363,7 +364,9 @@ void EngineLoop::FinishStep() {
 // A defect in planning or committing: what the scheduler holds cannot be trusted any more.
 void EngineLoop::EndByDefect(const std::exception& error) {
   spdlog::error("a step could not be scheduled, ending all requests: {}", error.what());
-  Deliver(scheduler_.EndAll(FinishReason::kError, error.what()));
+  std::vector<SequenceReport> reports = scheduler_.EndAll(FinishReason::kError, error.what());
+  scheduler_.ForgetPages();
+  Deliver(std::move(reports));
 }
 
 StepPlan EngineLoop::Plan() {
@@ -393,7 +396,9 @@ void EngineLoop::CheckWorker() {
 std::vector<SequenceReport> EngineLoop::LoseWorker(const std::string& reason) {
   lost_by_ = reason;
   SetFailure("the engine has lost its worker and starts it again: " + reason, true);
-  return scheduler_.EndAll(FinishReason::kError, reason);
+  std::vector<SequenceReport> reports = scheduler_.EndAll(FinishReason::kError, reason);
+  scheduler_.ForgetPages();
+  return reports;
 }
 
 // Tries until the worker runs, the tries are used up or the loop is to stop.

@@ -34,6 +34,7 @@ struct EngineOptions {
   std::vector<TokenId> eos_ids;  // end a sequence unless ignore_eos
   // The longest that a request may take, whatever timeout it has of its own; 0 = without bound.
   std::chrono::milliseconds request_timeout{0};
+  bool enable_prefix_caching = true;
   Metrics::Labels metric_labels;  // on every metric, as {"model_name", "storyteller"}
   RestartLimits restarts;         // of a worker that was lost
   QueueLimits queue;

@@ -49,9 +49,19 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
       kv_usage_(
           metrics.Gauge("vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", labels)),
       prompt_tokens_(
-          metrics.Counter("vllm:prompt_tokens_total", "Prompt tokens computed.", labels)),
+          metrics.Counter("vllm:prompt_tokens_total",
+                          "Prompt tokens processed, those found in the prefix cache among them.",
+                          labels)),
+      prompt_tokens_cached_(metrics.Counter("vllm:prompt_tokens_cached_total",
+                                            "Prompt tokens found in the prefix cache.", labels)),
       generation_tokens_(
           metrics.Counter("vllm:generation_tokens_total", "Tokens generated.", labels)),
+      prefix_queries_(metrics.Counter("vllm:prefix_cache_queries_total",
+                                      "Tokens looked up in the prefix cache.", labels)),
+      prefix_hits_(metrics.Counter("vllm:prefix_cache_hits_total",
+                                   "Tokens found in the prefix cache.", labels)),
+      prefix_evictions_(metrics.Counter("sluice:prefix_cache_evicted_pages_total",
+                                        "Cached KV pages given up for new ones.", labels)),
       preemptions_(metrics.Counter("vllm:num_preemptions_total",
                                    "Sequences that gave their pages back to wait.", labels)),
       swapped_out_(metrics.Counter("sluice:swapped_out_pages_total",
@@ -105,12 +115,18 @@ void EngineMetrics::OnSubmit(const Request& request) {
 
 void EngineMetrics::OnStep(int rows, const EngineStats& before, const EngineStats& after) {
   step_tokens_.Observe(rows);
-  prompt_tokens_.Increment(static_cast<double>(after.prompt_tokens - before.prompt_tokens));
-  generation_tokens_.Increment(
-      static_cast<double>(after.generation_tokens - before.generation_tokens));
-  preemptions_.Increment(static_cast<double>(after.preemptions - before.preemptions));
-  swapped_out_.Increment(static_cast<double>(after.pages_swapped_out - before.pages_swapped_out));
-  swapped_in_.Increment(static_cast<double>(after.pages_swapped_in - before.pages_swapped_in));
+  const auto count = [&](prometheus::Counter& counter, uint64_t EngineStats::*total) {
+    counter.Increment(static_cast<double>(after.*total - before.*total));
+  };
+  count(prompt_tokens_, &EngineStats::prompt_tokens);
+  count(prompt_tokens_cached_, &EngineStats::prompt_tokens_cached);
+  count(generation_tokens_, &EngineStats::generation_tokens);
+  count(preemptions_, &EngineStats::preemptions);
+  count(prefix_queries_, &EngineStats::prefix_queries);
+  count(prefix_hits_, &EngineStats::prefix_hits);
+  count(prefix_evictions_, &EngineStats::prefix_evictions);
+  count(swapped_out_, &EngineStats::pages_swapped_out);
+  count(swapped_in_, &EngineStats::pages_swapped_in);
 }
 
 void EngineMetrics::OnAdmitted(const SequenceTimes& times) {

@@ -43,7 +43,11 @@ class EngineMetrics {
   prometheus::Gauge& waiting_tokens_;
   prometheus::Gauge& kv_usage_;
   prometheus::Counter& prompt_tokens_;
+  prometheus::Counter& prompt_tokens_cached_;
   prometheus::Counter& generation_tokens_;
+  prometheus::Counter& prefix_queries_;
+  prometheus::Counter& prefix_hits_;
+  prometheus::Counter& prefix_evictions_;
   prometheus::Counter& preemptions_;
   prometheus::Counter& swapped_out_;
   prometheus::Counter& swapped_in_;

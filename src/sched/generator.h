@@ -18,13 +18,18 @@ struct EngineStats {
   int waiting = 0;             // sequences not yet admitted
   int64_t waiting_tokens = 0;  // of the prompts of those that have no token yet
   int pages_total = 0;
-  int pages_used = 0;
+  int pages_used = 0;  // held by sequences; those that are only cached are not
   uint64_t steps = 0;
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
   uint64_t preemptions = 0;
   uint64_t pages_swapped_out = 0;  // by preemptions, to the host's memory
   uint64_t pages_swapped_in = 0;
+  uint64_t prompt_tokens_cached = 0;  // of prompt_tokens, those that needed no computing
+  // Tokens that were looked up in the prefix cache when their sequence first ran, and those found.
+  uint64_t prefix_queries = 0;
+  uint64_t prefix_hits = 0;
+  uint64_t prefix_evictions = 0;  // pages
   std::string failure;      // not empty: requests are refused, because of this
   bool restarting = false;  // with `failure`: it may pass by itself, soon
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "base/check.h"
@@ -69,6 +70,7 @@ Scheduler::Scheduler(const SchedulerConfig& config, DecodeStrategy& strategy)
       length_limit_(LengthLimit(config)),
       strategy_(strategy),
       pages_(config.num_pages),
+      prefixes_(pages_, config.page_size),
       host_pages_(config.num_host_pages),
       swap_policy_(config.swap_seconds_per_page) {
   SLUICE_CHECK_GE(config.max_num_seqs, 1);
@@ -114,6 +116,7 @@ void Scheduler::Add(RequestId id, const Request& request, uint64_t seed) {
     sequence->prompt_length = static_cast<int>(request.prompt.size());
     sequence->client = request.client;
     sequence->priority = request.priority;
+    sequence->cache_salt = request.cache_salt;
     waiting_.Add(std::move(sequence));
   }
 }
@@ -180,12 +183,18 @@ bool Scheduler::CanForesee(const Flights& flights) const {
          });
 }
 
+// Whether it needs more than one step's budget.
+bool Scheduler::IsLong(const Sequence& sequence) const {
+  return Uncomputed(sequence) > config_.max_num_batched_tokens;
+}
+
 // Settles how many rows each running sequence gets: one if it decodes; the others share the rest,
 // in their order. Returns how many pages that takes beyond those that they have.
 int Scheduler::ShareRows() {
   shares_.assign(running_.size(), 0);
   int budget = config_.max_num_batched_tokens;
-  int64_t wanted_behind = CanAdmit() ? waiting_.First().length() : 0;
+  int64_t wanted_behind = 0;
+  bool any_is_long = false;
   for (size_t i = 0; i < running_.size(); ++i) {
     if (IsAtLength(*running_[i])) continue;
     if (IsDecoding(*running_[i])) {
@@ -193,6 +202,12 @@ int Scheduler::ShareRows() {
       --budget;
     } else {
       wanted_behind += Uncomputed(*running_[i]);
+      any_is_long |= IsLong(*running_[i]);
+    }
+  }
+  if (any_is_long) {
+    if (const auto known = FindPlace()) {
+      wanted_behind += waiting_.First().length() - std::ssize(*known) * config_.page_size;
     }
   }
   int lacking_pages = 0;
@@ -201,8 +216,7 @@ int Scheduler::ShareRows() {
     if (!IsDecoding(sequence)) {
       const int wanted = Uncomputed(sequence);
       wanted_behind -= wanted;
-      const bool is_long = wanted > config_.max_num_batched_tokens;
-      const int64_t left = is_long ? std::min<int64_t>(budget / 2, wanted_behind) : 0;
+      const int64_t left = IsLong(sequence) ? std::min<int64_t>(budget / 2, wanted_behind) : 0;
       shares_[i] = std::min(wanted, budget - static_cast<int>(left));
       budget -= shares_[i];
     }
@@ -251,28 +265,58 @@ void Scheduler::PlanPrefills(StepPlan& plan, int& budget) {
 }
 
 void Scheduler::Admit(StepPlan& plan, int& budget) {
-  while (budget > 0 && CanAdmit()) {
+  while (budget > 0) {
+    std::optional<PageList> known = FindPlace();
+    if (!known) return;
     const bool is_new = waiting_.First().turn == 0;
     std::unique_ptr<Sequence> taken = waiting_.TakeFirst();
     Sequence& sequence = *taken;
     running_.insert(std::upper_bound(running_.begin(), running_.end(), taken, ComesBefore),
                     std::move(taken));
+    sequence.pages = *std::move(known);
+    sequence.num_sealed = sequence.pages.size();
+    sequence.kv_length = Capacity(sequence);
     SwapIn(sequence, plan);
+    if (is_new) CountAdmission(sequence);
     const int rows = std::min(budget, Uncomputed(sequence));
     GrowPages(sequence.kv_length + rows, sequence);
     AddSlice(sequence, strategy_.Demand(sequence, rows), plan, budget);
-    if (is_new) admitted_.push_back({sequence.request, sequence.index});
   }
 }
 
-// Whether there is a place for the first that waits, room for all of it and its next token, and a
-// page for each running sequence to grow into: to admit earlier would soon mean to preempt.
-bool Scheduler::CanAdmit() const {
-  if (waiting_.empty() || std::ssize(running_) >= config_.max_num_seqs) return false;
+// The pages that are known of the first that waits, if there is a place for it, room for all of it
+// and its next token, and a page for each running sequence to grow into: to admit earlier would
+// soon mean to preempt.
+std::optional<PageList> Scheduler::FindPlace() {
+  if (waiting_.empty() || std::ssize(running_) >= config_.max_num_seqs) return std::nullopt;
+  if (pages_.num_free() <= std::ssize(running_)) return std::nullopt;
+  const Sequence& first = waiting_.First();
   // Whether the step that swaps it out goes well is not known yet.
-  if (waiting_.First().swap_step > totals_.steps) return false;
-  const int needed = PagesFor(waiting_.First().length() + 1, config_.page_size);
-  return pages_.num_free() >= needed + std::ssize(running_);
+  if (first.swap_step > totals_.steps) return std::nullopt;
+  PageList known = KnownPages(first);
+  const auto needed = PagesFor(first.length() + 1, config_.page_size) - std::ssize(known);
+  if (pages_.num_free() < needed + std::ssize(running_)) return std::nullopt;
+  return known;
+}
+
+// What the prefix cache has of the sequence, but for the rows whose logits are needed: the last
+// one, and those that are to be scored.
+PageList Scheduler::KnownPages(const Sequence& sequence) {
+  if (!config_.enable_prefix_caching) return {};
+  int needless = sequence.length() - 1;
+  if (sequence.params.prompt_logprobs && sequence.num_scored + 1 < sequence.prompt_length) {
+    needless = sequence.num_scored;
+  }
+  const std::span<const TokenId> tokens(sequence.tokens);
+  return prefixes_.Find(sequence.cache_salt, tokens.first(static_cast<size_t>(needless)));
+}
+
+void Scheduler::CountAdmission(Sequence& sequence) {
+  admitted_.push_back({sequence.request, sequence.index});
+  if (!config_.enable_prefix_caching || sequence.params.prompt_logprobs) return;
+  sequence.cached_tokens = sequence.kv_length;
+  totals_.prefix_queries += static_cast<uint64_t>(sequence.prompt_length);
+  totals_.prefix_hits += static_cast<uint64_t>(sequence.cached_tokens);
 }
 
 // How many drafts could be committed beside the next token.
@@ -301,6 +345,12 @@ void Scheduler::GrowPages(int kv_length, Sequence& sequence) {
   }
 }
 
+void Scheduler::GivePagesBack(Sequence& sequence) {
+  sequence.pages.clear();
+  sequence.num_sealed = 0;
+  sequence.kv_length = 0;
+}
+
 void Scheduler::PreemptLast(StepPlan& plan) {
   SLUICE_CHECK(under_way_.empty() && planned_.empty());
   SLUICE_CHECK_GE(running_.size(), 2u);  // one alone has room
@@ -309,8 +359,7 @@ void Scheduler::PreemptLast(StepPlan& plan) {
   if (pages <= host_pages_.num_free() && swap_policy_.SwapIsCheaper(victim.kv_length, pages)) {
     SwapOut(victim, plan);
   }
-  victim.pages.clear();
-  victim.kv_length = 0;
+  GivePagesBack(victim);
   waiting_.PutBack(std::move(running_.back()));
   running_.pop_back();
   ++totals_.preemptions;
@@ -440,7 +489,9 @@ Output Scheduler::CommitSlice(Sequence& sequence, const SequenceSlice& slice,
                                 result.scores.end());
   if (sequence.num_generated() == 0 && !outcome.committed.empty()) {
     output.prompt = std::exchange(sequence.prompt_scores, {});
+    output.cached_tokens = sequence.cached_tokens;
     totals_.prompt_tokens += static_cast<uint64_t>(sequence.prompt_length);
+    totals_.prompt_tokens_cached += static_cast<uint64_t>(sequence.cached_tokens);
   }
   output.tokens = std::move(outcome.committed);
   for (size_t i = 0; i < output.tokens.size(); ++i) {
@@ -452,9 +503,26 @@ Output Scheduler::CommitSlice(Sequence& sequence, const SequenceSlice& slice,
   sequence.kv_length = outcome.kv_length;
   if (sequence.kv_length < slice.kv_length) {
     SLUICE_CHECK(under_way_.empty());  // a later step was planned with all of them
-    sequence.pages.resize(static_cast<size_t>(PagesFor(sequence.kv_length, config_.page_size)));
+    sequence.pages.Truncate(static_cast<size_t>(PagesFor(sequence.kv_length, config_.page_size)));
   }
+  SealPages(sequence);
   return output;
+}
+
+// Seals the pages that the committed tokens fill. What a step under way still reads of a page that
+// another takes the place of is there: whoever gets it writes to it in a step after that.
+void Scheduler::SealPages(Sequence& sequence) {
+  if (!config_.enable_prefix_caching) return;
+  const auto page_size = static_cast<size_t>(config_.page_size);
+  // Drafts behind a token that ended the sequence have keys and values too.
+  const int committed = std::min(sequence.kv_length, sequence.length());
+  const size_t full = static_cast<size_t>(committed) / page_size;
+  const std::span<const TokenId> tokens(sequence.tokens);
+  for (; sequence.num_sealed < full; ++sequence.num_sealed) {
+    const size_t nth = sequence.num_sealed;
+    prefixes_.Seal(sequence.cache_salt, tokens.subspan(nth * page_size, page_size), sequence.pages,
+                   nth);
+  }
 }
 
 // Whether the sequence ends with its last token, in vLLM's order of reasons.
@@ -531,8 +599,14 @@ std::vector<SequenceReport> Scheduler::EndWhere(const std::function<bool(const S
   return reports;
 }
 
+void Scheduler::ForgetPages() {
+  SLUICE_CHECK(idle());
+  prefixes_.Clear();
+}
+
 EngineStats Scheduler::Stats() const {
   EngineStats stats = totals_;
+  stats.prefix_evictions = prefixes_.evictions();
   stats.running = static_cast<int>(running_.size());
   stats.waiting = static_cast<int>(waiting_.size());
   stats.pages_total = pages_.num_pages();

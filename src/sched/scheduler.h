@@ -9,6 +9,7 @@
 
 #include "decode/decode_strategy.h"
 #include "kv/page_allocator.h"
+#include "kv/prefix_cache.h"
 #include "request/request.h"
 #include "request/sequence.h"
 #include "request/step.h"
@@ -27,6 +28,7 @@ struct SchedulerConfig {
   int num_host_pages = 0;            // for what is swapped out
   double swap_seconds_per_page = 0;  // that a copy to or from one takes
   std::vector<TokenId> eos_ids;
+  bool enable_prefix_caching = true;
 };
 
 // One report on one sequence, addressed to its request.
@@ -38,6 +40,10 @@ struct SequenceReport {
 // Decides what runs in each step: continuous batching over a fixed number of KV pages. Pure
 // bookkeeping without device, clock or threads; one thread calls it. At most two steps are under
 // way, planned and not committed; a worker runs them in that order.
+//
+// Pages are sealed as soon as the step that filled them is committed (kv/prefix_cache.h), prompts'
+// and outputs' alike. A sequence that gets a place begins with those that are known, but for its
+// last token, which is computed at least.
 //
 // Running sequences are in the order of their priority, then of their turns to get a place in the
 // batch, which a WaitingLine gives out. Each step takes one row (and drafts, where the strategy has
@@ -72,6 +78,9 @@ class Scheduler {
                                   const std::string& error = "");
   std::vector<SequenceReport> EndSequence(RequestId request, int index, FinishReason reason);
   std::vector<SequenceReport> EndAll(FinishReason reason, const std::string& error);
+
+  // The contents of all pages are lost, or not to be trusted. No sequence may be left.
+  void ForgetPages();
 
   bool idle() const { return running_.empty() && waiting_.empty(); }
 
@@ -113,17 +122,21 @@ class Scheduler {
   class Foreseen;
 
   bool CanForesee(const Flights& flights) const;
+  bool IsLong(const Sequence& sequence) const;
   int ShareRows();
   void PlanRows(int lacking_pages, StepPlan& plan, int& budget);
   void PlanDecodes(int spare_pages, StepPlan& plan, int& budget);
   void PlanPrefills(StepPlan& plan, int& budget);
   void Admit(StepPlan& plan, int& budget);
-  bool CanAdmit() const;
+  std::optional<PageList> FindPlace();
+  PageList KnownPages(const Sequence& sequence);
+  void CountAdmission(Sequence& sequence);
 
   int DraftLimit(const Sequence& sequence) const;
   int Capacity(const Sequence& sequence) const;
   int PagesToReach(int kv_length, const Sequence& sequence) const;
   void GrowPages(int kv_length, Sequence& sequence);
+  static void GivePagesBack(Sequence& sequence);
   void PreemptLast(StepPlan& plan);
   void SwapOut(Sequence& sequence, StepPlan& plan);
   void SwapIn(Sequence& sequence, StepPlan& plan);
@@ -133,6 +146,7 @@ class Scheduler {
   void AddScoring(const Sequence& sequence, SequenceSlice& slice) const;
 
   Output CommitSlice(Sequence& sequence, const SequenceSlice& slice, const SliceResult& result);
+  void SealPages(Sequence& sequence);
   bool IsAtLength(const Sequence& sequence) const;
   std::optional<FinishReason> FinishOf(const Sequence& sequence) const;
   void Forget(const Sequence& sequence);
@@ -144,6 +158,7 @@ class Scheduler {
   const int length_limit_;  // tokens a sequence may reach: the context, or what all pages hold
   DecodeStrategy& strategy_;
   PageAllocator pages_;
+  PrefixCache prefixes_;
   PageAllocator host_pages_;
   SwapPolicy swap_policy_;
   std::vector<std::unique_ptr<Sequence>> running_;  // by priority and turn

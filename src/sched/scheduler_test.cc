@@ -342,6 +342,190 @@ TEST_F(SwappingTest, AnEndGivesTheHostsPagesBack) {
   EXPECT_EQ(swapping_->host_pages().num_free(), 3);
 }
 
+class PrefixCachingTest : public SchedulerTest {
+ protected:
+  // A text of different tokens; `first` tells texts apart.
+  static Request Text(TokenId first, int length, SamplingParams sampling = {.max_tokens = 1}) {
+    Request request{.prompt = {first}, .sampling = std::move(sampling)};
+    for (int i = 1; i < length; ++i) request.prompt.push_back(i);
+    return request;
+  }
+  // Runs what is there to its end; returns the reports of tokens.
+  std::vector<SequenceReport> Finish(TokenId token) {
+    std::vector<SequenceReport> all;
+    while (!scheduler_.idle()) {
+      for (SequenceReport& report : Step(token)) all.push_back(std::move(report));
+    }
+    return all;
+  }
+};
+
+TEST_F(PrefixCachingTest, ASequenceBeginsBehindWhatIsKnown) {
+  scheduler_.Add(1, Text(1, 11), 0);
+  EXPECT_EQ(Finish(7).at(0).output.cached_tokens, 0);
+  EXPECT_EQ(scheduler_.Stats().pages_used, 0);
+  scheduler_.Add(2, Text(1, 11), 0);
+  const auto reports = Step(7);
+  ASSERT_THAT(plan_.slices, SizeIs(1));
+  EXPECT_THAT(plan_.slices[0].positions, ElementsAre(8, 9, 10));
+  EXPECT_THAT(plan_.slices[0].pages, SizeIs(3));
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_EQ(reports[0].output.cached_tokens, 8);
+  const EngineStats stats = scheduler_.Stats();
+  EXPECT_EQ(stats.prompt_tokens, 22u);
+  EXPECT_EQ(stats.prompt_tokens_cached, 8u);
+  EXPECT_EQ(stats.prefix_queries, 22u);
+  EXPECT_EQ(stats.prefix_hits, 8u);
+}
+
+TEST_F(PrefixCachingTest, TheLastTokenIsComputedAlways) {
+  scheduler_.Add(1, Text(1, 8), 0);
+  Finish(7);
+  scheduler_.Add(2, Text(1, 8), 0);
+  Step(7);
+  EXPECT_THAT(plan_.slices[0].positions, ElementsAre(4, 5, 6, 7));
+  EXPECT_THAT(plan_.slices[0].sample_rows, ElementsAre(3));
+}
+
+TEST_F(PrefixCachingTest, OutputsAreKnownToo) {
+  scheduler_.Add(1, Text(1, 3, {.max_tokens = 6}), 0);
+  Finish(7);  // 1 1 2 7 | 7 7 7 7 7 of which the last has no keys and values
+  Request next{.prompt = {1, 1, 2, 7, 7, 7, 7, 7, 7, 3}, .sampling = {}};
+  scheduler_.Add(2, next, 0);
+  Step(7);
+  EXPECT_THAT(plan_.slices[0].positions, ElementsAre(8, 9));
+}
+
+TEST_F(PrefixCachingTest, SaltsAndTextsAreKeptApart) {
+  scheduler_.Add(1, Text(1, 7), 0);
+  Finish(7);
+  Request salted = Text(1, 7);
+  salted.cache_salt = "mine";
+  scheduler_.Add(2, salted, 0);
+  EXPECT_EQ(Finish(7).at(0).output.cached_tokens, 0);
+  scheduler_.Add(3, Text(2, 7), 0);
+  EXPECT_EQ(Finish(7).at(0).output.cached_tokens, 0);
+  scheduler_.Add(4, salted, 0);
+  EXPECT_EQ(Finish(7).at(0).output.cached_tokens, 4);
+}
+
+TEST_F(PrefixCachingTest, RowsThatAreScoredAreNotSkipped) {
+  scheduler_.Add(1, Text(1, 7), 0);
+  Finish(7);
+  scheduler_.Add(2, Text(1, 7, {.max_tokens = 1, .prompt_logprobs = 0}), 0);
+  const auto reports = Step(7);
+  EXPECT_THAT(plan_.slices[0].positions, SizeIs(7));
+  EXPECT_THAT(reports.at(0).output.prompt, SizeIs(6));
+  EXPECT_EQ(scheduler_.Stats().prefix_queries, 7u);
+}
+
+TEST_F(PrefixCachingTest, AFailedStepLeavesNothing) {
+  scheduler_.Add(1, Text(1, 13), 0);
+  Step(7);  // 8 positions
+  plan_ = scheduler_.Plan();
+  scheduler_.Commit(plan_, {.step = plan_.step, .slices = {}, .error = "boom"});
+  scheduler_.Add(2, Text(1, 13), 0);
+  Step(7);
+  EXPECT_EQ(plan_.slices[0].positions.front(), 8);
+}
+
+TEST_F(PrefixCachingTest, SequencesOfARequestShareAsSoonAsTheirPagesAreFull) {
+  scheduler_.Add(1, Text(1, 5, {.n = 2, .max_tokens = 9}), 0);
+  Step(7);  // all of one and three tokens of the other
+  ASSERT_THAT(plan_.slices, SizeIs(2));
+  EXPECT_EQ(scheduler_.Stats().pages_used, 3);
+  Step(7);
+  EXPECT_EQ(scheduler_.running()[0]->pages[0].id(), scheduler_.running()[1]->pages[0].id());
+  EXPECT_EQ(scheduler_.Stats().pages_used, 3);
+}
+
+TEST_F(PrefixCachingTest, DraftsThatWereDroppedAreNotKnown) {
+  const auto strategy = MakeNgram(1, 3);
+  Scheduler scheduler(SmallConfig(), *strategy);
+  scheduler.Add(1, {.prompt = {5, 5}, .sampling = {.max_tokens = 10}}, 0);
+  StepPlan plan = scheduler.Plan();
+  scheduler.Commit(plan, Answer(plan, 5));
+  plan = scheduler.Plan();
+  ASSERT_THAT(plan.slices[0].positions, ElementsAre(2, 3, 4, 5));
+  StepResult result = Answer(plan, 6);  // no draft holds: position 2 is kept alone
+  scheduler.Commit(plan, result);
+  EXPECT_EQ(scheduler.running()[0]->num_sealed, 0u);
+  plan = scheduler.Plan();
+  scheduler.Commit(plan, Answer(plan, 6));
+  EXPECT_EQ(scheduler.running()[0]->num_sealed, 1u);  // 5 5 5 6
+  scheduler.End(1, FinishReason::kAbort);
+  scheduler.Add(2, {.prompt = {5, 5, 5, 5, 1}, .sampling = {}}, 0);
+  scheduler.Add(3, {.prompt = {5, 5, 5, 6, 1}, .sampling = {}}, 0);
+  plan = scheduler.Plan();
+  EXPECT_THAT(plan.slices.at(0).positions, SizeIs(5));
+  EXPECT_THAT(plan.slices.at(1).positions, ElementsAre(4));
+}
+
+TEST_F(PrefixCachingTest, APreemptedSequenceFindsItsPagesAgain) {
+  SchedulerConfig config = SmallConfig();
+  config.num_pages = 6;
+  Scheduler scheduler(config, *strategy_);
+  StepPlan plan;
+  const auto step = [&] {
+    plan = scheduler.Plan();
+    return scheduler.Commit(plan, Answer(plan, 7));
+  };
+  scheduler.Add(1, Text(1, 8, {.max_tokens = 10}), 0);
+  step();
+  scheduler.Add(2, Text(2, 7, {.max_tokens = 10}), 0);
+  while (scheduler.Stats().preemptions == 0) step();
+  ASSERT_THAT(scheduler.waiting(), SizeIs(1));
+  EXPECT_EQ(scheduler.waiting().First().num_sealed, 0u);
+  scheduler.End(1, FinishReason::kAbort);
+  step();
+  ASSERT_THAT(plan.slices, SizeIs(1));
+  EXPECT_EQ(plan.slices[0].sequence, 2u);
+  EXPECT_EQ(plan.slices[0].positions.front(), 8);  // its prompt and what it has made since
+  const EngineStats stats = scheduler.Stats();
+  EXPECT_EQ(stats.prefix_queries, 15u);  // of first admissions only
+  EXPECT_EQ(stats.prefix_hits, 0u);
+}
+
+TEST_F(PrefixCachingTest, KnownPagesMakeRoomForWhatIsNot) {
+  scheduler_.Add(1, Text(1, 31), 0);
+  Finish(7);
+  scheduler_.Add(2, Text(2, 31), 0);
+  scheduler_.Add(3, Text(3, 31), 0);
+  EXPECT_THAT(Finish(7), SizeIs(2));
+  EXPECT_EQ(scheduler_.Stats().preemptions, 0u);
+  EXPECT_EQ(scheduler_.pages().num_free(), 16);
+  EXPECT_GT(scheduler_.Stats().prefix_evictions, 0u);
+}
+
+TEST_F(PrefixCachingTest, PagesOfALostWorkerAreForgotten) {
+  scheduler_.Add(1, Text(1, 7), 0);
+  Finish(7);
+  scheduler_.Add(2, Text(1, 7), 0);
+  Step(7);
+  scheduler_.Add(3, Text(1, 7), 0);
+  plan_ = scheduler_.Plan();
+  scheduler_.EndAll(FinishReason::kError, "lost");
+  scheduler_.ForgetPages();
+  scheduler_.Commit(plan_, Answer(plan_, 7));
+  EXPECT_EQ(scheduler_.pages().num_cached(), 0);
+  scheduler_.Add(4, Text(1, 7), 0);
+  EXPECT_EQ(Finish(7).at(0).output.cached_tokens, 0);
+}
+
+TEST_F(PrefixCachingTest, MayBeLeftOut) {
+  SchedulerConfig config = SmallConfig();
+  config.enable_prefix_caching = false;
+  Scheduler scheduler(config, *strategy_);
+  for (RequestId id = 1; id <= 2; ++id) {
+    scheduler.Add(id, Text(1, 7), 0);
+    const StepPlan plan = scheduler.Plan();
+    EXPECT_THAT(plan.slices.at(0).positions, SizeIs(7));
+    scheduler.Commit(plan, Answer(plan, 7));
+  }
+  EXPECT_EQ(scheduler.pages().num_cached(), 0);
+  EXPECT_EQ(scheduler.Stats().prefix_queries, 0u);
+}
+
 // A step that is planned while the one before is under way.
 class PlanAheadTest : public SchedulerTest {
  protected:
@@ -429,6 +613,27 @@ TEST_F(PlanAheadTest, AFailedStepSparesWhatOnlyTheNextOneRuns) {
   ASSERT_THAT(next, SizeIs(1));
   EXPECT_EQ(next[0].request, 2u);
   EXPECT_FALSE(next[0].output.finish);
+}
+
+TEST_F(PlanAheadTest, APageIsKnownWhenTheStepThatFilledItIsCommitted) {
+  scheduler_.Add(1, MakeRequest(6, {.max_tokens = 5}), 0);
+  const StepPlan first = PlanOf({1});
+  scheduler_.Add(2, MakeRequest(6, {.max_tokens = 5}), 0);
+  const StepPlan second = PlanOf({1, 2});
+  EXPECT_THAT(second.slices[1].positions, SizeIs(6));
+  EXPECT_NE(second.slices[1].pages[0], second.slices[0].pages[0]);
+  CommitAll(first, 7);
+  scheduler_.Add(3, MakeRequest(6, {.max_tokens = 5}), 0);
+  const StepPlan third = PlanOf({1, 2, 3});
+  EXPECT_THAT(third.slices[2].positions, ElementsAre(4, 5));
+  EXPECT_EQ(third.slices[2].pages[0], third.slices[0].pages[0]);
+  // What the second sequence wrote is dropped for what was known first, though the third step, which
+  // is under way, reads it.
+  EXPECT_EQ(third.slices[1].pages[0], second.slices[1].pages[0]);
+  CommitAll(second, 7);
+  EXPECT_EQ(scheduler_.running()[1]->pages[0].id(), scheduler_.running()[0]->pages[0].id());
+  EXPECT_EQ(scheduler_.pages().shares(third.slices[1].pages[0]), 0);
+  CommitAll(third, 7);
 }
 
 TEST_F(PlanAheadTest, WaitsForTokensThatTheNextStepIsPlannedBy) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 #include <stdexcept>
 
@@ -75,15 +76,22 @@ void FakeWorker::CheckBatch(const StepPlan& plan) const {
   Require(plan.slices.size() <= static_cast<size_t>(max_num_seqs_), "{} sequences in a step of {}",
           plan.slices.size(), max_num_seqs_);
   std::set<SequenceId> sequences;
-  std::set<int32_t> pages;
+  std::set<int32_t> read;
+  std::set<int32_t> written;
   size_t rows = 0;
   for (const SequenceSlice& slice : plan.slices) {
     rows += slice.tokens.size();
     Require(sequences.insert(slice.sequence).second, "sequence {} twice in step {}", slice.sequence,
             plan.step);
-    for (int32_t page : slice.pages) {
+    for (size_t i = 0; i < slice.pages.size(); ++i) {
+      const int32_t page = slice.pages[i];
       Require(page >= 0 && page < info_.num_pages, "page {} of {}", page, info_.num_pages);
-      Require(pages.insert(page).second, "page {} is used twice in step {}", page, plan.step);
+      const int end = static_cast<int>(i + 1) * info_.page_size;
+      const bool writes = !slice.kv_positions.empty() && slice.kv_positions.front() < end;
+      const bool fresh = writes ? written.insert(page).second : written.count(page) == 0;
+      Require(fresh && !(writes && read.count(page) > 0),
+              "page {} is written to and used by another sequence in step {}", page, plan.step);
+      if (!writes) read.insert(page);
     }
   }
   Require(rows <= static_cast<size_t>(max_num_batched_tokens_), "{} rows in a step of {}", rows,
@@ -118,15 +126,20 @@ const FakeWorker::Slot& FakeWorker::At(const SequenceSlice& slice, int position)
   return const_cast<FakeWorker*>(this)->At(slice, position);
 }
 
+std::string FakeWorker::SaltOf(const SequenceSlice& slice) const {
+  return salt_of ? salt_of(slice.sequence) : "";
+}
+
 // The tokens of positions [0, length), read from the slots and checked on the way.
 std::vector<TokenId> FakeWorker::ReadHistory(const SequenceSlice& slice, int length) const {
   std::vector<TokenId> history;
   uint64_t hash = 0;
   for (int position = 0; position < length; ++position) {
     const Slot& slot = At(slice, position);
-    Require(slot.sequence == slice.sequence && slot.position == position,
-            "sequence {} reads position {} and finds position {} of sequence {}", slice.sequence,
-            position, slot.position, slot.sequence);
+    Require(slot.position == position, "sequence {} reads position {} and finds position {}",
+            slice.sequence, position, slot.position);
+    Require(slot.salt == SaltOf(slice), "sequence {} reads position {} of another salt",
+            slice.sequence, position);
     hash = Next(hash, slot.token);
     Require(slot.prefix_hash == hash, "sequence {}: stale content at position {}", slice.sequence,
             position);
@@ -135,18 +148,31 @@ std::vector<TokenId> FakeWorker::ReadHistory(const SequenceSlice& slice, int len
   return history;
 }
 
+// That the sequence finds the text that it wrote itself, where it did.
+void FakeWorker::CheckHistory(const SequenceSlice& slice, uint64_t hash) const {
+  const auto own = own_rows_.find(slice.sequence);
+  const auto last = static_cast<size_t>(slice.positions[0]) - 1;
+  if (own == own_rows_.end() || last >= own->second.size() || own->second[last] == 0) return;
+  Require(own->second[last] == hash, "sequence {} reads another text than it wrote up to {}",
+          slice.sequence, last);
+}
+
 SliceResult FakeWorker::RunSlice(const SequenceSlice& slice) {
   rows_ += slice.tokens.size();
   SliceResult result{.sequence = slice.sequence, .samples = {}, .scores = {}};
   std::vector<TokenId> history = ReadHistory(slice, slice.positions[0]);
   uint64_t hash = history.empty() ? 0 : At(slice, slice.positions[0] - 1).prefix_hash;
+  if (!history.empty()) CheckHistory(slice, hash);
+  std::vector<uint64_t>& own_rows = own_rows_[slice.sequence];
+  own_rows.resize(std::max(own_rows.size(), static_cast<size_t>(slice.kv_length)));
   size_t next_sample = 0;
   size_t next_score = 0;
   for (size_t row = 0; row < slice.tokens.size(); ++row) {
     const TokenId token = slice.tokens[row];
     hash = Next(hash, token);
     const int position = slice.positions[row];
-    At(slice, position) = {slice.sequence, position, token, hash};
+    At(slice, position) = {SaltOf(slice), position, token, hash};
+    own_rows[static_cast<size_t>(position)] = hash;
     history.push_back(token);
     if (next_score < slice.score_rows.size() &&
         slice.score_rows[next_score].row == static_cast<int>(row)) {

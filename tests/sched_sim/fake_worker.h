@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "engine/deferring_worker.h"
@@ -13,10 +15,12 @@ namespace sluice::sim {
 // the last token so that texts repeat themselves and drafts often hold.
 TokenId NextToken(std::span<const TokenId> history, uint64_t seed, int vocab_size);
 
-// A worker without a model that keeps, for each KV slot, which sequence and position it belongs to,
-// the token written there and a hash of all tokens up to it. Each row it runs reads every slot
-// below it; a slot that holds anything but what the sequence's own earlier rows wrote is a failure.
-// Tokens come from what the slots hold, so a wrong page also shows in the text.
+// A worker without a model that keeps, for each KV slot, which position it belongs to, the token
+// written there, a hash of all tokens up to it and the salt of the sequence that wrote it. Each row
+// it runs reads every slot below it; a slot that holds anything but what the sequence's own earlier
+// rows wrote, or would have written, is a failure, and so is a page that is written to while
+// another sequence of the step has it. Tokens come from what the slots hold, so a wrong page also
+// shows in the text.
 //
 // Throws std::runtime_error for a violation; the message says which.
 class FakeWorker : public DeferringWorker {
@@ -27,12 +31,15 @@ class FakeWorker : public DeferringWorker {
   // Called before each step; what it throws fails the step.
   std::function<void(const StepPlan&)> before_step;
 
+  // The salt of a sequence; none where this is not set.
+  std::function<std::string(SequenceId)> salt_of;
+
   uint64_t steps() const { return steps_; }
   uint64_t rows() const { return rows_; }
 
  private:
   struct Slot {
-    SequenceId sequence = 0;
+    std::string salt;
     int position = -1;
     TokenId token = -1;
     uint64_t prefix_hash = 0;
@@ -43,6 +50,8 @@ class FakeWorker : public DeferringWorker {
   void CheckSlice(const SequenceSlice& slice) const;
   SliceResult RunSlice(const SequenceSlice& slice);
   std::vector<TokenId> ReadHistory(const SequenceSlice& slice, int length) const;
+  void CheckHistory(const SequenceSlice& slice, uint64_t hash) const;
+  std::string SaltOf(const SequenceSlice& slice) const;
   Slot& At(const SequenceSlice& slice, int position);
   const Slot& At(const SequenceSlice& slice, int position) const;
 
@@ -53,6 +62,8 @@ class FakeWorker : public DeferringWorker {
 
   std::vector<Slot> slots_;       // [pages * page_size]
   std::vector<Slot> host_slots_;  // [host pages * page_size]
+  // By sequence and position, the hash of all tokens up to there, 0 where it ran no row.
+  std::map<SequenceId, std::vector<uint64_t>> own_rows_;
   uint64_t steps_ = 0;
   uint64_t rows_ = 0;
 };

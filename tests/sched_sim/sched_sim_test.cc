@@ -36,6 +36,9 @@ struct Scenario {
   double failure_share = 0;  // of steps
   int max_steps = 1;         // under way at once
   bool foreseeable = false;  // no request's next step depends on the ids that were drawn
+  // Not 0: so many texts, of which prompts begin with a part of any length.
+  int beginnings = 0;
+  bool prefix_caching = true;
 };
 
 struct Expectation {
@@ -83,9 +86,12 @@ class Simulation {
                     .page_size = scenario.page_size,
                     .num_pages = scenario.num_pages,
                     .num_host_pages = scenario.num_host_pages,
-                    .eos_ids = {kEos}},
+                    .eos_ids = {kEos},
+                    .enable_prefix_caching = scenario.prefix_caching},
                    *strategy_),
-        random_(seed) {}
+        random_(seed) {
+    worker_.salt_of = [this](SequenceId sequence) { return salts_.at(sequence - 1); };
+  }
 
   // Arrivals in bursts until every request is in, then on until all are done.
   void Run() {
@@ -128,6 +134,12 @@ class Simulation {
     Request request;
     const int prompt = 1 + pick(scenario_.max_prompt);
     for (int i = 0; i < prompt; ++i) request.prompt.push_back(pick(kVocab));
+    if (scenario_.beginnings > 0) {
+      const int beginning = pick(scenario_.beginnings);
+      const int shared = pick(prompt + 1);
+      for (int i = 0; i < shared; ++i) request.prompt[i] = (beginning + i * i) % kVocab;
+      request.cache_salt = pick(4) == 0 ? "salted" : "";
+    }
     request.sampling.max_tokens = 1 + pick(scenario_.max_output);
     request.sampling.min_tokens = pick(3) == 0 ? pick(request.sampling.max_tokens) : 0;
     request.sampling.ignore_eos = pick(3) == 0;
@@ -145,6 +157,7 @@ class Simulation {
     scheduler_.CheckFits(request);
     scheduler_.Add(id, request, SeedOf(id));
     for (int index = 0; index < request.sampling.n; ++index) {
+      salts_.push_back(request.cache_salt);
       finished_[{id, index}] = false;
       texts_[{id, index}] = {};
     }
@@ -200,8 +213,7 @@ class Simulation {
   }
 
   void CheckPages() {
-    std::set<PageId> held;
-    int count = 0;
+    std::map<PageId, int> holders;
     for (const auto& sequence : scheduler_.running()) {
       const int needed = (sequence->kv_length + scenario_.page_size - 1) / scenario_.page_size;
       EXPECT_GE(static_cast<int>(sequence->pages.size()), needed);
@@ -209,15 +221,17 @@ class Simulation {
         EXPECT_EQ(static_cast<int>(sequence->pages.size()), needed);
       }
       for (const PageHandle& page : sequence->pages) {
-        held.insert(page.id());
-        ++count;
-        EXPECT_EQ(scheduler_.pages().shares(page.id()), 1);
+        ++holders[page.id()];
       }
     }
     scheduler_.waiting().ForEach(
         [](const Sequence& sequence) { EXPECT_TRUE(sequence.pages.empty()); });
-    ASSERT_EQ(static_cast<int>(held.size()), count) << "a page has two sequences";
-    ASSERT_EQ(count + scheduler_.pages().num_free(), scenario_.num_pages) << "a page is lost";
+    for (const auto& [page, count] : holders) {
+      EXPECT_EQ(scheduler_.pages().shares(page), count);
+      EXPECT_TRUE(count == 1 || scheduler_.pages().sealed(page)) << "a page has two sequences";
+    }
+    ASSERT_EQ(std::ssize(holders) + scheduler_.pages().num_free(), scenario_.num_pages)
+        << "a page is lost";
   }
 
   // Of one client's sequences, with one priority.
@@ -272,6 +286,7 @@ class Simulation {
   Scheduler scheduler_;
   std::deque<StepPlan> under_way_;  // oldest first
   std::mt19937_64 random_;
+  std::vector<std::string> salts_;  // of each sequence, by id from 1 on
   std::map<std::pair<RequestId, int>, bool> finished_;
   std::map<std::pair<RequestId, int>, std::vector<TokenId>> texts_;
   int errors_ = 0;
@@ -414,6 +429,45 @@ TEST(SchedSim, DraftsAreNotPlannedAhead) {
   EXPECT_EQ(simulation.steps_ahead(), 0u);
 }
 
+// Whatever is taken from the prefix cache, whoever filled it, the worker finds what the sequence
+// itself would have written, and most rows of the common beginnings are not run again.
+TEST(SchedSim, KnownBeginningsAreNotComputedAgain) {
+  Scenario scenario = {.num_pages = 120, .num_requests = 1000, .beginnings = 3};
+  Simulation cached(scenario, MakeAutoregressive(), 11);
+  cached.Run();
+  scenario.prefix_caching = false;
+  Simulation plain(scenario, MakeAutoregressive(), 11);
+  plain.Run();
+  EXPECT_EQ(cached.texts(), plain.texts());
+  const EngineStats stats = cached.Stats();
+  EXPECT_EQ(stats.prompt_tokens, plain.Stats().prompt_tokens);
+  EXPECT_GT(stats.prefix_hits * 10, stats.prefix_queries * 3);
+  EXPECT_LE(cached.worker().rows() + stats.prefix_hits, plain.worker().rows());
+  EXPECT_GT(stats.prefix_evictions, 0u);
+  EXPECT_EQ(plain.Stats().prefix_queries + plain.Stats().prompt_tokens_cached, 0u);
+}
+
+TEST(SchedSim, KnownBeginningsUnderPreemptionAbortsAndFailures) {
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    Scenario scenario = {.page_size = 2,
+                         .num_pages = 55,
+                         .num_requests = 400,
+                         .abort_share = 0.1,
+                         .failure_share = 0.01,
+                         .beginnings = 2};
+    const bool drafts = seed % 2 == 0;
+    if (!drafts) {
+      scenario.max_steps = 2;
+      scenario.foreseeable = seed == 1;
+    }
+    Simulation simulation(scenario, drafts ? MakeNgram(2, 4) : MakeAutoregressive(), seed);
+    simulation.Run();
+    EXPECT_GT(simulation.Stats().preemptions, 5u);
+    EXPECT_GT(simulation.Stats().prefix_hits, 100u);
+    EXPECT_GT(simulation.aborts(), 10);
+  }
+}
+
 // The double itself: a wrong page, a stale page and a page of two sequences do not go unseen.
 TEST(FakeWorker, SeesWrongPages) {
   const auto slice = [](SequenceId id, std::vector<TokenId> tokens, int from,
@@ -429,7 +483,7 @@ TEST(FakeWorker, SeesWrongPages) {
   FakeWorker worker({.vocab_size = kVocab, .max_model_len = 20, .page_size = 2, .num_pages = 4}, 2,
                     8);
   const SequenceSlice first = slice(1, {5, 6}, 0, {0});
-  const SequenceSlice second = slice(2, {5, 6}, 0, {1});
+  const SequenceSlice second = slice(2, {5, 8}, 0, {1});
   EXPECT_NO_THROW(worker.Execute({.step = 1, .slices = {first, second}}));
   EXPECT_NO_THROW(worker.Execute({.step = 2, .slices = {slice(1, {7}, 2, {0, 2})}}));
   EXPECT_THROW(worker.Execute({.step = 3, .slices = {slice(2, {7}, 2, {0, 3})}}),
