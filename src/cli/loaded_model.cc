@@ -407,7 +407,8 @@ EngineOptions ResolveEngineOptions(const OpenedModel& model, const EngineFlags& 
   return {.max_num_seqs = flags.max_num_seqs,
           .max_num_batched_tokens = std::max(flags.max_num_batched_tokens, flags.max_num_seqs),
           .eos_ids = {model.spec.eos_token_ids.begin(), model.spec.eos_token_ids.end()},
-          .enable_prefix_caching = flags.enable_prefix_caching,
+          // A trace is to hold every token.
+          .enable_prefix_caching = flags.enable_prefix_caching && flags.router_trace.empty(),
           .metric_labels = {{"model_name", model.name}},
           .timeline = timeline};
 }

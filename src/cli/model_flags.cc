@@ -133,10 +133,12 @@ void AddBatchFlags(CLI::App& app, EngineFlags& flags) {
 void AddEngineFlags(CLI::App& app, EngineFlags& flags) {
   AddBatchFlags(app, flags);
   const char* group = "Engine";
-  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", flags.enable_prefix_caching,
-               "Take up the keys and values of a text's beginning where they are known; the default")
+  app.add_flag(
+         "--enable-prefix-caching,!--no-enable-prefix-caching", flags.enable_prefix_caching,
+         "Take up the keys and values of a text's beginning where they are known; the default")
       ->group(group);
-  app.add_option("--router-trace", flags.router_trace, "Record every routing decision to this file")
+  app.add_option("--router-trace", flags.router_trace,
+                 "Record every routing decision to this file; without the prefix cache")
       ->group(group);
   app.add_option("--speculative-config", flags.speculative_config,
                  "JSON, as '{\"method\": \"ngram\", \"num_speculative_tokens\": 4, "

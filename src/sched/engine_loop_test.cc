@@ -438,11 +438,11 @@ TEST_P(EngineLoopTest, ALostWorkerIsStartedAgainAndNothingOfItIsKept) {
   worker.failing_restarts = 2;
   EngineLoop loop(worker, MakeAutoregressive(), {.restarts = kAtOnce});
   Sink before;
-  loop.Submit(Ask({1, 2, 3}, 2), before.Callback());
+  loop.Submit(Ask({1, 2, 3, 4, 5}, 2), before.Callback());
   before.Wait();
   worker.lose = true;
   Sink lost;
-  loop.Submit(Ask({1, 2, 3}, 40), lost.Callback());
+  loop.Submit(Ask({1, 2, 3, 4, 5}, 40), lost.Callback());
   lost.Wait();
   EXPECT_THAT(lost.finishes(), ElementsAre(FinishReason::kError));
   AwaitSettled(loop);
@@ -450,9 +450,10 @@ TEST_P(EngineLoopTest, ALostWorkerIsStartedAgainAndNothingOfItIsKept) {
   EXPECT_EQ(loop.Stats().failure, "");
   EXPECT_EQ(loop.Stats().pages_used, 0);
   Sink after;
-  loop.Submit(Ask({1, 2, 3}, 2), after.Callback());
+  loop.Submit(Ask({1, 2, 3, 4, 5}, 2), after.Callback());
   after.Wait();
   EXPECT_EQ(after.tokens(), before.tokens());
+  EXPECT_EQ(loop.Stats().prefix_hits, 4u) << "only of the one that was lost";
 }
 
 TEST_P(EngineLoopTest, AWorkerLostBetweenStepsIsStartedAgain) {
@@ -608,6 +609,10 @@ TEST_P(EngineLoopTest, CountsUnderVllmsNames) {
   loop.Stop();
   EXPECT_EQ(ValueOf(metrics, "vllm:prompt_tokens_total"), 3);
   EXPECT_EQ(ValueOf(metrics, "vllm:generation_tokens_total"), 4);
+  EXPECT_EQ(ValueOf(metrics, "vllm:prefix_cache_queries_total"), 3);
+  EXPECT_EQ(ValueOf(metrics, "vllm:prefix_cache_hits_total"), 0);
+  EXPECT_EQ(ValueOf(metrics, "vllm:prompt_tokens_cached_total"), 0);
+  EXPECT_EQ(ValueOf(metrics, "sluice:prefix_cache_evicted_pages_total"), 0);
   EXPECT_EQ(ValueOf(metrics, "vllm:num_preemptions_total"), 0);
   EXPECT_EQ(ValueOf(metrics, "vllm:num_requests_running"), 0);
   EXPECT_EQ(ValueOf(metrics, "vllm:num_requests_waiting"), 0);

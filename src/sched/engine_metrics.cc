@@ -48,10 +48,9 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
                                     "Prompt tokens of sequences that have no token yet.", labels)),
       kv_usage_(
           metrics.Gauge("vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", labels)),
-      prompt_tokens_(
-          metrics.Counter("vllm:prompt_tokens_total",
-                          "Prompt tokens processed, those found in the prefix cache among them.",
-                          labels)),
+      prompt_tokens_(metrics.Counter(
+          "vllm:prompt_tokens_total",
+          "Prompt tokens processed, those found in the prefix cache among them.", labels)),
       prompt_tokens_cached_(metrics.Counter("vllm:prompt_tokens_cached_total",
                                             "Prompt tokens found in the prefix cache.", labels)),
       generation_tokens_(

@@ -30,8 +30,8 @@ struct EngineStats {
   uint64_t prefix_queries = 0;
   uint64_t prefix_hits = 0;
   uint64_t prefix_evictions = 0;  // pages
-  std::string failure;      // not empty: requests are refused, because of this
-  bool restarting = false;  // with `failure`: it may pass by itself, soon
+  std::string failure;            // not empty: requests are refused, because of this
+  bool restarting = false;        // with `failure`: it may pass by itself, soon
 };
 
 // The engine as doors see it: requests go in, reports come out. Thread-safe.

@@ -39,6 +39,7 @@ void SchedulerStep(benchmark::State& state) {
   request.sampling.max_tokens = tokens;
   for (int i = 0; i < sequences + waiting; ++i) {
     request.client = std::to_string(i % 64);
+    request.prompt[0] = i;  // nothing is shared
     scheduler.Add(static_cast<RequestId>(i + 1), request, 0);
   }
   std::deque<StepPlan> under_way;

@@ -285,10 +285,11 @@ TEST_F(SchedulerTest, ALongPromptLeavesRowsToAShortOne) {
 // Two sequences of which the second has just been swapped out.
 class SwappingTest : public SchedulerTest {
  protected:
-  SwappingTest() {
+  explicit SwappingTest(bool prefix_caching = false) {
     SchedulerConfig config = SmallConfig();
     config.num_pages = 5;
     config.num_host_pages = 3;
+    config.enable_prefix_caching = prefix_caching;
     swapping_.emplace(config, *strategy_);
     swapping_->Add(1, MakeRequest(6, {.max_tokens = 30}), 0);
     plan_ = swapping_->Plan();
@@ -340,6 +341,24 @@ TEST_F(SwappingTest, AnEndGivesTheHostsPagesBack) {
   swapping_->Commit(plan_, Answer(plan_, 7));
   EXPECT_THAT(swapping_->End(2, FinishReason::kAbort), SizeIs(1));
   EXPECT_EQ(swapping_->host_pages().num_free(), 3);
+}
+
+class SwappingKnownPagesTest : public SwappingTest {
+ protected:
+  SwappingKnownPagesTest() : SwappingTest(true) {}
+};
+
+TEST_F(SwappingKnownPagesTest, WhatIsKnownIsNotCopiedBack) {
+  const std::vector<PageCopy> out = plan_.swap_out;
+  ASSERT_THAT(out, SizeIs(2));
+  swapping_->Commit(plan_, Answer(plan_, 7));
+  swapping_->End(1, FinishReason::kAbort);
+  const StepPlan back = swapping_->Plan();
+  ASSERT_THAT(back.slices, SizeIs(1));
+  EXPECT_EQ(back.slices[0].pages[0], out[0].from);  // still there
+  ASSERT_THAT(back.swap_in, SizeIs(1));
+  EXPECT_EQ(back.swap_in[0].from, out[1].to);
+  EXPECT_EQ(back.swap_in[0].to, back.slices[0].pages[1]);
 }
 
 class PrefixCachingTest : public SchedulerTest {
@@ -627,8 +646,8 @@ TEST_F(PlanAheadTest, APageIsKnownWhenTheStepThatFilledItIsCommitted) {
   const StepPlan third = PlanOf({1, 2, 3});
   EXPECT_THAT(third.slices[2].positions, ElementsAre(4, 5));
   EXPECT_EQ(third.slices[2].pages[0], third.slices[0].pages[0]);
-  // What the second sequence wrote is dropped for what was known first, though the third step, which
-  // is under way, reads it.
+  // What the second sequence wrote is dropped for what was known first, though the third step,
+  // which is under way, reads it.
   EXPECT_EQ(third.slices[1].pages[0], second.slices[1].pages[0]);
   CommitAll(second, 7);
   EXPECT_EQ(scheduler_.running()[1]->pages[0].id(), scheduler_.running()[0]->pages[0].id());

@@ -41,7 +41,8 @@ std::string TokenName(const Tokenizer& tokenizer, TokenId token) {
 json::object UsageObject(const GenerationFigures& figures) {
   return {{"prompt_tokens", figures.prompt_tokens},
           {"completion_tokens", figures.completion_tokens},
-          {"total_tokens", figures.prompt_tokens + figures.completion_tokens}};
+          {"total_tokens", figures.prompt_tokens + figures.completion_tokens},
+          {"prompt_tokens_details", json::object{{"cached_tokens", figures.cached_tokens}}}};
 }
 
 // The frame that the completions and chat APIs share; subclasses word the choices.

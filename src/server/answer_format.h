@@ -22,6 +22,7 @@ struct ChoicePart {
 // What is known when all choices have ended.
 struct GenerationFigures {
   int prompt_tokens = 0;
+  int cached_tokens = 0;  // of the prompt's, found in the prefix cache
   int completion_tokens = 0;
   double latency_ms = 0;  // from the request's arrival to its last token
   double ttft_ms = 0;     // to its first

@@ -131,6 +131,11 @@ class FakeGenerator : public Generator {
     return ended_.size();
   }
 
+  // What every sequence finds of its prompt.
+  static int CachedTokens(const Request& request) {
+    return static_cast<int>(request.prompt.size() / 2);
+  }
+
   static std::vector<TokenId> HashScript(const Request& request, int index) {
     uint64_t state = request.sampling.seed.value_or(7) * 31 + static_cast<uint64_t>(index);
     for (const TokenId token : request.prompt)
@@ -173,6 +178,7 @@ class FakeGenerator : public Generator {
         output.prompt.push_back(Scored(live.request.prompt[i], params.prompt_logprobs));
       }
     }
+    if (live.made == 0) output.cached_tokens = CachedTokens(live.request);
     const TokenId token = live.made < live.tokens.size() ? live.tokens[live.made] : kEos;
     ++live.made;
     output.tokens.push_back(Scored(token, params.logprobs));

@@ -47,7 +47,8 @@ void Generation::Start() {
                       .sampling = job_.sampling,
                       .client = job_.client,
                       .priority = job_.priority,
-                      .timeout = job_.timeout};
+                      .timeout = job_.timeout,
+                      .cache_salt = job_.cache_salt};
       request.sampling.max_tokens = job_.prompts[prompt].max_tokens;
       request.sampling.stop.clear();  // matched here, on text
       requests_.push_back(
@@ -99,6 +100,8 @@ void Generation::OnOutput(size_t prompt, const Output& output) {
     Fail(ApiError(503, "the server is stopping", std::nullopt, "unavailable"));
     return;
   }
+  // A prompt counts once, as its first sequence found it.
+  if (output.index == 0) cached_tokens_ += output.cached_tokens;
   if (ttft_ms_ == 0 && !output.tokens.empty()) ttft_ms_ = MillisecondsSinceArrival();
 
   ChoicePart part = Advance(prompt, output);
@@ -170,7 +173,9 @@ void Generation::Finish() {
 }
 
 GenerationFigures Generation::Figures() const {
-  GenerationFigures figures{.latency_ms = MillisecondsSinceArrival(), .ttft_ms = ttft_ms_};
+  GenerationFigures figures{.cached_tokens = cached_tokens_,
+                            .latency_ms = MillisecondsSinceArrival(),
+                            .ttft_ms = ttft_ms_};
   for (const GenerationJob::Prompt& prompt : job_.prompts) {
     figures.prompt_tokens += static_cast<int>(prompt.tokens.size());
   }

@@ -32,6 +32,7 @@ struct GenerationJob {
   std::string client;
   int priority = 0;
   std::optional<std::chrono::milliseconds> timeout;
+  std::string cache_salt;
 };
 
 // Runs a job: submits its prompts, turns the reports into text, writes the answer, whole or as a
@@ -78,6 +79,7 @@ class Generation : public Exchange, public std::enable_shared_from_this<Generati
 
   std::vector<RequestId> requests_;  // one for each prompt
   std::vector<Choice> choices_;      // [prompt * n + sequence]
+  int cached_tokens_ = 0;            // of the prompts
   size_t finished_ = 0;
   double ttft_ms_ = 0;
   bool done_ = false;  // answered or cancelled: the writer is not used any more

@@ -24,6 +24,7 @@ constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 4096;
 constexpr size_t kMaxStopTokens = 256;
 constexpr size_t kMaxMessages = 4096;
+constexpr size_t kMaxSaltBytes = 1024;
 constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
 constexpr double kSmallestTopP = std::numeric_limits<float>::min();  // what is not 0 as a float
 
@@ -172,6 +173,17 @@ void ReadScheduling(const RequestFields& fields, GenerationFields* out) {
   }
 }
 
+// vLLM's field: prefixes are shared among requests with the same one.
+std::string ReadCacheSalt(const RequestFields& fields) {
+  const std::optional<std::string> salt = fields.String("cache_salt");
+  if (!salt) return "";
+  if (salt->empty() || salt->size() > kMaxSaltBytes) {
+    fields.Fail("cache_salt", fmt::format("cache_salt must have from 1 to {} bytes, got {}",
+                                          kMaxSaltBytes, salt->size()));
+  }
+  return *salt;
+}
+
 void RequireTextFormat(const RequestFields& fields) {
   const json::value* format = fields.Find("response_format");
   if (format == nullptr) return;
@@ -194,6 +206,7 @@ GenerationFields ReadGeneration(const RequestFields& fields, const SchemaContext
   ReadLengths(fields, &out);
   ReadStreaming(fields, &out);
   ReadScheduling(fields, &out);
+  out.cache_salt = ReadCacheSalt(fields);
   out.add_special_tokens = fields.Bool("add_special_tokens").value_or(!chat);
   out.skip_special_tokens = fields.Bool("skip_special_tokens").value_or(true);
   RequireTextFormat(fields);

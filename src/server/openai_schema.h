@@ -29,6 +29,7 @@ using PromptInput = std::variant<std::string, std::vector<TokenId>>;
 struct GenerationFields {
   std::string model;  // empty = not named
   SamplingParams sampling;
+  std::string cache_salt;         // as Request's
   std::optional<int> max_tokens;  // as asked for; sampling.max_tokens is settled with the prompt
   bool stream = false;
   bool include_usage = false;

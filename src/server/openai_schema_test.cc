@@ -44,6 +44,8 @@ INSTANTIATE_TEST_SUITE_P(
     Table, GenerationRefusals,
     ::testing::Values(
         Refusal{R"("model": 3)", "model", "string"},
+        Refusal{R"("cache_salt": 3)", "cache_salt", "string"},
+        Refusal{R"("cache_salt": "")", "cache_salt", "from 1 to 1024 bytes, got 0"},
         Refusal{R"("temperature": "hot")", "temperature", "number, got a string"},
         Refusal{R"("temperature": true)", "temperature", "number"},
         Refusal{R"("temperature": -0.1)", "temperature", "at least 0"},

@@ -311,7 +311,8 @@ GenerationJob Routes::JobFor(const HttpRequest& request, const GenerationFields&
           .skip_special = fields.skip_special_tokens,
           .client = ClientOf(request, fields),
           .priority = fields.priority,
-          .timeout = fields.timeout};
+          .timeout = fields.timeout,
+          .cache_salt = fields.cache_salt};
 }
 
 std::shared_ptr<Exchange> Routes::Run(const HttpRequest& request, GenerationJob job,

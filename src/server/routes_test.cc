@@ -182,6 +182,22 @@ TEST_F(RoutesTest, WholeCompletion) {
   EXPECT_EQ(answer.at("usage").at("total_tokens").as_int64(), prompt + made);
 }
 
+TEST_F(RoutesTest, UsageSaysWhatWasCachedOfEachPrompt) {
+  const auto cached = [](const json::object& answer) {
+    return answer.at("usage").at("prompt_tokens_details").at("cached_tokens").as_int64();
+  };
+  EXPECT_EQ(cached(Post("/v1/completions", R"({"prompt": [[5, 6, 7, 8], [9, 8]], "n": 3})")), 3);
+  Post("/v1/chat/completions",
+       R"({"messages": [{"role": "user", "content": "Once"}], "cache_salt": "mine"})");
+  EXPECT_EQ(generator_->submitted().front().cache_salt, "");
+  EXPECT_EQ(generator_->submitted().back().cache_salt, "mine");
+  const auto events = Stream("/v1/completions",
+                             R"({"prompt": [5, 6, 7, 8], "cache_salt": "x", "stream": true,
+                                 "stream_options": {"include_usage": true}})");
+  EXPECT_EQ(cached(events.back()), 2);
+  EXPECT_EQ(generator_->submitted().back().cache_salt, "x");
+}
+
 TEST_F(RoutesTest, CompletionsDefaultTo16TokensAndChatToTheContext) {
   Post("/v1/completions", R"({"prompt": "Once"})");
   Post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "Once"}]})");

@@ -56,6 +56,8 @@ void LoadSim::MakeArrivals(const Stream& stream) {
     --burst;
     Arrival arrival{.time = time, .output = Length(stream.mean_output, stream.max_output)};
     arrival.request.prompt.assign(Length(stream.mean_prompt, stream.max_prompt), kOther);
+    // Every text is another: only a request's sequences and those that come back share pages.
+    arrival.request.prompt[0] = static_cast<TokenId>(kOther + 1 + arrivals_.size());
     arrival.request.client =
         stream.client + std::to_string(random_() % static_cast<uint64_t>(stream.num_clients));
     arrival.request.priority =
@@ -296,6 +298,14 @@ void LoadSim::CheckSlice(const SequenceSlice& slice) {
   Require(track.planned != stamp_, "sequence {} is twice in a step", slice.sequence);
   track.planned = stamp_;
   const int rows = static_cast<int>(slice.tokens.size());
+  Require(!slice.positions.empty(), "sequence {} has no rows", slice.sequence);
+  if (track.pages.empty()) {
+    const int begin = slice.positions.front();
+    Require(begin == track.kv_length || (begin > track.kv_length && begin % config_.page_size == 0),
+            "sequence {} begins at position {}, with {} known", slice.sequence, begin,
+            track.kv_length);
+    track.kv_length = begin;
+  }
   Require(rows > 0 && slice.positions.front() == track.kv_length &&
               slice.positions.back() == track.kv_length + rows - 1,
           "sequence {} runs positions {} to {} after {}", slice.sequence, slice.positions.front(),
@@ -308,9 +318,11 @@ void LoadSim::CheckSlice(const SequenceSlice& slice) {
   Require(slice.sample_rows.size() == (samples ? 1u : 0u), "sequence {} samples at {} of {}",
           slice.sequence, track.kv_length, track.length);
   if (samples) ++track.length;
-  Require(slice.pages.size() >= track.pages.size() &&
-              std::equal(track.pages.begin(), track.pages.end(), slice.pages.begin()),
-          "sequence {}'s pages were exchanged", slice.sequence);
+  Require(slice.pages.size() >= track.pages.size(), "sequence {} lost pages", slice.sequence);
+  for (size_t i = 0; i < track.pages.size(); ++i) {
+    Require(slice.pages[i] == track.pages[i] || scheduler_.pages().sealed(slice.pages[i]),
+            "sequence {}'s page {} was exchanged", slice.sequence, i);
+  }
   const int pages = (track.kv_length + config_.page_size - 1) / config_.page_size;
   Require(std::ssize(slice.pages) == pages, "sequence {}: {} pages for {} positions",
           slice.sequence, slice.pages.size(), track.kv_length);
@@ -339,9 +351,9 @@ void LoadSim::CheckPages() {
   int held = 0;
   for (const auto& sequence : scheduler_.running()) {
     for (const PageHandle& page : sequence->pages) {
-      Require(std::exchange(page_stamps_[page.id()], stamp_) != stamp_, "page {} is used twice",
-              page.id());
-      ++held;
+      const bool is_new = std::exchange(page_stamps_[page.id()], stamp_) != stamp_;
+      Require(is_new || scheduler_.pages().sealed(page.id()), "page {} is used twice", page.id());
+      held += is_new;
     }
   }
   Require(held + scheduler_.pages().num_free() == config_.num_pages,

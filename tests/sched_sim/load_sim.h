@@ -62,7 +62,7 @@ struct Life {
 // - every decoding sequence is in every step, and so is the first in the batch's order; who is not
 //   prefills, and the step is full;
 // - rows follow each other without gaps, and pages are added to, never exchanged, as long as a
-//   sequence keeps its place; no page is used by two, and none is lost;
+//   sequence keeps its place, but for sealed ones; no other page is used by two, and none is lost;
 // - places are given in the order that WaitingLine states, one by one, and while a client has
 //   nothing in the batch, no other gets two new places of its priority before it;
 // - what was swapped out comes back whole, unless the step that did it failed; no page of the

@@ -44,7 +44,9 @@ def test_stream_equals_whole(client, model):
     assert texts == {c.index: c.message.content for c in whole.choices}
     assert reasons == {c.index: c.finish_reason for c in whole.choices}
     assert roles == {0: "assistant", 1: "assistant"}
-    assert usage == whole.usage
+    # The stream may find more of its prompt in the prefix cache.
+    assert usage.prompt_tokens == whole.usage.prompt_tokens
+    assert usage.completion_tokens == whole.usage.completion_tokens
 
 
 def test_logprobs(client, model):
