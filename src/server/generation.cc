@@ -1,7 +1,5 @@
 #include "server/generation.h"
 
-#include <spdlog/spdlog.h>
-
 #include <iterator>
 #include <utility>
 
@@ -86,7 +84,6 @@ void Generation::OnOutput(size_t prompt, const Output& output) {
   if (done_) return;
   SLUICE_CHECK_LT(output.index, job_.sampling.n);
   if (output.finish == FinishReason::kError) {
-    spdlog::error("a request failed: {}", output.error);
     Fail(ApiError(500, "the model's step failed: " + output.error, std::nullopt, "internal"));
     return;
   }

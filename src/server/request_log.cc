@@ -52,11 +52,12 @@ std::string Line(const RequestRecord& record) {
 RequestLog::RequestLog(bool prompts) : prompts_(prompts), json_(JsonEventLogger()) {}
 
 void RequestLog::Write(const RequestRecord& record) const {
-  if (!spdlog::should_log(spdlog::level::info)) return;
+  const auto level = record.status == 500 ? spdlog::level::err : spdlog::level::info;
+  if (!spdlog::should_log(level)) return;
   if (json_ != nullptr) {
-    json_->info(json::serialize(Members(record)));
+    json_->log(level, json::serialize(Members(record)));
   } else {
-    spdlog::info("{}", Line(record));
+    spdlog::log(level, "{}", Line(record));
   }
 }
 

@@ -27,7 +27,7 @@ struct RequestRecord {
   std::string prompt;  // empty unless prompts are logged
 };
 
-// Logs requests, one line each, by any thread.
+// Logs requests, one line each, by any thread: as an error where the fault is ours.
 class RequestLog {
  public:
   // With `prompts` their text too.
