@@ -187,6 +187,7 @@ void Generation::Log(int status, std::string finish_reason, std::string error) {
   const GenerationFigures figures = Figures();
   record_.status = status;
   record_.prompt_tokens = figures.prompt_tokens;
+  record_.cached_tokens = figures.cached_tokens;
   record_.completion_tokens = figures.completion_tokens;
   record_.latency_ms = figures.latency_ms;
   if (ttft_ms_ > 0) record_.ttft_ms = ttft_ms_;

@@ -89,6 +89,16 @@ def test_one_line_of_json_for_each_request():
     assert any(line["message"].startswith("received SIGTERM") for line in read_json_log(log))
 
 
+def test_what_was_cached_of_a_prompt_is_logged():
+    with serving("--log-format", "json") as (address, log):
+        asked = {"prompt": [300] * 100, "max_tokens": 1}
+        for _ in range(2):
+            usage = raw_http.request(address, "POST", "/v1/completions", asked).json()["usage"]
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+    logged = [line["cached_tokens"] for line in read_json_log(log) if line["message"] == "request"]
+    assert cached > 0 and logged == [0, cached]
+
+
 def test_prompts_are_not_logged_unless_asked():
     with serving() as (address, log):
         raw_http.request(address, "POST", "/v1/completions", {"prompt": "a secret", "max_tokens": 1})
