@@ -26,7 +26,7 @@ StepResult Answer(const StepPlan& plan) {
 void SchedulerStep(benchmark::State& state) {
   const auto sequences = static_cast<int>(state.range(0));
   const auto context = static_cast<int>(state.range(1));
-  const auto waiting = static_cast<int>(state.range(3));
+  const auto waiting = static_cast<RequestId>(state.range(3));
   const int tokens = context + 2 * kSteps;
   const auto strategy = MakeAutoregressive();
   Scheduler scheduler({.max_num_seqs = sequences,
@@ -37,10 +37,10 @@ void SchedulerStep(benchmark::State& state) {
                       *strategy);
   Request request{.prompt = std::vector<TokenId>(static_cast<size_t>(context), 5)};
   request.sampling.max_tokens = tokens;
-  for (int i = 0; i < sequences + waiting; ++i) {
-    request.client = std::to_string(i % 64);
-    request.prompt[0] = i;  // nothing is shared
-    scheduler.Add(static_cast<RequestId>(i + 1), request, 0);
+  for (RequestId id = 1; id <= static_cast<RequestId>(sequences) + waiting; ++id) {
+    request.client = std::to_string(id % 64);
+    request.prompt[0] = static_cast<TokenId>(id);  // nothing is shared
+    scheduler.Add(id, request, 0);
   }
   std::deque<StepPlan> under_way;
   const auto step = [&] {

@@ -143,25 +143,26 @@ class RunAheadTest : public testing::Test {
 
   // With pages for a part of the streams that run at once.
   std::unique_ptr<ModelRunner> MakeRunner(std::optional<int> cuda, int num_pages = 48,
-                                          int num_host_pages = 0) {
+                                          int num_host_pages = 0, bool batch_invariant = false) {
     return std::make_unique<ModelRunner>(spec_, source_,
                                          RunnerOptions{.cuda = cuda,
                                                        .num_threads = 2,
                                                        .page_size = 4,
                                                        .num_pages = num_pages,
                                                        .num_host_pages = num_host_pages,
-                                                       .max_model_len = 64},
+                                                       .max_model_len = 64,
+                                                       .batch_invariant = batch_invariant},
                                          std::make_unique<ModelRouting>());
   }
 
   // Whether sequences are sent back or not, to be computed again or copied back.
   void ExpectSwappingChangesNothing(std::optional<int> cuda) {
-    const auto roomy = MakeRunner(cuda, 400);
+    const auto roomy = MakeRunner(cuda, 400, 0, /*batch_invariant=*/true);
     InProcessWorker roomy_worker(*roomy);
     const Outcome undisturbed = RunStreams(roomy_worker, 1);
     EXPECT_EQ(undisturbed.stats.preemptions, 0u);
     for (const bool swaps : {false, true}) {
-      const auto runner = MakeRunner(cuda, 48, swaps ? 40 : 0);
+      const auto runner = MakeRunner(cuda, 48, swaps ? 40 : 0, /*batch_invariant=*/true);
       CheapSwaps worker(*runner);
       const Outcome run = RunStreams(worker, 1);
       EXPECT_GT(run.stats.preemptions, 5u);
