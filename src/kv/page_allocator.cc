@@ -30,15 +30,34 @@ PageHandle::~PageHandle() {
   if (allocator_) allocator_->Release(id_);
 }
 
+PageList::PageList(PageList&& other) noexcept
+    : allocator_(other.allocator_), ids_(std::exchange(other.ids_, {})) {}
+
 PageList& PageList::operator=(PageList&& other) noexcept {
   if (this == &other) return *this;
   clear();
-  pages_ = std::move(other.pages_);
+  allocator_ = other.allocator_;
+  ids_ = std::exchange(other.ids_, {});
   return *this;
 }
 
+void PageList::push_back(PageHandle page) {
+  SLUICE_CHECK(page.valid());
+  SLUICE_CHECK(empty() || allocator_ == page.allocator_);
+  ids_.push_back(page.id());
+  allocator_ = std::exchange(page.allocator_, nullptr);  // its share is the list's now
+}
+
+void PageList::Replace(size_t nth, PageHandle page) {
+  SLUICE_CHECK(allocator_ == page.allocator_);
+  std::swap(ids_[nth], page.id_);
+}
+
 void PageList::Truncate(size_t count) noexcept {
-  while (pages_.size() > count) pages_.pop_back();
+  while (ids_.size() > count) {
+    allocator_->Release(ids_.back());
+    ids_.pop_back();
+  }
 }
 
 PageAllocator::PageAllocator(int num_pages) {

@@ -27,6 +27,7 @@ class PageHandle {
 
  private:
   friend class PageAllocator;
+  friend class PageList;
   PageHandle(PageAllocator* allocator, PageId id) : allocator_(allocator), id_(id) {}
 
   PageAllocator* allocator_ = nullptr;
@@ -35,28 +36,30 @@ class PageHandle {
 
 // Shares in the pages of one text, in the order of its positions. Gives them back from the last to
 // the first: of cached pages a text's end is then given up before its beginning, without which it
-// is worth nothing.
+// is worth nothing. All are of one allocator; what every step copies is their ids, which lie behind
+// each other.
 class PageList {
  public:
   PageList() = default;
-  PageList(PageList&&) noexcept = default;
+  PageList(PageList&& other) noexcept;
   PageList& operator=(PageList&& other) noexcept;
   ~PageList() { clear(); }
 
-  size_t size() const { return pages_.size(); }
-  bool empty() const { return pages_.empty(); }
-  const PageHandle& operator[](size_t nth) const { return pages_[nth]; }
-  auto begin() const { return pages_.begin(); }
-  auto end() const { return pages_.end(); }
+  size_t size() const { return ids_.size(); }
+  bool empty() const { return ids_.empty(); }
+  PageId operator[](size_t nth) const { return ids_[nth]; }
+  const std::vector<PageId>& ids() const { return ids_; }
 
-  void push_back(PageHandle page) { pages_.push_back(std::move(page)); }
-  void Replace(size_t nth, PageHandle page) { pages_[nth] = std::move(page); }
+  // `page` must be valid.
+  void push_back(PageHandle page);
+  void Replace(size_t nth, PageHandle page);
   // Gives back all but the first `count`.
   void Truncate(size_t count) noexcept;
   void clear() noexcept { Truncate(0); }
 
  private:
-  std::vector<PageHandle> pages_;
+  PageAllocator* allocator_ = nullptr;  // of the pages, if there are any
+  std::vector<PageId> ids_;             // a share in each
 };
 
 // Bookkeeping of a fixed number of KV pages. Knows ids and shares only; the memory is PagePool's.
@@ -92,6 +95,7 @@ class PageAllocator {
 
  private:
   friend class PageHandle;
+  friend class PageList;
 
   struct Page {
     int32_t shares = 0;

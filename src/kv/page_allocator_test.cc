@@ -126,7 +126,7 @@ TEST(PageList, GivesItsPagesBackFromTheLast) {
     PageList pages;
     for (int i = 0; i < 3; ++i) {
       pages.push_back(allocator.Allocate());
-      allocator.Seal(pages[i].id());
+      allocator.Seal(pages[i]);
     }
     PageList moved = std::move(pages);
     moved.Truncate(2);

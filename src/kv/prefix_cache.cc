@@ -54,14 +54,14 @@ PageList PrefixCache::Find(std::string_view salt, std::span<const int32_t> token
 void PrefixCache::Seal(std::string_view salt, std::span<const int32_t> tokens, PageList& text,
                        size_t nth) {
   SLUICE_CHECK_EQ(tokens.size(), page_size_);
-  const PageId parent = nth == 0 ? kNone : text[nth - 1].id();
+  const PageId parent = nth == 0 ? kNone : text[nth - 1];
   SLUICE_CHECK(parent == kNone || pages_.sealed(parent));
   const uint64_t hash = Hash(parent, salt, tokens);
   if (const PageId known = Lookup(hash, parent, salt, tokens); known != kNone) {
     text.Replace(nth, pages_.Share(known));
     return;
   }
-  const PageId id = text[nth].id();
+  const PageId id = text[nth];
   SLUICE_CHECK(!pages_.sealed(id));
   pages_.Seal(id);
   nodes_[id] = {.parent = parent,

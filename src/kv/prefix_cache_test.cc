@@ -23,12 +23,6 @@ using Tokens = std::vector<int32_t>;
 
 constexpr int kPageSize = 2;
 
-std::vector<PageId> Ids(const PageList& pages) {
-  std::vector<PageId> ids;
-  for (const PageHandle& page : pages) ids.push_back(page.id());
-  return ids;
-}
-
 class PrefixCacheTest : public testing::Test {
  protected:
   // Holds pages for a whole text, the known ones first, and seals all that are full.
@@ -38,7 +32,6 @@ class PrefixCacheTest : public testing::Test {
     while (pages.size() < full) {
       const size_t nth = pages.size();
       pages.push_back(allocator_.Allocate());
-      EXPECT_TRUE(pages[nth].valid());
       cache_.Seal(salt, std::span(tokens).subspan(nth * kPageSize, kPageSize), pages, nth);
     }
     return pages;
@@ -53,12 +46,12 @@ class PrefixCacheTest : public testing::Test {
 };
 
 TEST_F(PrefixCacheTest, FindsTheLongestKnownBeginning) {
-  const std::vector<PageId> written = Ids(Write({1, 2, 3, 4, 5, 6}));
+  const std::vector<PageId> written = Write({1, 2, 3, 4, 5, 6}).ids();
   EXPECT_EQ(allocator_.num_free(), 8);
   EXPECT_EQ(allocator_.num_cached(), 3);
-  EXPECT_EQ(Ids(cache_.Find("", Tokens{1, 2, 3, 4, 5, 6, 7})), written);
-  EXPECT_THAT(Ids(cache_.Find("", Tokens{1, 2, 3, 4, 5})), ElementsAre(written[0], written[1]));
-  EXPECT_THAT(Ids(cache_.Find("", Tokens{1, 2, 9, 4, 5, 6})), ElementsAre(written[0]));
+  EXPECT_EQ(cache_.Find("", Tokens{1, 2, 3, 4, 5, 6, 7}).ids(), written);
+  EXPECT_THAT(cache_.Find("", Tokens{1, 2, 3, 4, 5}).ids(), ElementsAre(written[0], written[1]));
+  EXPECT_THAT(cache_.Find("", Tokens{1, 2, 9, 4, 5, 6}).ids(), ElementsAre(written[0]));
   EXPECT_EQ(Known({3, 4, 5, 6}), 0u);  // known only after 1, 2
   EXPECT_EQ(Known({1}), 0u);
   EXPECT_EQ(Known({}), 0u);
@@ -70,8 +63,8 @@ TEST_F(PrefixCacheTest, FoundPagesAreHeld) {
   const PageList again = cache_.Find("", Tokens{1, 2});
   EXPECT_EQ(allocator_.num_free(), 6);
   EXPECT_EQ(allocator_.num_cached(), 0);
-  EXPECT_EQ(allocator_.shares(found[0].id()), 2);
-  EXPECT_EQ(allocator_.shares(found[1].id()), 1);
+  EXPECT_EQ(allocator_.shares(found[0]), 2);
+  EXPECT_EQ(allocator_.shares(found[1]), 1);
 }
 
 TEST_F(PrefixCacheTest, SaltsKeepTextsApart) {
@@ -89,15 +82,15 @@ TEST_F(PrefixCacheTest, TextsThatWereWrittenAtOnceShareFromThenOn) {
   second.push_back(allocator_.Allocate());
   cache_.Seal("", Tokens{1, 2}, first, 0);
   cache_.Seal("", Tokens{1, 2}, second, 0);
-  EXPECT_EQ(second[0].id(), first[0].id());
+  EXPECT_EQ(second[0], first[0]);
   EXPECT_EQ(allocator_.num_free(), 7);
   EXPECT_EQ(allocator_.num_cached(), 0);
 }
 
 TEST_F(PrefixCacheTest, EvictsTheLeastRecentlyUsedAndTheEndOfATextFirst) {
-  const std::vector<PageId> a = Ids(Write({1, 2, 3, 4}));
-  const std::vector<PageId> b = Ids(Write({5, 6, 7, 8}));
-  const std::vector<PageId> c = Ids(Write({1, 2, 9, 9}));  // uses the first page of a again
+  const std::vector<PageId> a = Write({1, 2, 3, 4}).ids();
+  const std::vector<PageId> b = Write({5, 6, 7, 8}).ids();
+  const std::vector<PageId> c = Write({1, 2, 9, 9}).ids();  // uses the first page of a again
   ASSERT_EQ(c[0], a[0]);
   EXPECT_EQ(allocator_.num_cached(), 5);
   std::vector<PageHandle> taken;
@@ -207,7 +200,7 @@ class PrefixCacheModel {
     }
     text.tokens.resize(text.sealed * kPageSize);
     for (size_t i = 0; i < text.sealed; ++i) {
-      const PageId id = text.pages[i].id();
+      const PageId id = text.pages[i];
       EXPECT_EQ(written_[id], ContentOf(text, i)) << "page " << id << " is of another text";
       kept_.remove(id);
     }
@@ -235,7 +228,7 @@ class PrefixCacheModel {
     const size_t nth = text.sealed++;
     const Content content = ContentOf(text, nth);
     cache_.Seal(text.salt, std::span(text.tokens).last(kPageSize), text.pages, nth);
-    const PageId id = text.pages[nth].id();
+    const PageId id = text.pages[nth];
     if (id == page.id()) {
       written_[id] = content;
     } else {
@@ -250,7 +243,7 @@ class PrefixCacheModel {
     const Text text = std::move(texts_.back());
     texts_.pop_back();
     for (size_t i = text.sealed; i-- > 0;) {
-      const PageId id = text.pages[i].id();
+      const PageId id = text.pages[i];
       if (allocator_.shares(id) == 1) kept_.push_back(id);
     }
   }
@@ -264,8 +257,8 @@ class PrefixCacheModel {
     std::map<PageId, int> shares;
     for (const Text& text : texts_) {
       for (size_t i = 0; i < text.pages.size(); ++i) {
-        ++shares[text.pages[i].id()];
-        EXPECT_EQ(allocator_.sealed(text.pages[i].id()), i < text.sealed);
+        ++shares[text.pages[i]];
+        EXPECT_EQ(allocator_.sealed(text.pages[i]), i < text.sealed);
       }
     }
     for (PageId id = 0; id < kPages; ++id) {

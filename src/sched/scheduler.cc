@@ -370,7 +370,7 @@ void Scheduler::SwapOut(Sequence& sequence, StepPlan& plan) {
   const int pages = PagesFor(sequence.kv_length, config_.page_size);
   for (int nth = 0; nth < pages; ++nth) {
     sequence.host_pages.push_back(host_pages_.Allocate());
-    plan.swap_out.push_back({sequence.pages[nth].id(), sequence.host_pages.back().id()});
+    plan.swap_out.push_back({sequence.pages[nth], sequence.host_pages.back().id()});
   }
   sequence.swapped_length = sequence.kv_length;
   sequence.swap_step = plan.step;
@@ -385,7 +385,7 @@ void Scheduler::SwapIn(Sequence& sequence, StepPlan& plan) {
   const size_t held = sequence.pages.size();  // with their contents
   GrowPages(sequence.swapped_length, sequence);
   for (size_t nth = held; nth < sequence.host_pages.size(); ++nth) {
-    plan.swap_in.push_back({sequence.host_pages[nth].id(), sequence.pages[nth].id()});
+    plan.swap_in.push_back({sequence.host_pages[nth].id(), sequence.pages[nth]});
     ++totals_.pages_swapped_in;
   }
   sequence.kv_length = std::max(sequence.kv_length, sequence.swapped_length);
@@ -406,12 +406,11 @@ void Scheduler::AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, 
            .tokens = std::move(demand.tokens),
            .positions = std::move(demand.positions),
            .kv_positions = std::move(demand.kv_positions),
+           .pages = sequence.pages.ids(),
            .kv_length = demand.kv_length,
            .mask = demand.mask,
            .ancestors = std::move(demand.ancestors),
            .sample_rows = std::move(demand.sample_rows)};
-  slice.pages.reserve(sequence.pages.size());
-  for (const PageHandle& page : sequence.pages) slice.pages.push_back(page.id());
   AddScoring(sequence, slice);
   AddSampling(sequence, slice);
   planned_.push_back({.sequence = &sequence,

@@ -454,7 +454,7 @@ TEST_F(PrefixCachingTest, SequencesOfARequestShareAsSoonAsTheirPagesAreFull) {
   ASSERT_THAT(plan_.slices, SizeIs(2));
   EXPECT_EQ(scheduler_.Stats().pages_used, 3);
   Step(7);
-  EXPECT_EQ(scheduler_.running()[0]->pages[0].id(), scheduler_.running()[1]->pages[0].id());
+  EXPECT_EQ(scheduler_.running()[0]->pages[0], scheduler_.running()[1]->pages[0]);
   EXPECT_EQ(scheduler_.Stats().pages_used, 3);
 }
 
@@ -650,7 +650,7 @@ TEST_F(PlanAheadTest, APageIsKnownWhenTheStepThatFilledItIsCommitted) {
   // which is under way, reads it.
   EXPECT_EQ(third.slices[1].pages[0], second.slices[1].pages[0]);
   CommitAll(second, 7);
-  EXPECT_EQ(scheduler_.running()[1]->pages[0].id(), scheduler_.running()[0]->pages[0].id());
+  EXPECT_EQ(scheduler_.running()[1]->pages[0], scheduler_.running()[0]->pages[0]);
   EXPECT_EQ(scheduler_.pages().shares(third.slices[1].pages[0]), 0);
   CommitAll(third, 7);
 }

@@ -350,9 +350,9 @@ void LoadSim::CheckEveryoneRuns(const StepPlan& plan) const {
 void LoadSim::CheckPages() {
   int held = 0;
   for (const auto& sequence : scheduler_.running()) {
-    for (const PageHandle& page : sequence->pages) {
-      const bool is_new = std::exchange(page_stamps_[page.id()], stamp_) != stamp_;
-      Require(is_new || scheduler_.pages().sealed(page.id()), "page {} is used twice", page.id());
+    for (const PageId page : sequence->pages.ids()) {
+      const bool is_new = std::exchange(page_stamps_[page], stamp_) != stamp_;
+      Require(is_new || scheduler_.pages().sealed(page), "page {} is used twice", page);
       held += is_new;
     }
   }

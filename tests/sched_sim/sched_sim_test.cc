@@ -220,9 +220,7 @@ class Simulation {
       if (under_way_.empty()) {
         EXPECT_EQ(static_cast<int>(sequence->pages.size()), needed);
       }
-      for (const PageHandle& page : sequence->pages) {
-        ++holders[page.id()];
-      }
+      for (const PageId page : sequence->pages.ids()) ++holders[page];
     }
     scheduler_.waiting().ForEach(
         [](const Sequence& sequence) { EXPECT_TRUE(sequence.pages.empty()); });
