@@ -79,7 +79,10 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
                  "Share of the GPU's memory that this process may take")
       ->check(Quiet(CLI::Range(0.01, 1.0)))
       ->group(machine);
-  app.add_option("--threads", flags.threads, "Threads that compute; 0 = every core allowed")
+  app.add_option(
+         "--threads", flags.threads,
+         "Threads that compute; 0 = one for every core allowed, but for two of eight or more in "
+         "serve")
       ->check(Quiet(CLI::Range(0, 1024)))
       ->group(machine);
   app.add_option("--cpu-tier", flags.cpu_tier, "auto, portable, avx2 or avx512")

@@ -56,7 +56,10 @@ class LocalWorker : public Worker {
               const RunnerOptions& options)
       : runner_(LoadRunner(model, flags, options)),
         recording_(model, flags, engine, *runner_),
-        worker_(*runner_) {}
+        worker_(*runner_) {
+    // The prefix cache comes to fill them all; taken now, they are no growth then.
+    runner_->TakePages();
+  }
 
   WorkerInfo Info() const override { return worker_.Info(); }
   void Submit(const StepPlan& plan) override { worker_.Submit(plan); }
@@ -80,13 +83,26 @@ bool WantsProcess(const ModelFlags& flags, const EngineFlags& engine, const std:
   return asked == "on" || (asked == "auto" && !records && ChooseCuda(flags).has_value());
 }
 
+// With the threads that a server's other work leaves. Where computing has every one of many cores,
+// whoever is to read or write a connection waits for its turn on one.
+RunnerOptions ServedRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
+                                  const EngineFlags& engine) {
+  constexpr int kManyCores = 8;
+  constexpr int kForConnections = 2;
+  RunnerOptions options = ResolveRunnerOptions(spec, flags, engine);
+  if (flags.threads == 0 && options.num_threads >= kManyCores) {
+    options.num_threads -= kForConnections;
+  }
+  return options;
+}
+
 int Work(int socket, int memory) {
   std::optional<OpenedModel> model;  // this and the next outlive the worker
   std::optional<ExpertLoad> expert_load;
   return ServeWorker(WorkerChannel(socket, memory), [&](WorkerChannel& channel) {
     const auto order = channel.Receive<WorkerOrder>();
     model.emplace(OpenModel(order.model));
-    RunnerOptions options = ResolveRunnerOptions(model->spec, order.model, order.engine);
+    RunnerOptions options = ServedRunnerOptions(model->spec, order.model, order.engine);
     if (order.num_pages > 0) {
       options.num_pages = order.num_pages;
       options.num_host_pages = order.num_host_pages;
@@ -106,7 +122,7 @@ ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
                          const EngineFlags& engine, const std::string& worker_process,
                          ExpertLoad* expert_load, Timeline* timeline) {
   if (!WantsProcess(flags, engine, worker_process)) {
-    RunnerOptions options = ResolveRunnerOptions(model.spec, flags, engine);
+    RunnerOptions options = ServedRunnerOptions(model.spec, flags, engine);
     options.timeline = timeline;
     options.observer = expert_load;
     return {.worker = std::make_unique<LocalWorker>(model, flags, engine, options),

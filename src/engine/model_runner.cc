@@ -91,6 +91,10 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
 
 ModelRunner::~ModelRunner() = default;
 
+void ModelRunner::TakePages() {
+  pages_->TakeMemory(pool_);
+}
+
 // What a step takes of the device, before the weights come: what is left over is theirs.
 void ModelRunner::PrepareDevice(const MemoryNeeds& needs) {
   stream_->SetBlocking(options_.blocking_launches);

@@ -102,6 +102,9 @@ class ModelRunner {
   const ExpertStore* experts() const { return experts_.get(); }
   const PagePool& pages() const { return *pages_; }
   MemoryUse Memory() const;
+
+  // Takes the memory of all KV pages from the system now, where it would come as they are written.
+  void TakePages();
   const StepGraphs& graphs() const { return graphs_; }
   // Seconds that steps waited for the device so far; the rest of a step is the host's.
   double SecondsWaited() const { return waited_.count(); }

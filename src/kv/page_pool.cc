@@ -88,6 +88,15 @@ PagePool::PagePool(const KvLayout& layout, int num_pages, MemoryKind memory)
   }
 }
 
+void PagePool::TakeMemory(ThreadPool& pool) {
+  constexpr int64_t kPiece = 2 << 20;  // a huge page
+  if (memory_.kind() != MemoryKind::kHost) return;
+  const auto bytes = static_cast<int64_t>(memory_.size());
+  pool.ParallelFor(bytes, kPiece, [&](int64_t begin, int64_t end, int) {
+    std::memset(memory_.data() + begin, 0, static_cast<size_t>(end - begin));
+  });
+}
+
 void CopyPage(const PagePool& from, int from_page, const PagePool& to, int to_page,
               CudaStream* stream) {
   SLUICE_CHECK_EQ(from.layout().num_layers(), to.layout().num_layers());

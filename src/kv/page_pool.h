@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "device/buffer.h"
 #include "device/tensor.h"
 
@@ -46,6 +47,9 @@ class PagePool {
   TensorView Keys(int layer) const { return layers_[layer].keys; }
   TensorView Values(int layer) const { return layers_[layer].values; }
   TensorView Latents(int layer) const { return layers_[layer].latents; }
+
+  // Takes all of the memory from the system, which gives a host's out as it is first written.
+  void TakeMemory(ThreadPool& pool);
 
  private:
   struct Layer {
