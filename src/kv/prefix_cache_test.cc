@@ -17,7 +17,6 @@ namespace sluice {
 namespace {
 
 using testing::ElementsAre;
-using testing::IsEmpty;
 
 using Tokens = std::vector<int32_t>;
 
