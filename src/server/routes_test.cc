@@ -113,7 +113,7 @@ class RoutesTest : public ::testing::Test {
  protected:
   RoutesTest() { Remake(FakeGenerator::HashScript); }
 
-  void Remake(FakeGenerator::Script script, std::vector<std::string> keys = {},
+  void Remake(FakeGenerator::Script script, const std::vector<std::string>& keys = {},
               std::chrono::microseconds round = {}) {
     routes_.reset();
     metrics_ = std::make_unique<Metrics>();
@@ -126,7 +126,7 @@ class RoutesTest : public ::testing::Test {
                                              .metrics = *metrics_,
                                              .max_model_len = 256,
                                              .resident_bytes = [] { return uint64_t{12345}; }},
-                                 std::move(keys), "1.2.3", log_);
+                                 keys, "1.2.3", log_);
   }
 
   // Sequences that say `text`.

@@ -39,7 +39,7 @@ class TlsTest : public ::testing::Test {
     WriteKey("locked.pem", key.get(), "open sesame");
     WriteCertificate("cert.pem", key.get());
     WriteKey("other.pem", PrivateKey(EVP_EC_gen("P-256")).get());
-    std::ofstream(Path("empty.pem"));
+    const std::ofstream empty(Path("empty.pem"));
     std::ofstream(Path("text.pem")) << "not PEM at all\n";
     std::ofstream(Path("both.pem"))
         << std::ifstream(Path("cert.pem")).rdbuf() << std::ifstream(Path("key.pem")).rdbuf();
