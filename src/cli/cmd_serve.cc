@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <future>
@@ -55,10 +54,6 @@ struct ServeFlags {
   double step_timeout_s = 300.0;
   bool log_requests = false;
 };
-
-std::chrono::milliseconds Milliseconds(double seconds) {
-  return std::chrono::milliseconds(std::llround(1e3 * seconds));
-}
 
 // SIGINT and SIGTERM, taken by a thread of their own so that they are heard at any time: while the
 // model loads they end the process at once; later the first ends the server, and the next one the
@@ -258,30 +253,21 @@ void AddQueueFlags(CLI::App& command, ServeFlags& flags) {
                   "first token that is borne, times the tokens prefilled a second")
       ->check(Quiet(CLI::NonNegativeNumber))
       ->group(group);
-  command
-      .add_option("--queue-timeout", flags.queue_timeout_s,
-                  "Seconds that a request may wait for its first step; it is then answered with "
-                  "504; 0 = no bound")
-      ->check(Quiet(CLI::Range(0.0, 1e6)))
-      ->group(group);
-  command
-      .add_option("--request-timeout", flags.request_timeout_s,
-                  "Seconds that a request may take from its arrival to its last token, whatever "
-                  "its own 'timeout' says; it is then answered with 504; 0 = no bound")
-      ->check(Quiet(CLI::Range(0.0, 1e6)))
-      ->group(group);
-  command
-      .add_option("--shutdown-timeout", flags.shutdown_timeout_s,
-                  "Seconds that requests have to end after SIGTERM or SIGINT, while new ones are "
-                  "refused; a second signal ends the process at once")
-      ->check(Quiet(CLI::Range(0.0, 1e6)))
-      ->group(group);
-  command
-      .add_option("--step-timeout", flags.step_timeout_s,
-                  "Seconds after which a step counts as stuck: /health is 503, until it returns; "
-                  "0 = never")
-      ->check(Quiet(CLI::Range(0.0, 1e6)))
-      ->group(group);
+  const auto seconds = [&](const char* name, double& value, const char* description) {
+    command.add_option(name, value, description)->check(Quiet(CLI::Range(0.0, 1e6)))->group(group);
+  };
+  seconds("--queue-timeout", flags.queue_timeout_s,
+          "Seconds that a request may wait for its first step; it is then answered with 504; 0 = "
+          "no bound");
+  seconds("--request-timeout", flags.request_timeout_s,
+          "Seconds that a request may take from its arrival to its last token, whatever its own "
+          "'timeout' says; it is then answered with 504; 0 = no bound");
+  seconds("--shutdown-timeout", flags.shutdown_timeout_s,
+          "Seconds that requests have to end after SIGTERM or SIGINT, while new ones are refused; "
+          "a second signal ends the process at once");
+  seconds("--step-timeout", flags.step_timeout_s,
+          "Seconds after which a step counts as stuck: /health is 503, until it returns; 0 = "
+          "never");
   command.add_flag("--enable-log-requests", flags.log_requests, "Log the prompts of requests too")
       ->group(group);
 }

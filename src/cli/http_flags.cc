@@ -123,10 +123,6 @@ std::shared_ptr<boost::asio::ssl::context> TlsFrom(const HttpFlags& flags) {
                   .key_password = flags.ssl_keyfile_password});
 }
 
-std::chrono::milliseconds Milliseconds(double seconds) {
-  return std::chrono::milliseconds(std::llround(seconds * 1000));
-}
-
 size_t BytesUpTo(const char* flag, const std::string& text, uint64_t least, uint64_t most) {
   const uint64_t bytes = ParseBytes(text);
   if (bytes < least || bytes > most) {
@@ -139,15 +135,18 @@ size_t BytesUpTo(const char* flag, const std::string& text, uint64_t least, uint
 
 void AddAccessFlags(CLI::App& app, HttpFlags& flags) {
   const char* group = "Access";
-  const auto several = CLI::MultiOptionPolicy::TakeAll;
-  app.add_option("--api-key", flags.api_keys,
-                 "Require this key, or another that is given, as 'Authorization: Bearer KEY' on "
-                 "/v1/; may be given several times. The environment's SLUICE_API_KEY is one more")
-      ->check(CLI::Validator([](const std::string& key) { return ApiKeyProblem(key); }, ""))
-      ->multi_option_policy(several)
-      ->allow_extra_args(false)  // what follows a value is the model
-      ->default_str("")
-      ->group(group);
+  const auto several = [&](const char* name, std::vector<std::string>& values,
+                           const char* description) {
+    return app.add_option(name, values, description)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+        ->allow_extra_args(false)  // what follows a value is the model
+        ->default_str("")
+        ->group(group);
+  };
+  several("--api-key", flags.api_keys,
+          "Require this key, or another that is given, as 'Authorization: Bearer KEY' on "
+          "/v1/; may be given several times. The environment's SLUICE_API_KEY is one more")
+      ->check(CLI::Validator([](const std::string& key) { return ApiKeyProblem(key); }, ""));
   app.add_option("--api-key-file", flags.api_key_file,
                  "File of keys, one a line, beside those of --api-key; # begins a comment")
       ->group(group);
@@ -160,25 +159,13 @@ void AddAccessFlags(CLI::App& app, HttpFlags& flags) {
   app.add_option("--ssl-keyfile-password", flags.ssl_keyfile_password,
                  "Password of an encrypted --ssl-keyfile")
       ->group(group);
-  app.add_option("--allowed-origins", flags.allowed_origins,
-                 "Origins whose pages browsers may let use this server (CORS), as "
-                 "https://chat.example, several with commas; '*' = any; default: none")
-      ->multi_option_policy(several)
-      ->allow_extra_args(false)  // what follows a value is the model
-      ->default_str("")
-      ->group(group);
-  app.add_option("--allowed-methods", flags.allowed_methods,
-                 "Methods that those pages may use; default: all that are served")
-      ->multi_option_policy(several)
-      ->allow_extra_args(false)  // what follows a value is the model
-      ->default_str("")
-      ->group(group);
-  app.add_option("--allowed-headers", flags.allowed_headers,
-                 "Fields that those pages may send; default: any")
-      ->multi_option_policy(several)
-      ->allow_extra_args(false)  // what follows a value is the model
-      ->default_str("")
-      ->group(group);
+  several("--allowed-origins", flags.allowed_origins,
+          "Origins whose pages browsers may let use this server (CORS), as "
+          "https://chat.example, several with commas; '*' = any; default: none");
+  several("--allowed-methods", flags.allowed_methods,
+          "Methods that those pages may use; default: all that are served");
+  several("--allowed-headers", flags.allowed_headers,
+          "Fields that those pages may send; default: any");
   app.add_flag("--allow-credentials", flags.allow_credentials,
                "Let browsers send cookies and log-ins with those pages' requests")
       ->group(group);
@@ -216,6 +203,10 @@ void AddHttpFlags(CLI::App& app, HttpFlags& flags) {
       ->group(group);
   AddAccessFlags(app, flags);
   AddLimitFlags(app, flags);
+}
+
+std::chrono::milliseconds Milliseconds(double seconds) {
+  return std::chrono::milliseconds(std::llround(seconds * 1000));
 }
 
 ServerOptions ServerOptionsFrom(const HttpFlags& flags) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,9 @@ void AddHttpFlags(CLI::App& app, HttpFlags& flags);
 // Reads keys (from the flags, the file and SLUICE_API_KEY, all of which count) and certificates.
 // Throws Error that names the flag or the file at fault, and never a key.
 ServerOptions ServerOptionsFrom(const HttpFlags& flags);
+
+// What a flag that takes seconds says.
+std::chrono::milliseconds Milliseconds(double seconds);
 
 // Overwrites secrets among a program's arguments, which every user of the machine can list.
 void HideSecrets(int argc, char** argv);
