@@ -10,9 +10,26 @@
 #include "device/timeline.h"
 #include "dist/process_group.h"
 #include "kv/page_pool.h"
+#include "moe/streaming_options.h"
+#include "offload/eviction_policy.h"
+#include "offload/simulated_link.h"
 #include "trace/router_observer.h"
 
 namespace sluice {
+
+class HostExperts;
+
+// Where experts without a slot are, and how they come into one.
+struct OffloadOptions {
+  // Of host memory, that experts come over a link from; those beyond them are read from the
+  // checkpoint. 0 = the checkpoint is read straight into slots, which a CUDA device's cannot be.
+  int host_slots = 0;
+  StreamingOptions streaming;
+  EvictionPolicy eviction = EvictionPolicy::kExpected;
+  SimulatedLink link;  // of the CPU's host_slots
+  // The host's slots, where several runners use them one after the other; null = the runner's own.
+  HostExperts* shared_host = nullptr;
+};
 
 struct RunnerOptions {
   std::optional<int> cuda;  // the CUDA device that computes and holds the model; none = the CPU
@@ -24,11 +41,12 @@ struct RunnerOptions {
   bool reference_ops = false;  // every op by its plain maths, slowly
   int page_size = 16;          // positions a KV page
   int num_pages = 0;
-  int num_host_pages = 0;                   // of host memory, for what is swapped out
-  int max_model_len = 0;                    // at most the spec's max_positions
-  int max_step_rows = 512;                  // most rows of one step: what scratch is planned for
-  int max_sequences = 64;                   // most sequences of one step, likewise
-  int expert_slots = 0;                     // 0 = every expert resident
+  int num_host_pages = 0;   // of host memory, for what is swapped out
+  int max_model_len = 0;    // at most the spec's max_positions
+  int max_step_rows = 512;  // most rows of one step: what scratch is planned for
+  int max_sequences = 64;   // most sequences of one step, likewise
+  int expert_slots = 0;     // experts in the memory of what computes, of all layers; 0 = every one
+  OffloadOptions offload;   // where not every expert has a slot
   bool batch_invariant = false;             // as OpContext's, on CUDA; the CPU always is
   bool blocking_launches = false;           // a CUDA error names its kernel; slow
   bool poison_freed_slots = false;          // see ExpertStore::Options

@@ -1,0 +1,12 @@
+#pragma once
+
+namespace sluice {
+
+// Which expert leaves a slot that another one needs.
+enum class EvictionPolicy {
+  kLru,       // the one whose last use is longest ago
+  kLfu,       // the one used least often, by a count that fades
+  kExpected,  // the one whose next use is expected farthest away
+};
+
+}  // namespace sluice
