@@ -55,7 +55,7 @@ Buffer::~Buffer() {
   if (kind_ == MemoryKind::kHost) {
     std::free(data_);
   } else {
-    FreeCudaMemory(data_, kind_);
+    FreeCudaMemory(data_, size_, kind_);
   }
 }
 

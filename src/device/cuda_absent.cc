@@ -17,7 +17,7 @@ namespace {
 std::byte* AllocateCudaMemory(size_t /*bytes*/, MemoryKind /*kind*/) {
   Refuse();
 }
-void FreeCudaMemory(std::byte* /*data*/, MemoryKind /*kind*/) noexcept {}
+void FreeCudaMemory(std::byte* /*data*/, size_t /*bytes*/, MemoryKind /*kind*/) noexcept {}
 
 std::vector<CudaDeviceInfo> CudaDevices() {
   return {};
@@ -60,6 +60,9 @@ CudaEvent& CudaEvent::operator=(CudaEvent&& /*other*/) noexcept {
   return *this;
 }
 void CudaEvent::Record(const CudaStream& /*stream*/) {
+  Refuse();
+}
+void CudaEvent::HoldBack(const CudaStream& /*stream*/) const {
   Refuse();
 }
 bool CudaEvent::Reached() const {

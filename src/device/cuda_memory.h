@@ -18,7 +18,7 @@ inline constexpr bool kCudaBuilt = false;
 // what was asked for and what is free.
 std::byte* AllocateCudaMemory(size_t bytes, MemoryKind kind);
 
-// Gives it back; a failure is logged.
-void FreeCudaMemory(std::byte* data, MemoryKind kind) noexcept;
+// Gives back what AllocateCudaMemory gave for these bytes; a failure is logged.
+void FreeCudaMemory(std::byte* data, size_t bytes, MemoryKind kind) noexcept;
 
 }  // namespace sluice

@@ -155,6 +155,10 @@ void CudaEvent::Record(const CudaStream& stream) {
   CheckCuda(cudaEventRecord(handle_, stream.handle()), "cudaEventRecord");
 }
 
+void CudaEvent::HoldBack(const CudaStream& stream) const {
+  CheckCuda(cudaStreamWaitEvent(stream.handle(), handle_), "cudaStreamWaitEvent");
+}
+
 bool CudaEvent::Reached() const {
   return cudaEventQuery(handle_) != cudaErrorNotReady;
 }

@@ -94,6 +94,9 @@ class CudaEvent {
   CudaEvent& operator=(CudaEvent&& other) noexcept;
 
   void Record(const CudaStream& stream);
+  // What is queued on `stream` from now on begins once the point of the last Record is reached. A
+  // later Record changes nothing of it.
+  void HoldBack(const CudaStream& stream) const;
   // Whether the stream is there, or has failed before it.
   bool Reached() const;
   // Waits until it is. Throws Error(kInternal) for what failed.

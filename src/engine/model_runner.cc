@@ -72,9 +72,8 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
         std::make_unique<CheckpointExperts>(spec_, source, experts_wait ? OnBytesRead() : on_read);
     experts_ = std::make_unique<ExpertStore>(
         ExpertLayoutOf(spec_, options_.dtype),
-        ExpertStore::Options{.layers = moe_layers_,
-                             .num_experts = local,
-                             .first_expert = group == nullptr ? 0 : group->rank() * local,
+        ExpertStore::Options{.experts = ExpertSet(moe_layers_, local,
+                                                  group == nullptr ? 0 : group->rank() * local),
                              .num_slots = options_.expert_slots,
                              .poison_freed = options_.poison_freed_slots,
                              .memory = MemoryOf(options_),

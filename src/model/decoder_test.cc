@@ -28,7 +28,7 @@ class DecoderTest : public ::testing::Test {
         weights_(spec_, source_, DType::kF32, pool_),
         expert_source_(spec_, source_),
         experts_(ExpertLayoutOf(spec_, DType::kF32),
-                 {.layers = MoeLayers(spec_), .num_experts = spec_.moe.num_experts}, expert_source_,
+                 {.experts = ExpertSet(MoeLayers(spec_), spec_.moe.num_experts)}, expert_source_,
                  pool_),
         dispatcher_(MakeLocalDispatcher(spec_.moe.num_experts)),
         pages_({.page_size = 8, .groups = {{.num_layers = 2, .num_kv_heads = 1, .head_dim = 16}}},

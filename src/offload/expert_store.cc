@@ -93,7 +93,7 @@ class Staging {
 ExpertLease::ExpertLease(ExpertStore* store, std::vector<int32_t> slots)
     : store_(store), slots_(std::move(slots)) {
   generations_.reserve(slots_.size());
-  for (int32_t slot : slots_) {
+  for (const int32_t slot : slots_) {
     ++store_->slots_[slot].pins;
     generations_.push_back(store_->slots_[slot].generation);
   }
@@ -106,7 +106,15 @@ ExpertLease::ExpertLease(ExpertLease&& other) noexcept
 
 ExpertLease::~ExpertLease() {
   if (store_ == nullptr) return;
-  for (int32_t slot : slots_) --store_->slots_[slot].pins;
+  try {
+    store_->EndLease(slots_);
+  } catch (const Error& error) {  // the device has failed, and takes no more copies
+    spdlog::warn("ending a hold on experts: {}", error.what());
+  }
+}
+
+void ExpertLease::Await() const {
+  store_->AwaitSlots(slots_);
 }
 
 void ExpertLease::CheckUnchanged() const {
@@ -117,31 +125,56 @@ void ExpertLease::CheckUnchanged() const {
 
 ExpertStore::ExpertStore(const ExpertLayout& layout, const Options& options,
                          const ExpertSource& source, ThreadPool& pool)
-    : layout_(layout), options_(options), source_(source), pool_(pool) {
-  SLUICE_CHECK_GE(options_.num_experts, 1);
-  SLUICE_CHECK(!options_.layers.empty());
-  layer_ordinal_.assign(options_.layers.back() + 1, -1);
-  for (size_t i = 0; i < options_.layers.size(); ++i) {
-    layer_ordinal_[options_.layers[i]] = static_cast<int32_t>(i);
-  }
-  const int all = NumExpertsInAll();
+    : layout_(layout),
+      options_(options),
+      source_(source),
+      pool_(pool),
+      order_(options.eviction, options.experts.num_layers(), options.experts.num_experts()) {
+  const int all = options_.experts.size();
   const int num_slots = options_.num_slots == 0 ? all : std::min(options_.num_slots, all);
   SLUICE_CHECK_GE(num_slots, 1);
-  if (num_slots < all && options_.memory == MemoryKind::kCuda) {
+  SLUICE_CHECK_EQ(options_.link == nullptr, options_.host == nullptr);
+  if (num_slots < all && options_.memory == MemoryKind::kCuda && options_.link == nullptr) {
     throw Error(ErrorCode::kUnsupported,
-                "on a CUDA device every expert needs a slot: leave --expert-slots out, or run with "
-                "--device cpu");
+                "on a CUDA device every expert needs a slot where there is no host memory to bring "
+                "others from: leave --expert-slots out, or run with --device cpu");
   }
   slab_ = Buffer(static_cast<size_t>(num_slots) * layout_.SlotBytes(), options_.memory);
   slots_.resize(num_slots);
   table_.assign(all, -1);
-  if (num_slots == all) LoadAll();
+  candidates_.resize(options_.experts.num_layers());
+  if (num_slots == all) {
+    LoadAll();
+  } else {
+    PrepareFetching();
+  }
+}
+
+ExpertStore::~ExpertStore() {
+  if (options_.link == nullptr) return;
+  try {
+    options_.link->Drain();
+    options_.host->ForgetCopies();
+  } catch (const Error& error) {
+    spdlog::warn("ending the copies of experts: {}", error.what());
+  }
+}
+
+void ExpertStore::PrepareFetching() {
+  free_.reserve(slots_.size());
+  for (int32_t slot = num_slots() - 1; slot >= 0; --slot) free_.push_back(slot);
+  if (options_.link == nullptr) {
+    readers_.emplace(layout_, options_.experts, source_, options_.reader_threads);
+  } else {
+    SLUICE_CHECK_EQ(options_.host->experts().size(), options_.experts.size());
+    SLUICE_CHECK_EQ(options_.host->layout().SlotBytes(), layout_.SlotBytes());
+  }
 }
 
 void ExpertStore::LoadAll() {
-  const int64_t all = NumExpertsInAll();
+  const int64_t all = options_.experts.size();
   slot_table_ =
-      Tensor(DType::kI32, {std::ssize(options_.layers), options_.num_experts}, options_.memory);
+      Tensor(DType::kI32, {options_.experts.num_layers(), num_experts()}, options_.memory);
   if (options_.memory == MemoryKind::kCuda) {
     LoadAllToDevice();
     options_.stream->Copy(slot_table_.view().raw(), table_.data(), slot_table_.view().NumBytes());
@@ -149,7 +182,11 @@ void ExpertStore::LoadAll() {
     return;
   }
   pool_.ParallelFor(all, 1, [this](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) Load(static_cast<int32_t>(i), static_cast<int32_t>(i));
+    for (auto i = static_cast<int32_t>(begin); i < end; ++i) {
+      ReadNow(i, SlotData(i));
+      slots_[i].owner = i;
+      table_[i] = i;
+    }
   });
   std::copy(table_.begin(), table_.end(), slot_table_.data<int32_t>());
 }
@@ -157,106 +194,264 @@ void ExpertStore::LoadAll() {
 void ExpertStore::LoadAllToDevice() {
   SLUICE_CHECK(options_.stream != nullptr);
   Staging staging(layout_.SlotBytes(), pool_.num_threads(), *options_.stream);
-  pool_.ParallelFor(NumExpertsInAll(), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto index = static_cast<int32_t>(i);
-      staging.Load(SlotData(index), [&](std::byte* memory) { Read(index, memory); });
-      slots_[index].owner = index;
-      table_[index] = index;
+  pool_.ParallelFor(options_.experts.size(), 1, [&](int64_t begin, int64_t end, int) {
+    for (auto i = static_cast<int32_t>(begin); i < end; ++i) {
+      staging.Load(SlotData(i), [&](std::byte* memory) { ReadNow(i, memory); });
+      slots_[i].owner = i;
+      table_[i] = i;
     }
   });
 }
 
-ConstTensorView ExpertStore::SlotTable(int layer) const {
-  SLUICE_CHECK(AllResident());
-  return slot_table_.view()[TableIndex(layer, 0) / options_.num_experts];
+void ExpertStore::ReadNow(int32_t index, std::byte* target) const {
+  source_.Read(options_.experts.LayerOf(index), options_.experts.SourceExpertOf(index),
+               SlotViewOf(layout_, target));
 }
 
-int32_t ExpertStore::TableIndex(int layer, int32_t expert) const {
-  SLUICE_CHECK_LT(layer, static_cast<int>(layer_ordinal_.size()));
-  SLUICE_CHECK_GE(layer_ordinal_[layer], 0);
-  SLUICE_CHECK_GE(expert, 0);
-  SLUICE_CHECK_LT(expert, options_.num_experts);
-  return layer_ordinal_[layer] * options_.num_experts + expert;
+ConstTensorView ExpertStore::SlotTable(int layer) const {
+  SLUICE_CHECK(AllResident());
+  return slot_table_.view()[options_.experts.OrdinalOf(layer)];
+}
+
+ExpertStore::Place ExpertStore::PlaceOf(int layer, int32_t expert) const {
+  const int32_t index = options_.experts.IndexOf(layer, expert);
+  if (table_[index] >= 0) return slots_[table_[index]].reading ? Place::kReading : Place::kSlot;
+  return !failures_.empty() && failures_.contains(index) ? Place::kFailed : Place::kAway;
+}
+
+bool ExpertStore::Ready(int layer, int32_t expert) {
+  if (PlaceOf(layer, expert) != Place::kSlot) return false;
+  const Slot& slot = slots_[table_[options_.experts.IndexOf(layer, expert)]];
+  return options_.link == nullptr || options_.link->Arrived(slot.written);
+}
+
+bool ExpertStore::Fetch(int layer, int32_t expert, FetchReason reason) {
+  SLUICE_CHECK(PlaceOf(layer, expert) == Place::kAway);
+  const int32_t index = options_.experts.IndexOf(layer, expert);
+  const int32_t at = free_.empty() ? FindVictim(index, reason) : free_.back();
+  if (at < 0) return false;
+  HostExperts* host = options_.host;
+  const bool is_near = host != nullptr && host->SlotOf(index) >= 0;
+  if (host != nullptr && !is_near && !host->Begin(index, reason, *options_.link, order_)) {
+    return false;
+  }
+  if (free_.empty()) {
+    Evict(at);
+  } else {
+    free_.pop_back();
+  }
+  Slot& slot = slots_[at];
+  slot.owner = index;
+  slot.reading = !is_near;
+  slot.reason = reason;
+  slot.awaited = reason;
+  table_[index] = at;
+  order_.Touch(index);
+  if (is_near) {
+    QueueCopy(at);
+  } else if (readers_) {
+    readers_->Begin(index, SlotData(at), reason);
+  }
+  return true;
+}
+
+// The slot that is given up for an expert, or -1. Asks each layer for its candidate, which stays
+// known until something changes in that layer: a look at every slot would take as long as a tenth
+// of a copy.
+int32_t ExpertStore::FindVictim(int32_t index, FetchReason reason) {
+  int32_t first = -1;
+  for (int ordinal = 0; ordinal < options_.experts.num_layers(); ++ordinal) {
+    const int32_t at = CandidateOf(ordinal);
+    if (at < 0) continue;
+    if (first < 0 || order_.LeavesBefore(slots_[at].owner, slots_[first].owner)) first = at;
+  }
+  if (reason == FetchReason::kDemand) return first >= 0 ? first : FindPrefetched();
+  const bool is_worth_it =
+      first >= 0 && order_.LayersUntilUse(slots_[first].owner) > order_.LayersUntilUse(index);
+  return is_worth_it ? first : -1;
+}
+
+int32_t ExpertStore::CandidateOf(int ordinal) {
+  Candidate& candidate = candidates_[ordinal];
+  if (candidate.known) return candidate.slot;
+  candidate = {.slot = -1, .known = true};
+  const int32_t begin = ordinal * num_experts();
+  for (int32_t index = begin; index < begin + num_experts(); ++index) {
+    const int32_t at = table_[index];
+    if (at < 0 || slots_[at].IsBusy() || slots_[at].awaited) continue;
+    if (candidate.slot < 0 || order_.LeavesBefore(index, slots_[candidate.slot].owner)) {
+      candidate.slot = at;
+    }
+  }
+  return candidate.slot;
+}
+
+// Of what was prefetched and waits for its layer. That is a demand's last resort: nearly all slots
+// hold what the running layer needs and the next is expected to, so they are few.
+int32_t ExpertStore::FindPrefetched() const {
+  int32_t first = -1;
+  for (int32_t at = 0; at < num_slots(); ++at) {
+    const Slot& slot = slots_[at];
+    if (slot.IsBusy() || slot.awaited != FetchReason::kPrefetch) continue;
+    if (first < 0 || order_.LeavesBefore(slot.owner, slots_[first].owner)) first = at;
+  }
+  return first;
+}
+
+void ExpertStore::Evict(int32_t at) {
+  Vacate(at);
+  if (!options_.poison_freed) return;
+  Slot& slot = slots_[at];
+  const auto bytes = static_cast<size_t>(layout_.SlotBytes());
+  if (options_.link != nullptr) {
+    slot.written = options_.link->Poison(SlotData(at), bytes, {slot.readers, slot.written});
+  } else {
+    std::memset(SlotData(at), 0xff, bytes);  // NaN in every float format
+  }
+}
+
+void ExpertStore::Vacate(int32_t at) {
+  Slot& slot = slots_[at];
+  ForgetCandidate(slot.owner);
+  table_[slot.owner] = -1;
+  slot.owner = -1;
+  slot.reading = false;
+  slot.awaited.reset();
+  ++slot.generation;
+}
+
+void ExpertStore::QueueCopy(int32_t at) {
+  Slot& slot = slots_[at];
+  HostExperts& host = *options_.host;
+  slot.written =
+      options_.link->Copy(SlotData(at), host.SlotData(host.SlotOf(slot.owner)),
+                          static_cast<size_t>(layout_.SlotBytes()), {slot.readers, slot.written});
+  host.NoteCopy(slot.owner, slot.written);
+  last_copy_ = slot.written;
+}
+
+bool ExpertStore::Pump(bool wait) {
+  ended_.clear();
+  bool under_way = false;
+  if (readers_) {
+    under_way = readers_->UnderWay() > 0;
+    readers_->Collect(wait, ended_);
+  } else if (options_.host != nullptr) {
+    const bool reads = options_.host->ReadsUnderWay() > 0;
+    under_way = reads || !options_.link->Arrived(last_copy_);
+    if (wait && !reads) options_.link->Wait(last_copy_);
+    options_.host->Collect(wait, ended_);
+  }
+  for (ExpertRead& read : ended_) NoteRead(read);
+  return under_way;
+}
+
+void ExpertStore::NoteRead(ExpertRead& read) {
+  const int32_t at = table_[read.index];
+  if (at < 0 || !slots_[at].reading) return;  // asked for by a store before this one
+  if (read.error.empty()) {
+    slots_[at].reading = false;
+    ForgetCandidate(read.index);
+    if (options_.link != nullptr) QueueCopy(at);
+    return;
+  }
+  if (slots_[at].reason == FetchReason::kDemand) failures_[read.index] = std::move(read.error);
+  Vacate(at);
+  free_.push_back(at);
+}
+
+std::string ExpertStore::TakeFailure(int layer, int32_t expert) {
+  const auto failure = failures_.extract(options_.experts.IndexOf(layer, expert));
+  SLUICE_CHECK(!failure.empty());
+  return std::move(failure.mapped());
+}
+
+ExpertLease ExpertStore::Pin(int layer, std::span<const int32_t> experts) {
+  std::vector<int32_t> slots;
+  slots.reserve(experts.size());
+  for (const int32_t expert : experts) {
+    const int32_t index = options_.experts.IndexOf(layer, expert);
+    SLUICE_CHECK(PlaceOf(layer, expert) == Place::kSlot);
+    slots.push_back(table_[index]);
+    slots_[table_[index]].awaited.reset();
+    order_.Touch(index);
+    ForgetCandidate(index);
+  }
+  return ExpertLease(this, std::move(slots));
+}
+
+void ExpertStore::AwaitSlots(std::span<const int32_t> slots) {
+  if (options_.link == nullptr) return;
+  tickets_.clear();
+  for (const int32_t at : slots) tickets_.push_back(slots_[at].written);
+  options_.link->Await(tickets_);
+}
+
+void ExpertStore::EndLease(std::span<const int32_t> slots) {
+  bool any_free = false;
+  for (const int32_t at : slots) {
+    SLUICE_CHECK_GT(slots_[at].pins, 0);
+    if (--slots_[at].pins == 0) any_free = true;
+  }
+  ExpertLink::Mark mark = 0;
+  if (any_free && options_.link != nullptr) mark = options_.link->MarkReaders();
+  for (const int32_t at : slots) {
+    if (slots_[at].pins > 0) continue;
+    slots_[at].readers = mark;
+    ForgetCandidate(slots_[at].owner);
+  }
+}
+
+void ExpertStore::BeginLayer(int layer) {
+  if (running_ >= 0) {
+    for (int32_t index = running_ * num_experts(); index < (running_ + 1) * num_experts();
+         ++index) {
+      if (table_[index] >= 0) slots_[table_[index]].awaited.reset();
+    }
+    candidates_[running_].known = false;
+  }
+  running_ = options_.experts.OrdinalOf(layer);
+  order_.BeginLayer(running_);
+}
+
+void ExpertStore::NoteUse(int layer, std::span<const int32_t> tokens) {
+  SLUICE_CHECK_EQ(options_.experts.OrdinalOf(layer), running_);
+  order_.NoteRun(running_, tokens);
+  candidates_[running_].known = false;
+  for (int32_t expert = 0; expert < num_experts(); ++expert) {
+    if (tokens[expert] == 0) continue;
+    const int32_t at = table_[running_ * num_experts() + expert];
+    ++requests_;
+    if (at < 0 || slots_[at].reading) ++misses_;
+    if (at >= 0) slots_[at].awaited = FetchReason::kDemand;
+  }
+}
+
+void ExpertStore::Expect(int layer, std::span<const double> tokens) {
+  const int ordinal = options_.experts.OrdinalOf(layer);
+  order_.Expect(ordinal, tokens);
+  candidates_[ordinal].known = false;
 }
 
 ExpertLease ExpertStore::Acquire(int layer, std::span<const int32_t> experts) {
   SLUICE_CHECK_LE(static_cast<int>(experts.size()), num_slots());
-  requests_ += experts.size();
-  ++clock_;
-  // Those already here first, so that making room for the others cannot evict them.
-  std::vector<int32_t> missing;
-  for (int32_t expert : experts) {
-    const int32_t index = TableIndex(layer, expert);
-    if (table_[index] < 0) {
-      missing.push_back(index);
-    } else {
-      slots_[table_[index]].last_used = clock_;
+  std::vector<int32_t> tokens(num_experts());
+  for (const int32_t expert : experts) tokens[expert] = 1;
+  BeginLayer(layer);
+  NoteUse(layer, tokens);
+  for (const int32_t expert : experts) {
+    if (PlaceOf(layer, expert) == Place::kFailed) TakeFailure(layer, expert);
+    if (PlaceOf(layer, expert) == Place::kAway) {
+      SLUICE_CHECK(Fetch(layer, expert, FetchReason::kDemand));
     }
   }
-  if (!missing.empty()) {
-    misses_ += missing.size();
-    std::vector<int32_t> targets;
-    try {
-      for (int32_t index : missing) {
-        const int32_t slot = TakeSlot();
-        slots_[slot].owner = index;  // claimed: TakeSlot will not hand it out again this time
-        slots_[slot].last_used = clock_;
-        targets.push_back(slot);
-      }
-      pool_.ParallelFor(static_cast<int64_t>(missing.size()), 1,
-                        [&](int64_t begin, int64_t end, int) {
-                          for (int64_t i = begin; i < end; ++i) Load(missing[i], targets[i]);
-                        });
-    } catch (...) {
-      // What was read stays; the slots of what was not are free again.
-      for (size_t i = 0; i < targets.size(); ++i) {
-        if (table_[missing[i]] != targets[i]) slots_[targets[i]].owner = -1;
-      }
-      throw;
+  for (const int32_t expert : experts) {
+    while (PlaceOf(layer, expert) == Place::kReading) Pump(true);
+    if (PlaceOf(layer, expert) == Place::kFailed) {
+      throw Error(ErrorCode::kDataLoss, TakeFailure(layer, expert));
     }
   }
-  std::vector<int32_t> slots;
-  slots.reserve(experts.size());
-  for (int32_t expert : experts) slots.push_back(table_[TableIndex(layer, expert)]);
-  return ExpertLease(this, std::move(slots));
-}
-
-int32_t ExpertStore::TakeSlot() {
-  int32_t best = -1;
-  for (int32_t i = 0; i < num_slots(); ++i) {
-    const Slot& slot = slots_[i];
-    if (slot.pins > 0 || (slot.owner >= 0 && slot.last_used == clock_)) continue;
-    if (slot.owner < 0) return i;
-    if (best < 0 || slot.last_used < slots_[best].last_used) best = i;
-  }
-  SLUICE_CHECK_GE(best, 0);
-  Slot& slot = slots_[best];
-  table_[slot.owner] = -1;
-  slot.owner = -1;
-  ++slot.generation;
-  if (options_.poison_freed) {
-    // All ones is NaN in every float format a slot may hold.
-    std::memset(SlotData(best), 0xff, layout_.SlotBytes());
-  }
-  return best;
-}
-
-void ExpertStore::Load(int32_t table_index, int32_t slot) {
-  Read(table_index, SlotData(slot));
-  slots_[slot].owner = table_index;
-  table_[table_index] = slot;
-}
-
-void ExpertStore::Read(int32_t table_index, std::byte* target) const {
-  const int layer = options_.layers[table_index / options_.num_experts];
-  const int expert = options_.first_expert + table_index % options_.num_experts;
-  const int64_t gate_bytes = layout_.GateUpBytes() / 2;
-  source_.Read(layer, expert,
-               {.gate = TensorView(target, layout_.dtype, {layout_.ffn, layout_.hidden}),
-                .up = TensorView(target + gate_bytes, layout_.dtype, {layout_.ffn, layout_.hidden}),
-                .down = TensorView(target + layout_.DownOffset(), layout_.dtype,
-                                   {layout_.hidden, layout_.ffn})});
+  return Pin(layer, experts);
 }
 
 }  // namespace sluice

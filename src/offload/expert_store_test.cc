@@ -33,7 +33,7 @@ class ExpertStoreTest : public ::testing::Test {
   ExpertStore Make(int num_slots) {
     return ExpertStore(
         layout_,
-        {.layers = kLayers, .num_experts = kExperts, .num_slots = num_slots, .poison_freed = true},
+        {.experts = ExpertSet(kLayers, kExperts), .num_slots = num_slots, .poison_freed = true},
         source_, pool_);
   }
 
@@ -74,7 +74,7 @@ TEST_F(ExpertStoreTest, DeviceStoreHoldsWhatWasRead) {
   if (CudaDevices().empty()) GTEST_SKIP() << "no CUDA device";
   CudaStream stream;
   ExpertStore::Options options{
-      .layers = kLayers, .num_experts = kExperts, .memory = MemoryKind::kCuda, .stream = &stream};
+      .experts = ExpertSet(kLayers, kExperts), .memory = MemoryKind::kCuda, .stream = &stream};
   const ExpertStore store(layout_, options, source_, pool_);
   EXPECT_EQ(source_.reads, 12);
   std::vector<std::byte> slab(12 * layout_.SlotBytes());
