@@ -10,12 +10,14 @@
 #include <memory>
 #include <sstream>
 
+#include "base/error.h"
 #include "base/machine.h"
 #include "checkpoint/weight_files.h"
 #include "cli/commands.h"
 #include "cli/embedded_model.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
+#include "engine/expert_budget.h"
 #include "hub/model_places.h"
 #include "tokenizer/tokenizer_style.h"
 
@@ -70,25 +72,33 @@ json::object DescribeMachine() {
           {"models", std::move(models)}};
 }
 
-// How many experts could stay in memory where all of them do not fit; 0 when even one token's would
-// not, or when the model has none.
-int ExpertSlotsThatFit(const ModelSpec& spec, RunnerOptions options, uint64_t available) {
-  if (spec.moe.num_experts == 0) return 0;
-  options.expert_slots = spec.moe.top_k;
-  const uint64_t least = EstimateMemory(spec, options).total();
-  options.expert_slots += 1;
-  const uint64_t slot = EstimateMemory(spec, options).total() - least;
-  if (least > available || slot == 0) return 0;
-  const uint64_t all = static_cast<uint64_t>(spec.NumMoeLayers()) * spec.moe.num_experts;
-  return static_cast<int>(std::min(all, spec.moe.top_k + (available - least) / slot));
+// How many experts could stay in memory where all of them do not fit; 0 when not even the fewest
+// would, or when the model has none.
+int ExpertSlotsThatFit(const ModelSpec& spec, const RunnerOptions& options, uint64_t available) {
+  if (spec.moe.num_experts == 0 || SmallestBudget(spec, options) > available) return 0;
+  return SlotsWithin(spec, options, available);
+}
+
+// Places experts as the flags' budgets say; returns why that, or all together, does not fit. Empty
+// where it does.
+std::string WhyItDoesNotFit(const ModelSpec& spec, const OffloadFlags& flags,
+                            RunnerOptions& options) {
+  try {
+    PlaceExperts(spec, flags, options);
+    CheckFits(spec, options, EstimateMemory(spec, options));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kResourceExhausted) throw;
+    return error.what();
+  }
+  return "";
 }
 
 // What the model needs with its weights held as `dtype`, under the flags that `serve` would get.
 json::object DescribeNeeds(const ModelSpec& spec, const DoctorFlags& flags, DType dtype) {
   ModelFlags asked = flags.model;
   asked.dtype = FlagOf(dtype);
-  const RunnerOptions options = ResolveRunnerOptions(spec, asked, flags.engine);
-  const uint64_t available = AvailableMemory(options);
+  RunnerOptions options = ResolveRunnerOptions(spec, asked, flags.engine);
+  const std::string why_not = WhyItDoesNotFit(spec, asked.offload, options);
   const MemoryNeeds needs = EstimateMemory(spec, options);
   const KvLayout kv = KvLayoutOf(spec, options);
   const int64_t pages = (options.max_model_len + options.page_size - 1) / options.page_size;
@@ -101,10 +111,19 @@ json::object DescribeNeeds(const ModelSpec& spec, const DoctorFlags& flags, DTyp
                          {"total", needs.total()},
                          {"on_gpu", options.cuda.has_value()},
                          {"active_bytes_per_token", ActiveBytesPerToken(spec, dtype)},
-                         {"fits", needs.total() <= available}};
-  if (needs.total() > available && !options.cuda.has_value()) {
-    described["expert_slots_that_fit"] = ExpertSlotsThatFit(spec, options, available);
+                         {"fits", why_not.empty()}};
+  if (options.expert_slots > 0) {
+    described["expert_slots"] = options.expert_slots;
+    described["experts_in_slots"] = needs.expert_bytes;
+    described["host_expert_slots"] = options.offload.host_slots;
+    described["experts_on_host"] = needs.host_expert_bytes;
+    described["experts"] = ExpertsInAll(spec, options);
   }
+  if (why_not.empty()) return described;
+  described["why_not"] = why_not;
+  const bool bounded = VramBudget(asked.offload).has_value();
+  described["expert_slots_that_fit"] =
+      bounded ? 0 : ExpertSlotsThatFit(spec, options, AvailableMemory(options));
   return described;
 }
 
@@ -246,7 +265,15 @@ void PrintMemory(const json::object& model) {
     fmt::print("            {} read for each token; {}\n",
                Bytes(needs.at("active_bytes_per_token")),
                fits ? "fits" : "does not fit in the memory available");
-    if (fits || needs.at("expert_slots_that_fit").as_int64() == 0) continue;
+    if (needs.contains("expert_slots")) {
+      fmt::print("            {} of {} experts have a slot ({}), {} lie in host memory ({})\n",
+                 needs.at("expert_slots").as_int64(), needs.at("experts").as_int64(),
+                 Bytes(needs.at("experts_in_slots")), needs.at("host_expert_slots").as_int64(),
+                 Bytes(needs.at("experts_on_host")));
+    }
+    if (fits) continue;
+    fmt::print("            {}\n", Text(needs.at("why_not")));
+    if (needs.at("expert_slots_that_fit").as_int64() == 0) continue;
     fmt::print("            would fit with --expert-slots {}\n",
                needs.at("expert_slots_that_fit").as_int64());
   }

@@ -77,7 +77,7 @@ int RunTheory(const TheoryFlags& flags) {
   return 0;
 }
 
-struct OffloadFlags {
+struct PlanOffloadFlags {
   ModelFlags model;
   std::string hardware;
   std::string vram_budget;
@@ -156,7 +156,7 @@ std::vector<OffloadStep> StepsToShow(const ModelFootprint& model, const Hardware
   return steps;
 }
 
-void PrintPlan(const OffloadFlags& flags, const std::string& name, const ModelFootprint& model,
+void PrintPlan(const PlanOffloadFlags& flags, const std::string& name, const ModelFootprint& model,
                const HardwareProfile& profile, const OffloadRequest& request,
                const OffloadPlan& plan, const std::vector<OffloadStep>& steps) {
   const auto bytes = [](double value) { return FormatBytes(static_cast<uint64_t>(value)); };
@@ -227,7 +227,7 @@ void PrintCaches(const json::object& rates) {
       percent("lru"), percent("lfu"), percent("belady"));
 }
 
-int RunOffload(const OffloadFlags& flags) {
+int RunOffload(const PlanOffloadFlags& flags) {
   ModelFlags asked = flags.model;
   asked.load_format = "dummy";  // a plan needs no weights
   const OpenedModel opened = OpenModel(asked);
@@ -262,7 +262,7 @@ int RunOffload(const OffloadFlags& flags) {
   return 0;
 }
 
-void AddOffloadFlags(CLI::App& command, OffloadFlags& flags) {
+void AddPlanOffloadFlags(CLI::App& command, PlanOffloadFlags& flags) {
   AddSpecFlags(command, flags.model);
   command
       .add_option("--hardware", flags.hardware, "Hardware profile, as those in configs/profiles")
@@ -318,10 +318,10 @@ Command AddPlanTheory(CLI::App& app) {
 }
 
 Command AddPlanOffload(CLI::App& app) {
-  auto flags = std::make_shared<OffloadFlags>();
+  auto flags = std::make_shared<PlanOffloadFlags>();
   CLI::App* command = app.add_subcommand(
       "offload", "Choose how many sequences share a step when experts live in host memory");
-  AddOffloadFlags(*command, *flags);
+  AddPlanOffloadFlags(*command, *flags);
   return [flags] { return RunOffload(*flags); };
 }
 

@@ -15,6 +15,8 @@
 #include "base/machine.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/embedded_model.h"
+#include "cli/offload_flags.h"
+#include "engine/expert_budget.h"
 #include "hub/model_places.h"
 #include "trace/routing_source.h"
 
@@ -196,20 +198,27 @@ OpenedModel Open(const ModelFlags& flags, const Steps& steps) {
 // What a device may lose between this count and the runner's own: a stream, another's window.
 constexpr uint64_t kDeviceSlackBytes = 64 << 20;
 
-// Memory that pages may take where no flag says how much: on a GPU all that the model leaves.
-int64_t DefaultKvBytes(const ModelSpec& spec, const RunnerOptions& options) {
+// Memory that pages may take where no flag says how much: on a GPU all that the model leaves, but
+// under a budget that experts are to have their share of.
+int64_t DefaultKvBytes(const ModelSpec& spec, const OffloadFlags& offload,
+                       const RunnerOptions& options) {
+  if (const std::optional<uint64_t> budget = VramBudget(offload)) {
+    return static_cast<int64_t>(LeftForPages(spec, options, *budget) / kDefaultKvShare);
+  }
   const uint64_t available = AvailableMemory(options);
   if (!options.cuda.has_value()) return static_cast<int64_t>(available / kDefaultKvShare);
   const uint64_t model = EstimateMemory(spec, options).total() + kDeviceSlackBytes;  // no pages yet
   return static_cast<int64_t>(available - std::min(available, model));
 }
 
-int DefaultPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOptions& options) {
+int DefaultPages(const ModelSpec& spec, const OffloadFlags& offload, const EngineFlags& flags,
+                 const RunnerOptions& options) {
   const auto page_bytes = static_cast<int64_t>(KvLayoutOf(spec, options).BytesPerPage());
   const int64_t per_sequence = (options.max_model_len + options.page_size - 1) / options.page_size;
   int64_t pages = per_sequence * flags.max_num_seqs;
   if (flags.kv_cache_memory.empty()) {
-    pages = std::min(pages, std::max(per_sequence, DefaultKvBytes(spec, options) / page_bytes));
+    pages = std::min(pages,
+                     std::max(per_sequence, DefaultKvBytes(spec, offload, options) / page_bytes));
   } else {
     pages = std::min<int64_t>(pages,
                               static_cast<int64_t>(ParseBytes(flags.kv_cache_memory)) / page_bytes);
@@ -327,15 +336,10 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
                 "a context of one position has no room for an answer: --max-model-len should be 2 "
                 "at least");
   }
-  if (flags.expert_slots > 0 && flags.expert_slots < spec.moe.top_k) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("--expert-slots {} is fewer than the {} experts of one token",
-                            flags.expert_slots, spec.moe.top_k));
-  }
-  options.expert_slots = flags.expert_slots;
   options.max_step_rows = std::max(engine.max_num_batched_tokens, engine.max_num_seqs);
   options.max_sequences = engine.max_num_seqs;
-  options.num_pages = DefaultPages(spec, engine, options);
+  ApplyOffloadFlags(spec, flags.offload, options);
+  options.num_pages = DefaultPages(spec, flags.offload, engine, options);
   options.num_host_pages = HostPages(spec, engine, options);
   return options;
 }
@@ -347,10 +351,11 @@ std::string WhyNotRun(const ModelSpec& spec) {
 }
 
 std::unique_ptr<ModelRunner> LoadRunner(const OpenedModel& model, const ModelFlags& flags,
-                                        const RunnerOptions& options) {
+                                        RunnerOptions options) {
   if (const std::string why = WhyNotRun(model.spec); !why.empty()) {
     throw Error(ErrorCode::kUnsupported, "'" + model.name + "' cannot be run: " + why);
   }
+  PlaceExperts(model.spec, flags.offload, options);
   std::unique_ptr<RoutingSource> routing = std::make_unique<ModelRouting>();
   if (model.spec.moe.num_experts > 0) {
     routing = ParseRoutingSource(flags.routing, {.num_layers = model.spec.num_layers,

@@ -46,7 +46,8 @@ OpenedModel ExamineModel(const ModelFlags& flags, std::vector<std::string>& prob
 std::optional<int> ChooseCuda(const ModelFlags& flags);
 
 // Runner options that the flags ask for, with defaults resolved for this machine and model. Throws
-// Error(kInvalidArgument) for flags that contradict each other or the model.
+// Error(kInvalidArgument) for flags that contradict each other or the model. Slots that a budget
+// leaves are not among them: PlaceExperts adds these once all else is settled.
 RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
                                    const EngineFlags& engine);
 
@@ -62,9 +63,10 @@ DType ParseDType(const std::string& text, DType checkpoint_dtype);
 std::string WhyNotRun(const ModelSpec& spec);
 
 // Loads the weights with progress on standard error: a moving line on a terminal, a few plain lines
-// elsewhere. Throws Error(kUnsupported) for a model that nothing here runs.
+// elsewhere. Experts get the slots that budgets leave beside `options`. Throws Error(kUnsupported)
+// for a model that nothing here runs.
 std::unique_ptr<ModelRunner> LoadRunner(const OpenedModel& model, const ModelFlags& flags,
-                                        const RunnerOptions& options);
+                                        RunnerOptions options);
 
 // The strategy that --speculative-config names; autoregressive without one.
 std::unique_ptr<DecodeStrategy> MakeStrategy(const EngineFlags& flags);

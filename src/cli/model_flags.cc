@@ -95,10 +95,6 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
   app.add_option("--block-size", flags.block_size, "Positions a KV page")
       ->check(Quiet(CLI::IsMember({8, 16, 32, 64})))
       ->group(machine);
-  app.add_option("--expert-slots", flags.expert_slots,
-                 "Experts held in memory at once, the others are read when needed; 0 = all")
-      ->check(Quiet(CLI::NonNegativeNumber))
-      ->group(machine);
   app.add_flag("--batch-invariant", flags.batch_invariant,
                "On a GPU too, the same bits for a request whatever runs beside it, at some speed")
       ->group(machine);
@@ -108,6 +104,7 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
   app.add_flag("--reference-ops", flags.reference_ops,
                "Every op by its plain maths in double precision, slowly")
       ->group(machine);
+  AddOffloadFlags(app, flags.offload);
 }
 
 void AddBatchFlags(CLI::App& app, EngineFlags& flags) {
@@ -121,8 +118,8 @@ void AddBatchFlags(CLI::App& app, EngineFlags& flags) {
       ->group(group);
   app.add_option("--kv-cache-memory", flags.kv_cache_memory,
                  "Memory of the KV cache, as 4GB; default: what --max-num-seqs sequences of "
-                 "--max-model-len need, at most a quarter of the memory available but one whole "
-                 "sequence at least")
+                 "--max-model-len need, at most a quarter of the memory available, of a "
+                 "--vram-budget of what weights leave, but one whole sequence at least")
       ->group(group);
   app.add_option("--swap-space", flags.swap_space,
                  "GiB of host memory for KV pages of sequences that make room for others, where "

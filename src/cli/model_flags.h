@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "cli/offload_flags.h"
+
 namespace CLI {
 class App;
 class Validator;
@@ -31,7 +33,7 @@ struct ModelFlags {
   int threads = 0;
   int max_model_len = 0;
   int block_size = 16;
-  int expert_slots = 0;
+  OffloadFlags offload;
   bool reference_ops = false;
   bool batch_invariant = false;
   bool blocking_launches = false;

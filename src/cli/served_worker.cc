@@ -16,13 +16,20 @@
 
 namespace sluice {
 
+inline auto Fields(OffloadFlags& flags) {
+  auto& [expert_slots, vram_budget, ram_budget, policy, eviction, prefetch, ready_first,
+         cpu_experts, batch_groups, link_bandwidth, link_latency_us] = flags;
+  return std::tie(expert_slots, vram_budget, ram_budget, policy, eviction, prefetch, ready_first,
+                  cpu_experts, batch_groups, link_bandwidth, link_latency_us);
+}
+
 inline auto Fields(ModelFlags& flags) {
   auto& [model, revision, tokenizer, topology, load_format, hf_overrides, dtype, kv_cache_dtype,
          device, gpu_memory_utilization, routing, cpu_tier, seed, threads, max_model_len,
-         block_size, expert_slots, reference_ops, batch_invariant, blocking_launches] = flags;
+         block_size, offload, reference_ops, batch_invariant, blocking_launches] = flags;
   return std::tie(model, revision, tokenizer, topology, load_format, hf_overrides, dtype,
                   kv_cache_dtype, device, gpu_memory_utilization, routing, cpu_tier, seed, threads,
-                  max_model_len, block_size, expert_slots, reference_ops, batch_invariant,
+                  max_model_len, block_size, offload, reference_ops, batch_invariant,
                   blocking_launches);
 }
 

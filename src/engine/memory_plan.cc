@@ -104,8 +104,9 @@ std::string Advice(const ModelSpec& spec, const RunnerOptions& options, const Me
                    uint64_t available) {
   const std::string last =
       std::string(options.dtype == DType::kF32 ? "--dtype bf16, or " : "") +
-      (options.cuda.has_value() ? "--device cpu"
-                                : "--expert-slots to keep fewer experts in memory");
+      (options.cuda.has_value()
+           ? "--vram-budget to keep experts in the host's memory"
+           : "--vram-budget or --expert-slots to keep fewer experts in memory");
   const uint64_t fixed = needs.total() - needs.kv_bytes;
   const auto page = static_cast<uint64_t>(KvLayoutOf(spec, options).BytesPerPage());
   const uint64_t pages = available > fixed ? (available - fixed) / page : 0;
@@ -125,6 +126,19 @@ std::string Advice(const ModelSpec& spec, const RunnerOptions& options, const Me
             " (--max-num-seqs, --batch-size in bench)";
   }
   return fits + "; or try " + last;
+}
+
+// What a CUDA device's runner takes of the host's memory.
+void CheckHostFits(const MemoryNeeds& needs) {
+  const uint64_t host = QueryMemory().available_bytes;
+  if (needs.swap_bytes + needs.host_expert_bytes <= host) return;
+  const bool experts = needs.host_expert_bytes > needs.swap_bytes;
+  throw Error(ErrorCode::kResourceExhausted,
+              "needs " + FormatBytes(needs.swap_bytes + needs.host_expert_bytes) +
+                  " of the host's memory (pages for what is swapped out " +
+                  FormatBytes(needs.swap_bytes) + ", experts " +
+                  FormatBytes(needs.host_expert_bytes) + "), " + FormatBytes(host) +
+                  " available: try a smaller " + (experts ? "--ram-budget" : "--swap-space"));
 }
 
 }  // namespace
@@ -175,6 +189,9 @@ MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) 
         options.expert_slots == 0 ? local : std::min<int64_t>(options.expert_slots, local);
     needs.weight_bytes -= std::min<int64_t>(needs.weight_bytes, (all - held) * expert);
     needs.expert_bytes = held * expert;
+    const bool own_tier = options.expert_slots > 0 && options.offload.shared_host == nullptr;
+    if (own_tier) needs.host_expert_bytes = options.offload.host_slots * expert;
+    if (!options.cuda.has_value()) needs.weight_bytes += needs.host_expert_bytes;
   }
   const int64_t page_bytes = KvLayoutOf(spec, options).BytesPerPage();
   needs.kv_bytes = page_bytes * options.num_pages;
@@ -203,12 +220,7 @@ uint64_t AvailableMemory(const RunnerOptions& options) {
 
 void CheckFits(const ModelSpec& spec, const RunnerOptions& options, const MemoryNeeds& needs) {
   const bool cuda = options.cuda.has_value();
-  if (const uint64_t host = QueryMemory().available_bytes; cuda && needs.swap_bytes > host) {
-    throw Error(ErrorCode::kResourceExhausted, "pages for what is swapped out need " +
-                                                   FormatBytes(needs.swap_bytes) +
-                                                   " of the host's memory, " + FormatBytes(host) +
-                                                   " available: try a smaller --swap-space");
-  }
+  if (cuda) CheckHostFits(needs);
   const uint64_t available = AvailableMemory(options);
   if (needs.total() <= available) return;
   throw Error(ErrorCode::kResourceExhausted,

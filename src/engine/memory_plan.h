@@ -59,6 +59,9 @@ struct RunnerOptions {
 struct MemoryNeeds {
   uint64_t weight_bytes = 0;
   uint64_t expert_bytes = 0;  // of weight_bytes: the slots of routed experts
+  // Of the host's memory, for experts without a slot: on the CPU part of weight_bytes, else not
+  // counted.
+  uint64_t host_expert_bytes = 0;
   uint64_t kv_bytes = 0;
   uint64_t swap_bytes = 0;  // of the host's memory: on the CPU part of kv_bytes, else not counted
   uint64_t scratch_bytes = 0;  // of a step of max_step_rows

@@ -209,7 +209,7 @@ def test_wrong_usage_exits_with_2():
     refused(sluice("run", "-p", "word " * 4000), 2, "4002 tokens", "2048")
     refused(sluice("run", "--temperature", -1, "-p", "x"), 2, "temperature")
     refused(sluice("run", "--routing", "magic", "-p", "x"), 2, "magic")
-    refused(sluice("run", "--expert-slots", 2, "-p", "x"), 2, "expert-slots")
+    refused(sluice("run", "--expert-slots", 1, "-p", "x"), 2, "expert-slots")
     refused(sluice("run", "--kv-cache-memory", "lots", "-p", "x"), 2, "lots")
 
 
