@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "checkpoint/safetensors.h"
 
@@ -21,53 +22,67 @@ namespace sluice {
 
 namespace fs = std::filesystem;
 
-// A file mapped read-only for its lifetime.
+// A file open for reading, and mapped, for its lifetime.
 class MappedFile {
  public:
-  explicit MappedFile(const fs::path& path) {
-    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) Fail(path, "cannot be opened");
-    struct stat status {};
-    if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
-      close(descriptor);
-      throw Error(ErrorCode::kNotFound, path.string() + ": is not a regular file");
-    }
-    size_ = static_cast<size_t>(status.st_size);
-    if (size_ > 0) data_ = mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor, 0);
-    const int reason = errno;
-    close(descriptor);
-    if (data_ == MAP_FAILED) {
-      errno = reason;
-      Fail(path, "cannot be mapped");
+  explicit MappedFile(const fs::path& path)
+      : path_(path.string()), descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (descriptor_ < 0) Fail("cannot be opened");
+    try {
+      Map();
+    } catch (...) {
+      close(descriptor_);
+      throw;
     }
   }
   ~MappedFile() {
     if (size_ > 0) munmap(data_, size_);
+    close(descriptor_);
   }
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
 
-  // Unmaps the pages of a part of bytes() until they are read again. The neighbours that the kernel
-  // mapped along with them go too, or an edge of each tensor would stay.
-  void Release(std::span<const std::byte> part) const {
-    const auto begin = static_cast<size_t>(part.data() - bytes().data()) / kMappedAtOnce;
-    const size_t end = static_cast<size_t>(part.data() - bytes().data()) + part.size();
-    const size_t stop = std::min(size_, (end + kMappedAtOnce - 1) / kMappedAtOnce * kMappedAtOnce);
-    madvise(static_cast<std::byte*>(data_) + begin * kMappedAtOnce, stop - begin * kMappedAtOnce,
-            MADV_DONTNEED);
+  // Reads bytes() [offset, offset + size) out of the file.
+  void Read(size_t offset, size_t size, std::byte* target) const {
+    for (size_t done = 0; done < size;) {
+      const ssize_t got =
+          pread(descriptor_, target + done, size - done, static_cast<off_t>(offset + done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) FailRead(offset + done, got < 0 ? std::strerror(errno) : nullptr);
+      done += static_cast<size_t>(got);
+    }
   }
 
  private:
-  // Linux's fault_around_bytes: a read of one page maps those of its aligned block that are cached.
-  static constexpr size_t kMappedAtOnce = 64 << 10;
-
-  [[noreturn]] static void Fail(const fs::path& path, const char* what) {
-    const ErrorCode code = errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kUnavailable;
-    throw Error(code, path.string() + ": " + what + ": " + std::strerror(errno));
+  void Map() {
+    struct stat status {};
+    if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
+      throw Error(ErrorCode::kNotFound, path_ + ": is not a regular file");
+    }
+    size_ = static_cast<size_t>(status.st_size);
+    if (size_ == 0) return;
+    data_ = mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor_, 0);
+    if (data_ == MAP_FAILED) Fail("cannot be mapped");
   }
 
+  [[noreturn]] void Fail(const char* what) const {
+    const ErrorCode code = errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kUnavailable;
+    throw Error(code, path_ + ": " + what + ": " + std::strerror(errno));
+  }
+
+  [[noreturn]] void FailRead(size_t offset, const char* cause) const {
+    const std::string at = " at byte " + std::to_string(offset);
+    throw Error(ErrorCode::kDataLoss,
+                cause != nullptr
+                    ? path_ + ": cannot be read" + at + ": " + cause
+                    : path_ + ": ends" + at + " and had " + std::to_string(size_) +
+                          " bytes when it was opened: it was cut short, fetch it again");
+  }
+
+  std::string path_;
+  int descriptor_;
   void* data_ = nullptr;
   size_t size_ = 0;
 };
@@ -234,14 +249,30 @@ ConstTensorView Checkpoint::Get(std::string_view name) const {
   return *view;
 }
 
-void Checkpoint::Release(std::span<const std::byte> bytes) const {
+const MappedFile* Checkpoint::FileOf(std::span<const std::byte> bytes) const {
   const std::less_equal<> before;  // orders pointers into different files, too
   for (const std::unique_ptr<MappedFile>& file : files_) {
     const std::span<const std::byte> whole = file->bytes();
     if (before(whole.data(), bytes.data()) &&
         before(bytes.data() + bytes.size(), whole.data() + whole.size())) {
-      file->Release(bytes);
+      return file.get();
     }
+  }
+  return nullptr;
+}
+
+void Checkpoint::Read(ConstTensorView tensor, int64_t first, TensorView target) const {
+  SLUICE_CHECK(tensor.dtype() == target.dtype());
+  SLUICE_CHECK(target.IsContiguous());
+  SLUICE_CHECK(first >= 0 && first + target.NumElements() <= tensor.NumElements());
+  const std::span<const std::byte> bytes(static_cast<const std::byte*>(tensor.raw()) +
+                                             first * static_cast<int64_t>(SizeOf(tensor.dtype())),
+                                         static_cast<size_t>(target.NumBytes()));
+  auto* const to = static_cast<std::byte*>(target.raw());
+  if (const MappedFile* file = FileOf(bytes)) {
+    file->Read(static_cast<size_t>(bytes.data() - file->bytes().data()), bytes.size(), to);
+  } else {
+    std::memcpy(to, bytes.data(), bytes.size());
   }
 }
 

@@ -43,14 +43,18 @@ class Checkpoint {
   ConstTensorView Get(std::string_view name) const;
   // Bytes of all tensors.
   uint64_t TotalBytes() const;
-  // Says that these bytes of a tensor have been read and will hardly be again: a mapped file's
-  // pages leave this process's memory. Reading them again is slower and as right.
-  void Release(std::span<const std::byte> bytes) const;
+  // Copies elements [first, first + target.NumElements()) of a tensor, a view that Get returned, to
+  // `target`, contiguous and of its type. Reads the file, not the map, where a file that was cut
+  // short or a disk that fails would end the process: here that is an Error(kDataLoss) which names
+  // the file, the place in it and the cause.
+  void Read(ConstTensorView tensor, int64_t first, TensorView target) const;
   // The file with the weights or their index, or the name it was given, for messages.
   const std::string& origin() const { return origin_; }
 
  private:
   explicit Checkpoint(std::string origin);
+  // The file that `bytes` are mapped from; null for memory of the caller's.
+  const MappedFile* FileOf(std::span<const std::byte> bytes) const;
   void AddFile(std::span<const std::byte> bytes, const std::string& file);
   void OpenShards(const std::filesystem::path& dir, const std::filesystem::path& index);
 

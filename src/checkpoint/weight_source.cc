@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
@@ -68,40 +67,8 @@ void FillRandom(uint64_t key, Distribution distribution, int64_t first, std::spa
   }
 }
 
-bool IsAligned(const void* pointer, DType dtype) {
-  return reinterpret_cast<uintptr_t>(pointer) % SizeOf(dtype) == 0;
-}
-
-// Converts from bytes that need not be aligned, which old writers left so, through a small buffer.
-void ConvertUnaligned(const std::byte* source, DType dtype, TensorView target) {
-  constexpr int64_t kChunk = 4096;
-  alignas(8) std::array<std::byte, kChunk * 8> chunk;
-  const int64_t count = target.NumElements();
-  for (int64_t begin = 0; begin < count; begin += kChunk) {
-    const int64_t size = std::min(kChunk, count - begin);
-    std::memcpy(chunk.data(), source + begin * static_cast<int64_t>(SizeOf(dtype)),
-                static_cast<size_t>(size) * SizeOf(dtype));
-    ConvertFloats(ConstTensorView(chunk.data(), dtype, {size}), target.Slice(begin, begin + size));
-  }
-}
-
-// Gives back the part of a tensor that was read, on leaving: its bytes are in the target then, and
-// would count twice.
-class ReadOnce {
- public:
-  ReadOnce(const Checkpoint& checkpoint, const ConstTensorView& view, int64_t first, int64_t count)
-      : checkpoint_(checkpoint),
-        bytes_(static_cast<const std::byte*>(view.raw()) +
-                   first * static_cast<int64_t>(SizeOf(view.dtype())),
-               static_cast<size_t>(count) * SizeOf(view.dtype())) {}
-  ~ReadOnce() { checkpoint_.Release(bytes_); }
-  ReadOnce(const ReadOnce&) = delete;
-  ReadOnce& operator=(const ReadOnce&) = delete;
-
- private:
-  const Checkpoint& checkpoint_;
-  std::span<const std::byte> bytes_;
-};
+// Elements that are held at a time while they are converted.
+constexpr int64_t kPiece = 128 << 10;
 
 bool IsConvertible(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
@@ -193,14 +160,11 @@ std::string CheckpointSource::origin() const {
 
 void CheckpointSource::CopyElements(const std::string& name, int64_t first,
                                     TensorView target) const {
-  const ConstTensorView view = checkpoint_->Get(name);
-  const ReadOnce release(*checkpoint_, view, first, target.NumElements());
-  if (IsBlockScaled(name) && IsConvertible(target.dtype())) {
-    const ConstTensorView scales = checkpoint_->Get(name + std::string(kScaleSuffix));
-    return DequantizeBlocks(*block_scaled_, view, scales, first, target);
-  }
-  const DType dtype = view.dtype();
-  if (dtype != target.dtype() && !(IsConvertible(dtype) && IsConvertible(target.dtype()))) {
+  const ConstTensorView stored = checkpoint_->Get(name);
+  const DType dtype = stored.dtype();
+  if (dtype == target.dtype()) return checkpoint_->Read(stored, first, target);
+  const bool block_scaled = IsBlockScaled(name);
+  if (!(block_scaled || IsConvertible(dtype)) || !IsConvertible(target.dtype())) {
     throw Error(ErrorCode::kUnsupported,
                 checkpoint_->origin() + ": tensor \"" + name + "\" is stored as " +
                     std::string(DTypeName(dtype)) + " and cannot be read as " +
@@ -208,16 +172,28 @@ void CheckpointSource::CopyElements(const std::string& name, int64_t first,
                     "; f32, bf16 and f16 convert, and f8e4m3 where config.json has a "
                     "\"quantization_config\" of \"fp8\"");
   }
-  const std::byte* source =
-      static_cast<const std::byte*>(view.raw()) + first * static_cast<int64_t>(SizeOf(dtype));
-  const TensorView flat = target.Reshape({target.NumElements()});
-  if (dtype == target.dtype()) {
-    std::memcpy(flat.raw(), source, static_cast<size_t>(flat.NumBytes()));
-  } else if (IsAligned(source, dtype)) {
-    ConvertFloats(ConstTensorView(source, dtype, flat.shape()), flat);
-  } else {
-    ConvertUnaligned(source, dtype, flat);
+  const Tensor scales = block_scaled ? ReadScales(name) : Tensor();
+  const int64_t count = target.NumElements();
+  const TensorView flat = target.Reshape({count});
+  const Tensor buffer(dtype, {std::min(count, kPiece)});
+  for (int64_t begin = 0; begin < count; begin += kPiece) {
+    const int64_t end = std::min(begin + kPiece, count);
+    const TensorView piece = buffer.view().Slice(0, end - begin);
+    checkpoint_->Read(stored, first + begin, piece);
+    if (block_scaled) {
+      DequantizeBlocks(*block_scaled_, stored.shape(), piece, scales, first + begin,
+                       flat.Slice(begin, end));
+    } else {
+      ConvertFloats(piece, flat.Slice(begin, end));
+    }
   }
+}
+
+Tensor CheckpointSource::ReadScales(const std::string& name) const {
+  const ConstTensorView stored = checkpoint_->Get(name + std::string(kScaleSuffix));
+  Tensor scales(stored.dtype(), stored.shape());
+  checkpoint_->Read(stored, 0, scales.view());
+  return scales;
 }
 
 DummySource::DummySource(const std::vector<Listed>& tensors, DType dtype, uint64_t seed)

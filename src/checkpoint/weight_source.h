@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "device/buffer.h"
 #include "device/tensor.h"
 #include "quant/block_scaled.h"
 
@@ -28,7 +29,8 @@ class WeightSource {
   virtual std::string origin() const = 0;
 
   // Copies the tensor to `target`, converting between f32, bf16 and f16. `target` is contiguous and
-  // of shape `expected`. Throws Error(kDataLoss) when the tensor is missing or of another shape.
+  // of shape `expected`. Throws Error(kDataLoss) when the tensor is missing, of another shape, or
+  // cannot be read.
   void Read(const std::string& name, const Shape& expected, TensorView target) const;
 
   // As Read, for rows [begin, begin + target.dim(0)) of the first dimension only. `expected` is the
@@ -61,6 +63,7 @@ class CheckpointSource : public WeightSource {
 
   bool IsBlockScaled(const std::string& name) const;
   void CheckScales(const std::string& name) const;
+  Tensor ReadScales(const std::string& name) const;
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   std::optional<BlockScaledFormat> block_scaled_;

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -54,6 +55,33 @@ TEST(CheckpointSource, ReadsUnalignedBytes) {
     source.Read("a", {5000}, target);
     for (int i = 0; i < 5000; ++i) {
       ASSERT_EQ(target.data<Bf16>()[i].bits, ToBf16(static_cast<float>(i)).bits);
+    }
+  }
+}
+
+TEST(CheckpointSource, NamesAFileThatWasCutShortAfterItWasOpened) {
+  const testing::TemporaryFolder folder("cut_short");
+  const std::string header = R"({"a":{"dtype":"F32","shape":[4,4096],"data_offsets":[0,65536]}})";
+  const auto bytes = testing::SafetensorsBytes(header, 65536);
+  folder.Write("model.safetensors", bytes);
+  const CheckpointSource source(Checkpoint::Open(folder.path()));
+  const auto file = folder.path() / "model.safetensors";
+  std::filesystem::resize_file(file, bytes.size() - 16384);
+  const Shape shape = {4, 4096};
+  const Tensor row(DType::kF32, {1, 4096});
+  source.ReadRows("a", shape, 2, row.view());  // what is still there is read
+  EXPECT_EQ(std::memcmp(row.view().raw(), bytes.data() + bytes.size() - 32768, 16384), 0);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const Tensor whole(dtype, shape);
+    try {
+      source.Read("a", shape, whole.view());
+      FAIL() << "was read";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kDataLoss);
+      const std::string cut = std::to_string(bytes.size() - 16384);
+      EXPECT_NE(std::string(error.what()).find(file.string() + ": ends at byte " + cut),
+                std::string::npos)
+          << error.what();
     }
   }
 }

@@ -1,49 +1,61 @@
 #include "offload/expert_store.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cmath>
-#include <stdexcept>
+#include <cstring>
+#include <memory>
+#include <optional>
 #include <vector>
+
+#include "offload/testing.h"
 
 namespace sluice {
 namespace {
 
+using testing::BeginRun;
+using testing::BringAll;
+using ::testing::HasSubstr;
+using testing::Holds;
+using testing::RunLayer;
+using testing::ValueOf;
+using Place = ExpertStore::Place;
+
 constexpr int kExperts = 6;
 const std::vector<int> kLayers = {1, 3};
-
-// Fills every matrix of an expert with layer * 100 + expert, and counts reads.
-class FakeSource : public ExpertSource {
- public:
-  void Read(int layer, int expert, const ExpertSlotView& target) const override {
-    if (layer == fail_layer) throw Error(ErrorCode::kDataLoss, "cannot read");
-    ++reads;
-    for (const TensorView& matrix : {target.gate, target.up, target.down}) {
-      std::fill_n(matrix.data<float>(), matrix.NumElements(),
-                  static_cast<float>(layer * 100 + expert));
-    }
-  }
-  mutable std::atomic<int> reads{0};
-  int fail_layer = -1;
-};
+constexpr FetchReason kDemand = FetchReason::kDemand;
+constexpr FetchReason kPrefetch = FetchReason::kPrefetch;
 
 class ExpertStoreTest : public ::testing::Test {
  protected:
-  ExpertStore Make(int num_slots) {
-    return ExpertStore(
-        layout_,
-        {.experts = ExpertSet(kLayers, kExperts), .num_slots = num_slots, .poison_freed = true},
-        source_, pool_);
+  ExpertStore Make(int num_slots, EvictionPolicy policy = EvictionPolicy::kLru) {
+    return ExpertStore(layout_,
+                       {.experts = experts_,
+                        .num_slots = num_slots,
+                        .poison_freed = true,
+                        .link = link_.get(),
+                        .host = host_.get(),
+                        .eviction = policy},
+                       source_, pool_);
   }
-
-  float FirstValue(const ExpertStore& store, int32_t slot) const {
-    return *reinterpret_cast<const float*>(store.slab() + slot * layout_.SlotBytes());
+  void MakeHost(int num_slots) {
+    host_ = std::make_unique<HostExperts>(
+        layout_, experts_, HostExperts::Options{.num_slots = num_slots}, source_, pool_);
+  }
+  // With a host tier and a link, every expert in host memory unless said otherwise.
+  void MakeTiers(std::unique_ptr<ExpertLink> link, int host_slots = 0) {
+    link_ = std::move(link);
+    MakeHost(host_slots);
   }
 
   ExpertLayout layout_{.hidden = 4, .ffn = 3, .dtype = DType::kF32};
-  FakeSource source_;
+  ExpertSet experts_{kLayers, kExperts};
+  testing::FakeSource source_;
   ThreadPool pool_{2};
+  std::unique_ptr<ExpertLink> link_;
+  std::unique_ptr<HostExperts> host_;
 };
 
 TEST_F(ExpertStoreTest, ResidentStoreReadsEachExpertOnce) {
@@ -51,9 +63,9 @@ TEST_F(ExpertStoreTest, ResidentStoreReadsEachExpertOnce) {
   EXPECT_TRUE(store.AllResident());
   EXPECT_EQ(source_.reads, 12);
   const std::vector<int32_t> experts = {5, 0, 2};
-  const ExpertLease lease = store.Acquire(3, experts);
+  const ExpertLease lease = RunLayer(store, 3, experts);
   for (size_t i = 0; i < experts.size(); ++i) {
-    EXPECT_EQ(FirstValue(store, lease.slots()[i]), 300.0f + experts[i]);
+    EXPECT_TRUE(Holds(store, lease.slots()[i], ValueOf(3, experts[i])));
   }
   EXPECT_EQ(store.misses(), 0u);
 }
@@ -64,17 +76,22 @@ TEST_F(ExpertStoreTest, ResidentStoreHasATableOfSlots) {
     const ConstTensorView table = store.SlotTable(layer);
     ASSERT_EQ(table.shape(), Shape({kExperts}));
     for (int e = 0; e < kExperts; ++e) {
-      EXPECT_EQ(FirstValue(store, table.data<int32_t>()[e]), layer * 100.0f + e);
+      EXPECT_TRUE(Holds(store, table.data<int32_t>()[e], ValueOf(layer, e)));
     }
   }
   EXPECT_THROW(Make(11).SlotTable(1), InternalError);
 }
 
+TEST_F(ExpertStoreTest, TheSourceKnowsALaterRanksExpertsByOtherIds) {
+  experts_ = ExpertSet(kLayers, 2, /*first_expert=*/4);
+  ExpertStore store = Make(1);
+  EXPECT_TRUE(Holds(store, RunLayer(store, 3, {1}).slots()[0], ValueOf(3, 5)));
+}
+
 TEST_F(ExpertStoreTest, DeviceStoreHoldsWhatWasRead) {
   if (CudaDevices().empty()) GTEST_SKIP() << "no CUDA device";
   CudaStream stream;
-  ExpertStore::Options options{
-      .experts = ExpertSet(kLayers, kExperts), .memory = MemoryKind::kCuda, .stream = &stream};
+  ExpertStore::Options options{.experts = experts_, .memory = MemoryKind::kCuda, .stream = &stream};
   const ExpertStore store(layout_, options, source_, pool_);
   EXPECT_EQ(source_.reads, 12);
   std::vector<std::byte> slab(12 * layout_.SlotBytes());
@@ -87,11 +104,11 @@ TEST_F(ExpertStoreTest, DeviceStoreHoldsWhatWasRead) {
       const auto* slot =
           reinterpret_cast<const float*>(slab.data() + table[e] * layout_.SlotBytes());
       const auto* down = slot + layout_.DownOffset() / static_cast<int64_t>(sizeof(float));
-      EXPECT_EQ(slot[23], layer * 100.0f + static_cast<float>(e));
-      EXPECT_EQ(down[11], layer * 100.0f + static_cast<float>(e));
+      EXPECT_EQ(slot[23], ValueOf(layer, e));
+      EXPECT_EQ(down[11], ValueOf(layer, e));
     }
   }
-  source_.fail_layer = 3;
+  source_.BreakLayer(3);
   EXPECT_THROW(ExpertStore(layout_, options, source_, pool_), Error);
   options.num_slots = 11;
   EXPECT_THROW(ExpertStore(layout_, options, source_, pool_), Error);
@@ -99,57 +116,379 @@ TEST_F(ExpertStoreTest, DeviceStoreHoldsWhatWasRead) {
 
 TEST_F(ExpertStoreTest, EvictsTheLeastRecentlyUsedAndPoisonsIt) {
   ExpertStore store = Make(2);
-  const std::vector<int32_t> zero = {0}, one = {1}, two = {2};
-  const int32_t slot_of_zero = store.Acquire(1, zero).slots()[0];
-  store.Acquire(1, one);
-  store.Acquire(1, zero);
+  const int32_t slot_of_zero = RunLayer(store, 1, {0}).slots()[0];
+  RunLayer(store, 1, {1});
+  RunLayer(store, 1, {0});
   EXPECT_EQ(store.misses(), 2u);
-  const ExpertLease lease = store.Acquire(3, two);  // expert 1 of layer 1 was used longest ago
+  const ExpertLease lease = RunLayer(store, 3, {2});  // expert 1 of layer 1 was used longest ago
   EXPECT_NE(lease.slots()[0], slot_of_zero);
-  EXPECT_EQ(FirstValue(store, lease.slots()[0]), 302.0f);
-  EXPECT_EQ(store.Acquire(1, zero).slots()[0], slot_of_zero);
+  EXPECT_TRUE(Holds(store, lease.slots()[0], ValueOf(3, 2)));
+  EXPECT_EQ(RunLayer(store, 1, {0}).slots()[0], slot_of_zero);
   EXPECT_EQ(store.misses(), 3u);
+  EXPECT_EQ(store.requests(), 5u);
 }
 
 TEST_F(ExpertStoreTest, NeverEvictsWhatALeaseHolds) {
   ExpertStore store = Make(3);
-  const std::vector<int32_t> pair = {0, 1}, other = {2, 3};
-  const ExpertLease held = store.Acquire(1, pair);
-  EXPECT_THROW(store.Acquire(3, other), InternalError);  // one slot is free, two are asked for
+  const ExpertLease held = RunLayer(store, 1, {0, 1});
+  store.BeginLayer(3);
+  EXPECT_TRUE(store.Fetch(3, 2, kDemand));
+  EXPECT_FALSE(store.Fetch(3, 3, kDemand));  // two are pinned, one is for this layer
+  store.Pump(true);
   held.CheckUnchanged();
-  EXPECT_EQ(FirstValue(store, held.slots()[0]), 100.0f);
+  EXPECT_TRUE(Holds(store, held.slots()[0], ValueOf(1, 0)));
+  EXPECT_TRUE(Holds(store, held.slots()[1], ValueOf(1, 1)));
 }
 
-TEST_F(ExpertStoreTest, AskingForHeldAndMissingTogetherKeepsTheHeld) {
-  ExpertStore store = Make(2);
-  const std::vector<int32_t> zero = {0}, both = {1, 0};
-  store.Acquire(1, zero);
-  const std::vector<int32_t> three = {3};
-  store.Acquire(1, three);
-  const ExpertLease lease = store.Acquire(1, both);
-  EXPECT_EQ(FirstValue(store, lease.slots()[0]), 101.0f);
-  EXPECT_EQ(FirstValue(store, lease.slots()[1]), 100.0f);
+TEST_F(ExpertStoreTest, SeveralLeasesHoldASlotUntilTheLastEnds) {
+  ExpertStore store = Make(1);
+  std::optional<ExpertLease> first(RunLayer(store, 1, {0}));
+  std::optional<ExpertLease> second(store.Pin(1, std::vector{0}));
+  first.reset();
+  EXPECT_FALSE(store.Fetch(3, 0, kDemand));
+  second.reset();
+  EXPECT_TRUE(store.Fetch(3, 0, kDemand));
 }
 
-TEST_F(ExpertStoreTest, AFailedReadLeavesTheStoreUsable) {
+TEST_F(ExpertStoreTest, KeepsWhatTheRunNeedsUntilItWasPinned) {
   ExpertStore store = Make(2);
-  source_.fail_layer = 3;
-  const std::vector<int32_t> pair = {0, 1};
-  EXPECT_THROW(store.Acquire(3, pair), Error);
-  source_.fail_layer = -1;
-  const ExpertLease lease = store.Acquire(3, pair);
-  EXPECT_EQ(FirstValue(store, lease.slots()[0]), 300.0f);
-  EXPECT_EQ(FirstValue(store, lease.slots()[1]), 301.0f);
+  RunLayer(store, 1, {0, 1});
+  const std::vector<int32_t> needed = {1, 2, 3};
+  BeginRun(store, 1, needed);
+  EXPECT_TRUE(store.Fetch(1, 2, kDemand));  // takes 0's slot, not 1's, though that is older
+  EXPECT_FALSE(store.Fetch(1, 3, kDemand));
+  EXPECT_EQ(store.PlaceOf(1, 1), Place::kSlot);
+  { const ExpertLease wave = store.Pin(1, std::vector{1}); }
+  EXPECT_TRUE(store.Fetch(1, 3, kDemand));  // 1 has been used
+  EXPECT_EQ(store.PlaceOf(1, 1), Place::kAway);
+}
+
+TEST_F(ExpertStoreTest, KeepsNothingForARunThatIsOver) {
+  ExpertStore store = Make(1);
+  BeginRun(store, 1, std::vector{0});
+  ASSERT_TRUE(store.Fetch(1, 0, kDemand));
+  store.Pump(true);
+  store.BeginLayer(3);
+  EXPECT_TRUE(store.Fetch(3, 0, kDemand));
+}
+
+TEST_F(ExpertStoreTest, OfLayersInACycleLruHitsNothingAndExpectedKeepsSome) {
+  experts_ = ExpertSet({0, 1, 2, 3, 4, 5, 6, 7}, kExperts);
+  const std::vector<int32_t> all = {0, 1, 2, 3, 4, 5};
+  const auto misses_of_last_round = [&](EvictionPolicy policy) {
+    ExpertStore store = Make(24, policy);
+    uint64_t before = 0;
+    for (int round = 0; round < 8; ++round) {
+      before = store.misses();
+      for (int layer = 0; layer < 8; ++layer) RunLayer(store, layer, all);
+    }
+    EXPECT_EQ(store.requests(), 8u * 48u);
+    return store.misses() - before;
+  };
+  EXPECT_EQ(misses_of_last_round(EvictionPolicy::kLru), 48u);
+  EXPECT_LE(misses_of_last_round(EvictionPolicy::kExpected), 30u);
+}
+
+TEST_F(ExpertStoreTest, ReadsBesideTheCaller) {
+  ExpertStore store = Make(3);
+  source_.Hold(true);
+  for (int e = 0; e < 3; ++e) ASSERT_TRUE(store.Fetch(1, e, kDemand));
+  EXPECT_TRUE(store.Pump(false));
+  EXPECT_EQ(store.PlaceOf(1, 0), Place::kReading);
+  EXPECT_FALSE(store.Ready(1, 0));
+  EXPECT_FALSE(store.Fetch(3, 0, kDemand));  // all slots are being read to
+  source_.Hold(false);
+  int pumped = 0;
+  while (store.Pump(true)) ++pumped;
+  EXPECT_GE(pumped, 1);
+  for (int e = 0; e < 3; ++e) EXPECT_TRUE(store.Ready(1, e));
+}
+
+TEST_F(ExpertStoreTest, AFailedReadIsNamedAndLeavesTheOthers) {
+  ExpertStore store = Make(2);
+  source_.Break(3, 1);
+  BeginRun(store, 3, std::vector{0, 1});
+  ASSERT_TRUE(store.Fetch(3, 0, kDemand));
+  ASSERT_TRUE(store.Fetch(3, 1, kDemand));
+  while (store.Pump(true)) continue;
+  EXPECT_EQ(store.PlaceOf(3, 0), Place::kSlot);
+  ASSERT_EQ(store.PlaceOf(3, 1), Place::kFailed);
+  EXPECT_EQ(store.TakeFailure(3, 1), "expert 1 of layer 3 could not be read: the disk is gone");
+  EXPECT_EQ(store.PlaceOf(3, 1), Place::kAway);
+  source_.Mend();
+  const ExpertLease lease = BringAll(store, 3, std::vector{0, 1});
+  EXPECT_TRUE(Holds(store, lease.slots()[1], ValueOf(3, 1)));
+}
+
+TEST_F(ExpertStoreTest, APrefetchThatFailsIsForTheDemandToTryAgain) {
+  ExpertStore store = Make(2);
+  source_.Break(3, 1);
+  ASSERT_TRUE(store.Fetch(3, 1, kPrefetch));
+  while (store.Pump(true)) continue;
+  EXPECT_EQ(store.PlaceOf(3, 1), Place::kAway);
 }
 
 TEST_F(ExpertStoreTest, FreedSlotsHoldPoison) {
   ExpertStore store = Make(1);
-  const std::vector<int32_t> zero = {0};
-  const int32_t slot = store.Acquire(1, zero).slots()[0];
-  EXPECT_EQ(FirstValue(store, slot), 100.0f);
-  source_.fail_layer = 3;
-  EXPECT_THROW(store.Acquire(3, zero), Error);  // evicts, then cannot fill
-  EXPECT_TRUE(std::isnan(FirstValue(store, slot)));
+  const int32_t slot = RunLayer(store, 1, {0}).slots()[0];
+  source_.BreakLayer(3);
+  EXPECT_THROW(RunLayer(store, 3, {0}), Error);  // evicts, then cannot fill
+  EXPECT_TRUE(
+      std::isnan(*reinterpret_cast<const float*>(store.slab() + slot * layout_.SlotBytes())));
+}
+
+TEST_F(ExpertStoreTest, APrefetchTakesNoSlotOfWhatIsNeededSooner) {
+  ExpertStore store = Make(3, EvictionPolicy::kExpected);
+  std::vector<double> expected(kExperts);
+  RunLayer(store, 1, {0, 1, 2});
+  store.BeginLayer(3);
+  expected = {20, 20, 20, 0, 0, 0.5};
+  store.Expect(1, expected);  // the three come again one layer from now
+  expected = {0.1, 0, 0, 0, 0, 0};
+  store.Expect(3, expected);
+  EXPECT_FALSE(store.Fetch(3, 0, kPrefetch));
+  EXPECT_FALSE(store.Fetch(1, 5, kPrefetch));
+  expected = {20, 0.01, 20, 0, 0, 20};
+  store.Expect(1, expected);
+  EXPECT_TRUE(store.Fetch(1, 5, kPrefetch));  // in the place of 1
+  EXPECT_EQ(store.PlaceOf(1, 1), Place::kAway);
+}
+
+TEST_F(ExpertStoreTest, APrefetchTakesNothingPinnedPrefetchedOrNeeded) {
+  ExpertStore store = Make(3);
+  std::optional<ExpertLease> pinned(RunLayer(store, 1, {0}));
+  BeginRun(store, 1, std::vector{0, 1});
+  ASSERT_TRUE(store.Fetch(1, 1, kDemand));
+  ASSERT_TRUE(store.Fetch(3, 0, kPrefetch));
+  while (store.Pump(true)) continue;
+  store.Expect(3, std::vector<double>(kExperts, 50.0));
+  EXPECT_FALSE(store.Fetch(3, 1, kPrefetch));
+  // Its layer's run ends without it.
+  BeginRun(store, 3, std::vector<int32_t>{});
+  store.BeginLayer(1);
+  store.Expect(3, std::vector<double>{0, 50, 0, 0, 0, 0});
+  pinned.reset();
+  EXPECT_TRUE(store.Fetch(3, 1, kPrefetch));
+}
+
+TEST_F(ExpertStoreTest, ADemandTakesAPrefetchedSlotWhereThereIsNoOther) {
+  ExpertStore store = Make(2);
+  RunLayer(store, 1, {0});
+  ASSERT_TRUE(store.Fetch(3, 0, kPrefetch));
+  while (store.Pump(true)) continue;
+  BeginRun(store, 1, std::vector{1, 2});
+  ASSERT_TRUE(store.Fetch(1, 1, kDemand));
+  EXPECT_EQ(store.PlaceOf(3, 0), Place::kSlot);
+  ASSERT_TRUE(store.Fetch(1, 2, kDemand));
+  EXPECT_EQ(store.PlaceOf(3, 0), Place::kAway);
+}
+
+TEST_F(ExpertStoreTest, DemandsAreReadBeforePrefetches) {
+  // One reader, held at its first read.
+  ExpertStore store(layout_, {.experts = experts_, .num_slots = 4, .reader_threads = 1}, source_,
+                    pool_);
+  source_.Hold(true);
+  ASSERT_TRUE(store.Fetch(1, 0, kPrefetch));
+  ASSERT_TRUE(store.Fetch(1, 1, kPrefetch));
+  ASSERT_TRUE(store.Fetch(1, 2, kDemand));
+  ASSERT_TRUE(store.Fetch(1, 3, kDemand));
+  source_.BreakLayer(1);  // so that Pump tells one from another: a failed demand stays kFailed
+  source_.Hold(false);
+  while (store.PlaceOf(1, 3) == Place::kReading) store.Pump(true);
+  EXPECT_EQ(store.PlaceOf(1, 2), Place::kFailed);
+}
+
+// A link that copies at once, says of what it was asked for, and lets the test say what arrived.
+class FakeLink : public ExpertLink {
+ public:
+  struct Entry {
+    std::byte* target;
+    const std::byte* source;  // null: poison
+    Before before;
+  };
+  Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Before before) override {
+    std::memcpy(target, source, bytes);
+    entries.push_back({target, source, before});
+    return entries.size();
+  }
+  Ticket Poison(std::byte* target, size_t bytes, Before before) override {
+    std::memset(target, 0xff, bytes);
+    entries.push_back({target, nullptr, before});
+    return entries.size();
+  }
+  bool Arrived(Ticket ticket) override { return ticket <= arrived; }
+  void Await(std::span<const Ticket> tickets) override {
+    awaited.assign(tickets.begin(), tickets.end());
+  }
+  void Wait(Ticket ticket) override { arrived = std::max(arrived, ticket); }
+  void Drain() override { arrived = entries.size(); }
+  Mark MarkReaders() override { return ++marks; }
+  LinkUse Use() override { return {}; }
+
+  std::vector<Entry> entries;
+  std::vector<Ticket> awaited;
+  Ticket arrived = 0;
+  Mark marks = 0;
+};
+
+TEST_F(ExpertStoreTest, CopiesWhatHostMemoryHasAtOnce) {
+  auto link = std::make_unique<FakeLink>();
+  FakeLink& fake = *link;
+  MakeTiers(std::move(link));
+  EXPECT_EQ(source_.reads, 12);
+  ExpertStore store = Make(4);
+  ASSERT_TRUE(store.Fetch(3, 2, kDemand));
+  EXPECT_EQ(store.PlaceOf(3, 2), Place::kSlot);
+  EXPECT_FALSE(store.Ready(3, 2));
+  const ExpertLease lease = store.Pin(3, std::vector{2});
+  lease.Await();
+  EXPECT_EQ(fake.awaited, std::vector<ExpertLink::Ticket>{1});
+  EXPECT_TRUE(Holds(store, lease.slots()[0], ValueOf(3, 2)));
+  fake.arrived = 1;
+  EXPECT_TRUE(store.Ready(3, 2));
+  EXPECT_EQ(source_.reads, 12);
+  EXPECT_FALSE(store.Pump(true));
+}
+
+// What is written to a slot comes after those who read it last and after what was written to it.
+TEST_F(ExpertStoreTest, OrdersCopiesBehindASlotsReadersAndCopies) {
+  auto link = std::make_unique<FakeLink>();
+  FakeLink& fake = *link;
+  MakeTiers(std::move(link));
+  ExpertStore store = Make(1);
+  RunLayer(store, 1, {0});  // the lease ends: mark 1
+  {
+    const ExpertLease again = RunLayer(store, 1, {0});
+    const ExpertLease twice = store.Pin(1, std::vector{0});
+  }
+  EXPECT_EQ(fake.marks, 2u);  // one for the two leases that were there together
+  RunLayer(store, 3, {5});
+  ASSERT_EQ(fake.entries.size(), 3u);  // copy, poison, copy
+  EXPECT_EQ(fake.entries[1].source, nullptr);
+  EXPECT_EQ(fake.entries[1].before.readers, 2u);
+  EXPECT_EQ(fake.entries[1].before.written, 1u);
+  EXPECT_EQ(fake.entries[2].before.readers, 2u);
+  EXPECT_EQ(fake.entries[2].before.written, 2u);
+  EXPECT_EQ(fake.entries[2].target, fake.entries[0].target);
+}
+
+TEST_F(ExpertStoreTest, ReadsWhatHostMemoryLacksInPlaceOfTheFirstToLeave) {
+  MakeTiers(MakeThreadLink(), /*host_slots=*/3);
+  EXPECT_EQ(source_.reads, 3);
+  ExpertStore store = Make(2);
+  RunLayer(store, 1, {1});
+  RunLayer(store, 1, {2});
+  const ExpertLease lease = RunLayer(store, 3, {4});
+  EXPECT_EQ(source_.reads, 4);
+  EXPECT_TRUE(Holds(store, lease.slots()[0], ValueOf(3, 4)));
+  EXPECT_EQ(host_->SlotOf(experts_.IndexOf(1, 0)), -1);  // never used
+  EXPECT_GE(host_->SlotOf(experts_.IndexOf(3, 4)), 0);
+  EXPECT_EQ(host_->bytes_read(), static_cast<uint64_t>(layout_.SlotBytes()));
+}
+
+TEST_F(ExpertStoreTest, ReadsOverNoHostSlotThatIsCopiedFromOrHeld) {
+  auto link = std::make_unique<FakeLink>();
+  FakeLink& fake = *link;
+  MakeTiers(std::move(link), /*host_slots=*/2);
+  ExpertStore store = Make(4);
+  std::optional<HostLease> held(host_->Pin(std::vector{experts_.IndexOf(1, 1)}));
+  ASSERT_TRUE(store.Fetch(1, 0, kDemand));   // its copy has not arrived
+  EXPECT_FALSE(store.Fetch(3, 0, kDemand));  // nor is the other host slot free
+  EXPECT_EQ(store.PlaceOf(3, 0), Place::kAway);
+  EXPECT_TRUE(store.Pump(true));  // waits for the copy
+  EXPECT_EQ(fake.arrived, 1u);
+  EXPECT_TRUE(store.Fetch(3, 0, kDemand));
+  EXPECT_EQ(host_->SlotOf(experts_.IndexOf(1, 0)), -1);
+  EXPECT_FALSE(store.Fetch(3, 1, kDemand));  // one is being read to, one held
+  held.reset();
+  EXPECT_TRUE(store.Fetch(3, 1, kDemand));
+  while (store.Pump(true)) continue;
+  EXPECT_TRUE(Holds(store, store.Pin(3, std::vector{1}).slots()[0], ValueOf(3, 1)));
+}
+
+TEST_F(ExpertStoreTest, AFailedReadOfTheHostTierIsNamedToo) {
+  MakeTiers(MakeThreadLink(), /*host_slots=*/2);
+  ExpertStore store = Make(2);
+  source_.Break(3, 0);
+  EXPECT_TRUE(Holds(store, RunLayer(store, 1, {0}).slots()[0], ValueOf(1, 0)));
+  try {
+    RunLayer(store, 3, {0});
+    FAIL() << "was read";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("expert 0 of layer 3 could not be read: the disk"));
+  }
+  EXPECT_TRUE(Holds(store, RunLayer(store, 3, {1}).slots()[0], ValueOf(3, 1)));
+  source_.Mend();
+  EXPECT_TRUE(Holds(store, RunLayer(store, 3, {0}).slots()[0], ValueOf(3, 0)));
+}
+
+TEST_F(ExpertStoreTest, AFileThatFailsWhileTheHostTierIsFilledIsSaid) {
+  source_.BreakLayer(3);
+  EXPECT_THROW(MakeHost(0), Error);
+  MakeHost(4);  // of layer 1 alone
+}
+
+TEST_F(ExpertStoreTest, StoresShareAHostTierOneAfterAnother) {
+  MakeTiers(MakeThreadLink({.bytes_per_s = 0, .latency_s = 2e-3}), /*host_slots=*/3);
+  for (int round = 0; round < 3; ++round) {
+    ExpertStore store = Make(4);  // ends with copies and reads under way
+    ASSERT_TRUE(store.Fetch(1, 0, kDemand) || store.Pump(true));
+    store.Fetch(3, 1 + round, kDemand);
+    store.Fetch(3, 2 + round, kDemand);
+  }
+  ExpertStore store = Make(4);
+  const std::vector<int32_t> some = {1, 2, 3};
+  const ExpertLease lease = RunLayer(store, 3, some);
+  for (size_t i = 0; i < some.size(); ++i) {
+    EXPECT_TRUE(Holds(store, lease.slots()[i], ValueOf(3, some[i])));
+  }
+}
+
+// Few slots of a device's memory, and a few of host memory: rounds of both layers, each in some
+// waves, with what was computed (a copy out of the slot) read at the end of a round alone.
+TEST_F(ExpertStoreTest, DeviceStoreFetchesBesideQueuedWork) {
+  if (CudaDevices().empty()) GTEST_SKIP() << "no CUDA device";
+  layout_ = {.hidden = 512, .ffn = 256, .dtype = DType::kF32};
+  CudaStream stream;
+  link_ = MakeCudaLink(stream);
+  host_ = std::make_unique<HostExperts>(
+      layout_, experts_, HostExperts::Options{.num_slots = 9, .memory = MemoryKind::kPinned},
+      source_, pool_);
+  ExpertStore store(layout_,
+                    {.experts = experts_,
+                     .num_slots = 4,
+                     .poison_freed = true,
+                     .memory = MemoryKind::kCuda,
+                     .stream = &stream,
+                     .link = link_.get(),
+                     .host = host_.get(),
+                     .eviction = EvictionPolicy::kExpected},
+                    source_, pool_);
+  const auto bytes = static_cast<size_t>(layout_.SlotBytes());
+  const Buffer results(12 * bytes, MemoryKind::kCuda);
+  std::vector<std::byte> got(results.size());
+  for (int round = 0; round < 20; ++round) {
+    stream.Fill(results.data(), 0, results.size());
+    for (const int layer : kLayers) {
+      const std::vector<int32_t> all = {0, 1, 2, 3, 4, 5};
+      BeginRun(store, layer, all);
+      testing::RunInWaves(store, layer, all, [&](auto wave, const ExpertLease& lease) {
+        for (size_t i = 0; i < wave.size(); ++i) {
+          stream.Copy(results.data() + experts_.IndexOf(layer, wave[i]) * bytes,
+                      store.slab() + lease.slots()[i] * bytes, bytes);
+        }
+      });
+    }
+    stream.Copy(got.data(), results.data(), results.size());
+    stream.Synchronize();
+    for (int32_t index = 0; index < 12; ++index) {
+      const auto* values = reinterpret_cast<const float*>(got.data() + index * bytes);
+      const float want = ValueOf(experts_.LayerOf(index), index % kExperts);
+      ASSERT_EQ(std::count(values, values + bytes / sizeof(float), want),
+                static_cast<int64_t>(bytes / sizeof(float)))
+          << index;
+    }
+  }
 }
 
 }  // namespace

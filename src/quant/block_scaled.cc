@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "base/check.h"
 #include "quant/float_formats.h"
@@ -14,15 +13,8 @@ namespace {
 constexpr int64_t kPiece = 128;
 
 float LoadScale(const ConstTensorView& scales, int64_t index) {
-  const auto* bytes = static_cast<const std::byte*>(scales.raw());
-  if (scales.dtype() == DType::kBF16) {
-    Bf16 value;
-    std::memcpy(&value, bytes + index * 2, sizeof(value));
-    return ToFloat(value);
-  }
-  float value;
-  std::memcpy(&value, bytes + index * 4, sizeof(value));
-  return value;
+  return scales.dtype() == DType::kBF16 ? ToFloat(scales.data<Bf16>()[index])
+                                        : scales.data<float>()[index];
 }
 
 constexpr std::array<float, 256> kE4m3Values = [] {
@@ -39,15 +31,16 @@ Shape ScaleShape(const BlockScaledFormat& format, const Shape& matrix) {
           (matrix[1] + format.block_columns - 1) / format.block_columns};
 }
 
-void DequantizeBlocks(const BlockScaledFormat& format, ConstTensorView values,
+void DequantizeBlocks(const BlockScaledFormat& format, const Shape& matrix, ConstTensorView values,
                       ConstTensorView scales, int64_t first, TensorView target) {
   SLUICE_CHECK(values.dtype() == DType::kF8E4M3 && format.dtype == DType::kF8E4M3);
   SLUICE_CHECK(scales.dtype() == DType::kF32 || scales.dtype() == DType::kBF16);
-  SLUICE_CHECK_EQ(scales.shape(), ScaleShape(format, values.shape()));
-  SLUICE_CHECK_LE(first + target.NumElements(), values.NumElements());
+  SLUICE_CHECK_EQ(scales.shape(), ScaleShape(format, matrix));
+  SLUICE_CHECK_EQ(target.NumElements(), values.NumElements());
+  SLUICE_CHECK_LE(first + target.NumElements(), matrix.NumElements());
   const auto* from = static_cast<const uint8_t*>(values.raw());
   const TensorView flat = target.Reshape({target.NumElements()});
-  const int64_t columns = values.dim(1);
+  const int64_t columns = matrix[1];
   const int64_t end = first + flat.NumElements();
   std::array<float, kPiece> piece;
   for (int64_t at = first; at < end;) {
@@ -57,7 +50,7 @@ void DequantizeBlocks(const BlockScaledFormat& format, ConstTensorView values,
     const int64_t block_end = std::min((block + 1) * format.block_columns, columns);
     const int64_t count = std::min({kPiece, block_end - column, end - at});
     const float scale = LoadScale(scales, row / format.block_rows * scales.dim(1) + block);
-    for (int64_t i = 0; i < count; ++i) piece[i] = kE4m3Values[from[at + i]] * scale;
+    for (int64_t i = 0; i < count; ++i) piece[i] = kE4m3Values[from[at - first + i]] * scale;
     ConvertFloats(ConstTensorView(piece.data(), DType::kF32, {count}),
                   flat.Slice(at - first, at - first + count));
     at += count;

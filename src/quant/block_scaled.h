@@ -19,12 +19,12 @@ struct BlockScaledFormat {
 // Shape of the scales of a [rows, columns] matrix.
 Shape ScaleShape(const BlockScaledFormat& format, const Shape& matrix);
 
-// Writes elements [first, first + target.NumElements()) of the matrix, row by row, to `target`: the
-// product in f32, then rounded to target's dtype.
-void DequantizeBlocks(const BlockScaledFormat& format,
-                      ConstTensorView values,  // [rows, columns] f8e4m3, contiguous
-                      ConstTensorView scales,  // ScaleShape, f32 or bf16, any alignment
+// Writes elements [first, first + n) of a matrix, row by row, to `target`: the product in f32, then
+// rounded to target's dtype.
+void DequantizeBlocks(const BlockScaledFormat& format, const Shape& matrix,
+                      ConstTensorView values,  // [n] f8e4m3: these elements
+                      ConstTensorView scales,  // ScaleShape of the matrix, f32 or bf16
                       int64_t first,
-                      TensorView target);  // f32, bf16 or f16, contiguous
+                      TensorView target);  // n elements of f32, bf16 or f16, contiguous
 
 }  // namespace sluice

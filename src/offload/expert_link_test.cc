@@ -1,0 +1,197 @@
+#include "offload/expert_link.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "device/buffer.h"
+
+namespace sluice {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+TEST(ThreadLink, CopiesInTheOrderQueued) {
+  constexpr size_t kBytes = 4096;
+  const auto link = MakeThreadLink({.bytes_per_s = 1e9, .latency_s = 0});
+  // Each copy takes what the one before it brought.
+  std::vector<std::vector<std::byte>> stages(20, std::vector<std::byte>(kBytes));
+  stages[0].assign(kBytes, std::byte{42});
+  ExpertLink::Ticket last = 0;
+  for (size_t i = 1; i < stages.size(); ++i) {
+    const auto ticket = link->Copy(stages[i].data(), stages[i - 1].data(), kBytes, {});
+    EXPECT_GT(ticket, last);
+    last = ticket;
+  }
+  link->Await(std::vector{last});
+  EXPECT_EQ(stages.back(), stages.front());
+  EXPECT_TRUE(link->Arrived(last));
+  EXPECT_EQ(link->Use().copies, 19u);
+  EXPECT_EQ(link->Use().bytes, 19 * kBytes);
+}
+
+TEST(ThreadLink, IsBusyAsLongAsItsBandwidthAndLatencySay) {
+  constexpr size_t kBytes = 200'000;
+  constexpr int kCopies = 25;
+  const std::vector<std::byte> source(kBytes);
+  std::vector<std::byte> target(kBytes);
+  const auto link = MakeThreadLink({.bytes_per_s = 2e8, .latency_s = 1e-3});
+  const auto begin = Clock::now();
+  for (int i = 0; i < kCopies; ++i) link->Copy(target.data(), source.data(), kBytes, {});
+  EXPECT_LT(SecondsSince(begin), 0.02);  // queueing does not wait
+  EXPECT_FALSE(link->Arrived(kCopies));
+  link->Drain();
+  const double expected = kCopies * (1e-3 + kBytes / 2e8);  // 50 ms
+  EXPECT_GE(SecondsSince(begin), expected * 0.999);
+  EXPECT_GE(link->Use().busy_s, expected * 0.999);
+  EXPECT_LE(link->Use().busy_s, expected * 1.2);
+}
+
+// Late wake-ups of one copy are made up for by the next.
+TEST(ThreadLink, KeepsItsRateOverManySmallCopies) {
+  const std::vector<std::byte> source(1000);
+  std::vector<std::byte> target(1000);
+  const auto link = MakeThreadLink({.bytes_per_s = 1e7, .latency_s = 0});  // 100 us each
+  for (int i = 0; i < 400; ++i) link->Copy(target.data(), source.data(), source.size(), {});
+  link->Drain();
+  EXPECT_GE(link->Use().busy_s, 0.04 * 0.999);
+  EXPECT_LE(link->Use().busy_s, 0.04 * 1.5);
+}
+
+TEST(ThreadLink, RestsWhenNothingIsQueued) {
+  const std::vector<std::byte> source(1000);
+  std::vector<std::byte> target(1000);
+  const auto link = MakeThreadLink({.bytes_per_s = 0, .latency_s = 2e-3});
+  link->Wait(link->Copy(target.data(), source.data(), source.size(), {}));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  link->Wait(link->Copy(target.data(), source.data(), source.size(), {}));
+  EXPECT_LT(link->Use().busy_s, 0.03);
+}
+
+TEST(ThreadLink, PoisonsInItsTurnAndCountsNoCopy) {
+  const std::vector<std::byte> source(64, std::byte{7});
+  std::vector<std::byte> target(128);
+  const auto link = MakeThreadLink();
+  link->Copy(target.data(), source.data(), 64, {});
+  link->Copy(target.data() + 64, source.data(), 64, {});
+  link->Wait(link->Poison(target.data(), 64, {}));
+  EXPECT_EQ(std::vector(target.begin(), target.begin() + 64), std::vector(64, std::byte{0xff}));
+  EXPECT_EQ(std::vector(target.begin() + 64, target.end()), source);
+  EXPECT_EQ(link->Use().copies, 2u);
+}
+
+TEST(ThreadLink, EndsWithCopiesQueued) {
+  const std::vector<std::byte> source(1000);
+  std::vector<std::byte> target(1000);
+  const auto begin = Clock::now();
+  {
+    const auto link = MakeThreadLink({.bytes_per_s = 0, .latency_s = 0.02});
+    for (int i = 0; i < 1000; ++i) link->Copy(target.data(), source.data(), 1000, {});
+  }
+  EXPECT_LT(SecondsSince(begin), 5);
+}
+
+class CudaLinkTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (CudaDevices().empty()) GTEST_SKIP() << "no CUDA device";
+    stream_.emplace();
+    link_ = MakeCudaLink(*stream_);
+  }
+  // Keeps the compute stream busy for some milliseconds.
+  void QueueWork() {
+    if (work_.size() == 0) work_ = Buffer(size_t{1} << 30, MemoryKind::kCuda);
+    for (int i = 0; i < 20; ++i) stream_->Fill(work_.data(), static_cast<uint8_t>(i), work_.size());
+  }
+  static Buffer Pinned(size_t bytes, int value) {
+    Buffer buffer(bytes, MemoryKind::kPinned);
+    std::memset(buffer.data(), value, bytes);
+    return buffer;
+  }
+  std::vector<std::byte> Fetch(const std::byte* device, size_t bytes) {
+    std::vector<std::byte> host(bytes);
+    stream_->Copy(host.data(), device, bytes);
+    stream_->Synchronize();
+    return host;
+  }
+
+  std::optional<CudaStream> stream_;
+  std::unique_ptr<ExpertLink> link_;
+  Buffer work_;
+};
+
+constexpr size_t kMiB = 1 << 20;
+
+TEST_F(CudaLinkTest, WritesWhatWasQueuedLastWhicheverStreamTookIt) {
+  const Buffer slot(32 * kMiB, MemoryKind::kCuda);
+  std::vector<Buffer> sources;
+  for (int i = 0; i < 5; ++i) sources.push_back(Pinned(slot.size(), i));
+  ExpertLink::Ticket written = 0;
+  for (int i = 0; i < 25; ++i) {
+    written = link_->Copy(slot.data(), sources[i % 5].data(), slot.size(), {.written = written});
+    if (i % 3 == 0) written = link_->Poison(slot.data(), slot.size(), {.written = written});
+  }
+  written = link_->Copy(slot.data(), sources[3].data(), slot.size(), {.written = written});
+  link_->Await(std::vector{written});
+  EXPECT_EQ(Fetch(slot.data(), slot.size()), std::vector(slot.size(), std::byte{3}));
+  link_->Drain();
+  EXPECT_TRUE(link_->Arrived(written));
+  const LinkUse use = link_->Use();
+  EXPECT_EQ(use.copies, 26u);
+  EXPECT_EQ(use.bytes, 26 * slot.size());
+  EXPECT_GT(use.busy_s, static_cast<double>(use.bytes) / 200e9);
+  EXPECT_LT(use.busy_s, static_cast<double>(use.bytes) / 1e9);
+}
+
+TEST_F(CudaLinkTest, DoesNotOverwriteWhatQueuedWorkStillReads) {
+  const Buffer slot(8 * kMiB, MemoryKind::kCuda);
+  const Buffer out(slot.size(), MemoryKind::kCuda);
+  const Buffer before = Pinned(slot.size(), 1);
+  const Buffer after = Pinned(slot.size(), 2);
+  for (int round = 0; round < 4; ++round) {  // each stream of the link has its turn
+    auto written = link_->Copy(slot.data(), before.data(), slot.size(), {});
+    link_->Await(std::vector{written});
+    QueueWork();
+    stream_->Copy(out.data(), slot.data(), slot.size());
+    const auto readers = link_->MarkReaders();
+    written = link_->Copy(slot.data(), after.data(), slot.size(),
+                          {.readers = readers, .written = written});
+    EXPECT_FALSE(link_->Arrived(written));
+    link_->Await(std::vector{written});
+    EXPECT_EQ(Fetch(out.data(), out.size()), std::vector(out.size(), std::byte{1}));
+    EXPECT_EQ(Fetch(slot.data(), slot.size()), std::vector(slot.size(), std::byte{2}));
+    link_->Drain();
+  }
+}
+
+TEST_F(CudaLinkTest, RunsBesideTheCompute) {
+  const Buffer slot(kMiB, MemoryKind::kCuda);
+  const Buffer source = Pinned(slot.size(), 1);
+  QueueWork();
+  CudaEvent computed;
+  computed.Record(*stream_);
+  link_->Wait(link_->Copy(slot.data(), source.data(), slot.size(), {}));
+  EXPECT_FALSE(computed.Reached());
+  stream_->Synchronize();
+}
+
+TEST_F(CudaLinkTest, CopiesFromALargePinnedBuffer) {
+  const size_t bytes = 300 * kMiB + 64;
+  const Buffer source = Pinned(bytes, 5);
+  const Buffer slot(kMiB, MemoryKind::kCuda);
+  link_->Await(
+      std::vector{link_->Copy(slot.data(), source.data() + bytes - slot.size(), slot.size(), {})});
+  EXPECT_EQ(Fetch(slot.data(), slot.size()), std::vector(slot.size(), std::byte{5}));
+}
+
+}  // namespace
+}  // namespace sluice
