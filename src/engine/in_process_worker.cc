@@ -55,7 +55,9 @@ void InProcessWorker::Submit(const StepPlan& plan) {
     }
   };
   try {
-    runner_.Submit(plan, digest);
+    for (ModelRunner::SliceFailure& failure : runner_.Submit(plan, digest)) {
+      result.slices[failure.slice].error = std::move(failure.error);
+    }
     step.runs = true;
   } catch (const std::exception& error) {
     Fail(error, result);

@@ -85,17 +85,23 @@ int64_t PagesOf(int64_t positions, int page_size) {
   return (positions + page_size - 1) / page_size;
 }
 
-// What the host tells a step's kernels: tokens, places, page tables, experts that are given.
+// What the host tells a step's kernels: tokens, places, page tables, experts that are given, slots
+// of those that come while it runs.
 uint64_t InboxBytes(const ModelSpec& spec, const RunnerOptions& options) {
   constexpr int64_t kRowBytes = 64;
   constexpr int64_t kSequenceBytes = 512;
-  constexpr int64_t kPieces = 16 * 256;  // their alignment
+  constexpr int64_t kAlignment = 256;
+  constexpr int64_t kPieces = 16 * kAlignment;
+  constexpr int64_t kWaves = 24;  // of a layer's experts, where nearly all of many have to come
   const auto layers = static_cast<int64_t>(MoeLayers(spec).size());
   const int64_t given = layers * spec.moe.top_k * 2 * static_cast<int64_t>(sizeof(float));
   const auto table =
       std::bit_ceil(static_cast<uint64_t>(PagesOf(options.max_model_len, options.page_size)));
+  const int64_t slots = options.expert_slots == 0
+                            ? 0
+                            : layers * kWaves * (4 * int64_t{spec.moe.num_experts} + kAlignment);
   return static_cast<uint64_t>(options.max_step_rows * (kRowBytes + given) +
-                               options.max_sequences * kSequenceBytes + kPieces) +
+                               options.max_sequences * kSequenceBytes + kPieces + slots) +
          options.max_sequences * table * sizeof(int32_t);
 }
 

@@ -37,6 +37,23 @@ OnBytesRead CountBytes(int64_t total, const LoadProgress& progress) {
   };
 }
 
+// Of weights that are read before a step can run: all but the experts of other ranks, those that
+// are read when they are needed, and those that are in host memory already.
+int64_t BytesToLoad(const ModelSpec& spec, const RunnerOptions& options) {
+  const MoeSpec& moe = spec.moe;
+  const auto layers = static_cast<int64_t>(MoeLayers(spec).size());
+  const int64_t here = layers * (moe.num_experts == 0 ? 0 : LocalExperts(spec, options));
+  int64_t held = here;
+  if (options.expert_slots > 0 && options.expert_slots < here) {
+    const bool fills_host = options.offload.shared_host == nullptr;
+    held = fills_host ? std::min<int64_t>(here, options.offload.host_slots) : 0;
+  }
+  const int64_t expert = int64_t{3} * spec.hidden_size * moe.expert_ffn *
+                         static_cast<int64_t>(SizeOf(options.dtype));
+  return static_cast<int64_t>(WeightBytes(spec, options.dtype)) -
+         (layers * moe.num_experts - held) * expert;
+}
+
 }  // namespace
 
 ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
@@ -58,30 +75,11 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
   CheckFits(spec_, options_, needs);
   if (stream_ != nullptr) PrepareDevice(needs);
 
-  // Experts that are read when they are needed are not part of loading.
-  const bool experts_wait = options_.expert_slots > 0;
-  const uint64_t loaded = needs.weight_bytes - (experts_wait ? needs.expert_bytes : 0);
-  const OnBytesRead on_read = CountBytes(static_cast<int64_t>(loaded), progress);
+  const OnBytesRead on_read = CountBytes(BytesToLoad(spec_, options_), progress);
   weights_ =
       std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read, stream_.get());
   moe_layers_ = MoeLayers(spec_);
-  if (!moe_layers_.empty()) {
-    const int local = LocalExperts(spec_, options_);
-    ProcessGroup* group = options_.expert_parallel;
-    expert_source_ =
-        std::make_unique<CheckpointExperts>(spec_, source, experts_wait ? OnBytesRead() : on_read);
-    experts_ = std::make_unique<ExpertStore>(
-        ExpertLayoutOf(spec_, options_.dtype),
-        ExpertStore::Options{.experts = ExpertSet(moe_layers_, local,
-                                                  group == nullptr ? 0 : group->rank() * local),
-                             .num_slots = options_.expert_slots,
-                             .poison_freed = options_.poison_freed_slots,
-                             .memory = MemoryOf(options_),
-                             .stream = stream_.get()},
-        *expert_source_, pool_);
-    dispatcher_ = group == nullptr ? MakeLocalDispatcher(spec_.moe.num_experts)
-                                   : MakeAllToAllDispatcher(spec_.moe.num_experts, *group);
-  }
+  if (!moe_layers_.empty()) PrepareExperts(source, on_read);
   pages_ = std::make_unique<PagePool>(KvLayoutOf(spec_, options_), options_.num_pages,
                                       MemoryOf(options_));
   if (options_.num_host_pages > 0) PrepareSwapping();
@@ -92,6 +90,56 @@ ModelRunner::~ModelRunner() = default;
 
 void ModelRunner::TakePages() {
   pages_->TakeMemory(pool_);
+}
+
+void ModelRunner::PrepareExperts(const WeightSource& source, const OnBytesRead& on_read) {
+  const OffloadOptions& offload = options_.offload;
+  const ExpertLayout layout = ExpertLayoutOf(spec_, options_.dtype);
+  ProcessGroup* group = options_.expert_parallel;
+  const int local = LocalExperts(spec_, options_);
+  const ExpertSet experts(moe_layers_, local, group == nullptr ? 0 : group->rank() * local);
+  expert_source_ = std::make_unique<CheckpointExperts>(spec_, source, on_read);
+  HostExperts* host = nullptr;
+  const bool all_have_slots = options_.expert_slots == 0 || options_.expert_slots >= experts.size();
+  if (!all_have_slots) {
+    if (group != nullptr) {
+      throw Error(ErrorCode::kUnsupported,
+                  "with expert parallelism every expert needs a slot on its rank: leave the "
+                  "expert slots out");
+    }
+    host = offload.shared_host;
+    if (host == nullptr && offload.host_slots > 0) {
+      host_experts_ = std::make_unique<HostExperts>(
+          layout, experts,
+          HostExperts::Options{
+              .num_slots = offload.host_slots,
+              .memory = stream_ != nullptr ? MemoryKind::kPinned : MemoryKind::kHost},
+          *expert_source_, pool_);
+      host = host_experts_.get();
+    }
+    if (host != nullptr) {
+      link_ = stream_ != nullptr ? MakeCudaLink(*stream_) : MakeThreadLink(offload.link);
+    }
+  }
+  experts_ = std::make_unique<ExpertStore>(
+      layout,
+      ExpertStore::Options{.experts = experts,
+                           .num_slots = all_have_slots ? 0 : options_.expert_slots,
+                           .poison_freed = options_.poison_freed_slots,
+                           .memory = MemoryOf(options_),
+                           .stream = stream_.get(),
+                           .link = link_.get(),
+                           .host = host,
+                           .eviction = offload.eviction},
+      *expert_source_, pool_);
+  if (!all_have_slots) {
+    streamed_ = std::make_unique<StreamedExperts>(
+        *experts_, StreamedExperts::Options{.streaming = offload.streaming,
+                                            .top_k = spec_.moe.top_k,
+                                            .timeline = options_.timeline});
+  }
+  dispatcher_ = group == nullptr ? MakeLocalDispatcher(spec_.moe.num_experts)
+                                 : MakeAllToAllDispatcher(spec_.moe.num_experts, *group);
 }
 
 // What a step takes of the device, before the weights come: what is left over is theirs.
@@ -151,7 +199,8 @@ MemoryUse ModelRunner::Memory() const {
 // Steps can be queued behind each other where nothing inside one waits for the host, and all that
 // is drawn in one is there at its end.
 WorkerInfo ModelRunner::Info() const {
-  const bool host_looks = options_.observer != nullptr || options_.blocking_launches ||
+  const bool host_looks = streamed_ != nullptr || options_.observer != nullptr ||
+                          options_.blocking_launches ||
                           (!routing_->IsModel() && routing_->ReadsModel());
   const bool draws_at_once = options_.max_sequences <= MaxLogitRows(options_);
   return {.vocab_size = spec_.vocab_size,
@@ -257,7 +306,8 @@ void ModelRunner::GatherRows(const StepPlan& plan, bool draws, Rows& rows) const
     }
     GatherWanted(slice, static_cast<int>(s), draws, rows);
   }
-  if (stream_ != nullptr && !stream_->blocking() && rows.Decodes()) FillBucket(rows);
+  const bool recordable = stream_ != nullptr && !stream_->blocking() && streamed_ == nullptr;
+  if (recordable && rows.Decodes()) FillBucket(rows);
 }
 
 // Brings a decode step to its bucket's size with copies of its shortest sequence's row that write
@@ -286,14 +336,36 @@ void ModelRunner::FillBucket(Rows& rows) const {
   rows.wanted_rows.resize(static_cast<size_t>(room), rows.wanted_rows.front());
 }
 
-void ModelRunner::Submit(const StepPlan& plan, const LogitsSink& sink) {
+std::vector<ModelRunner::SliceFailure> ModelRunner::Submit(const StepPlan& plan,
+                                                           const LogitsSink& sink) {
   Queue(plan, sampler_ != nullptr, sink);
+  return FailedSlices();
 }
 
 void ModelRunner::Run(const StepPlan& plan, const LogitsSink& sink) {
   SLUICE_CHECK_EQ(submitted_, collected_);
   Queue(plan, false, sink);
   Collect();
+  const std::vector<SliceFailure> failed = FailedSlices();
+  if (!failed.empty()) throw Error(ErrorCode::kDataLoss, failed.front().error);
+}
+
+// The slices of the step queued last whose tokens needed an expert that could not be read.
+std::vector<ModelRunner::SliceFailure> ModelRunner::FailedSlices() const {
+  std::vector<SliceFailure> failed;
+  if (streamed_ == nullptr) return failed;
+  const std::vector<ops::AttentionSequence>& sequences = rows_->sequences;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const int64_t begin = sequences[s].query_begin;
+    const int64_t end = begin + sequences[s].query_count;
+    const auto of_slice = [&](const StreamedExperts::Failure& failure) {
+      return begin <= failure.token && failure.token < end;
+    };
+    const auto first = std::ranges::find_if(streamed_->failures(), of_slice);
+    if (first == streamed_->failures().end()) continue;
+    failed.push_back({static_cast<int>(s), first->error});
+  }
+  return failed;
 }
 
 void ModelRunner::Queue(const StepPlan& plan, bool draws, const LogitsSink& sink) {
@@ -392,7 +464,11 @@ void ModelRunner::Prepare(const StepPlan& plan, bool draws, StepInput& input, St
                                                  .padding = rows.padding},
                             ctx);
       input.moe.emplace(
-          MoeContext{.experts = *experts_, .dispatcher = *dispatcher_, .routing = *input.routing});
+          MoeContext{.experts = *experts_,
+                     .dispatcher = *dispatcher_,
+                     .routing = *input.routing,
+                     .streamed = streamed_.get()});
+      if (streamed_ != nullptr) streamed_->BeginStep();
     }
   }
   if (inbox_ == nullptr) return;
@@ -437,6 +513,7 @@ StepOutput ModelRunner::Compute(StepInput& input, StepUnderWay& step, ops::OpCon
 std::optional<StepShape> ModelRunner::RecordableShape(const StepInput& input) const {
   const Rows& rows = *rows_;
   if (stream_ == nullptr || stream_->blocking() || !rows.Decodes()) return std::nullopt;
+  if (streamed_ != nullptr) return std::nullopt;  // the host asks for each layer's experts
   if (std::ssize(rows.wanted) > MaxLogitRows(options_)) return std::nullopt;
   if (input.routing && !input.routing->Recordable()) return std::nullopt;
   const ops::PlacedSequences& placed = input.decoder.attention.placed;

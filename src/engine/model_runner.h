@@ -25,8 +25,12 @@
 #include "kv/page_pool.h"
 #include "model/decoder.h"
 #include "model/model_weights.h"
+#include "moe/streamed_experts.h"
 #include "moe/token_dispatcher.h"
+#include "offload/expert_link.h"
 #include "offload/expert_store.h"
+#include "offload/host_experts.h"
+#include "offload/offload_stats.h"
 #include "request/step.h"
 #include "sampling/device_sampler.h"
 #include "sampling/sampler.h"
@@ -76,7 +80,14 @@ class ModelRunner {
   // there; those of every other sample and score row are handed to `sink` before this returns. A
   // step in which the host looks at something (logits, routing) waits for it here, so it gains
   // nothing by being submitted early. `plan` is not read later. One that throws is not under way.
-  void Submit(const StepPlan& plan, const LogitsSink& sink);
+  //
+  // Returns the slices whose tokens needed an expert that could not be read: what the step made of
+  // them is worth nothing. Each slice once.
+  struct SliceFailure {
+    int slice = 0;
+    std::string error;
+  };
+  [[nodiscard]] std::vector<SliceFailure> Submit(const StepPlan& plan, const LogitsSink& sink);
 
   // A sample row whose token was drawn on the device.
   struct DrawnRow {
@@ -91,7 +102,7 @@ class ModelRunner {
   bool Ready() const;
 
   // Runs one step, with none under way, and hands the logits of each slice's sample and score rows
-  // to `sink`.
+  // to `sink`. Throws Error(kDataLoss) where a slice failed.
   void Run(const StepPlan& plan, const LogitsSink& sink);
 
   // Replaces where routing comes from, between steps.
@@ -100,6 +111,12 @@ class ModelRunner {
 
   const ModelWeights& weights() const { return *weights_; }
   const ExpertStore* experts() const { return experts_.get(); }
+  // What came of offloading; null where every expert has a slot.
+  const OffloadStats* offload_stats() const {
+    return streamed_ == nullptr ? nullptr : &streamed_->stats();
+  }
+  // The way to the experts' slots; null where there is none.
+  ExpertLink* link() { return link_.get(); }
   const PagePool& pages() const { return *pages_; }
   MemoryUse Memory() const;
 
@@ -137,8 +154,10 @@ class ModelRunner {
     std::vector<DrawnRow> drawn;  // rows that were drawn before, where logits are made in parts
   };
   void PrepareDevice(const MemoryNeeds& needs);
+  void PrepareExperts(const WeightSource& source, const OnBytesRead& on_read);
   void PrepareSwapping();
   void SwapPages(const StepPlan& plan);
+  std::vector<SliceFailure> FailedSlices() const;
   void Queue(const StepPlan& plan, bool draws, const LogitsSink& sink);
   void QueueStep(const StepPlan& plan, bool draws, const LogitsSink& sink, StepUnderWay& step);
   void Prepare(const StepPlan& plan, bool draws, StepInput& input, StepUnderWay& step,
@@ -175,7 +194,12 @@ class ModelRunner {
   uint64_t free_at_start_ = 0;                 // bytes of the device before anything was taken
   std::unique_ptr<ModelWeights> weights_;
   std::unique_ptr<CheckpointExperts> expert_source_;
+  // These are there where not every expert has a slot; the first two not on a CPU that reads
+  // experts straight into slots.
+  std::unique_ptr<HostExperts> host_experts_;
+  std::unique_ptr<ExpertLink> link_;
   std::unique_ptr<ExpertStore> experts_;
+  std::unique_ptr<StreamedExperts> streamed_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
   std::unique_ptr<RoutingSource> routing_;
   std::unique_ptr<PagePool> pages_;

@@ -1,9 +1,6 @@
 #include "moe/moe_layer.h"
 
-#include <algorithm>
-#include <vector>
-
-#include "base/check.h"
+#include "moe/streamed_experts.h"
 #include "ops/experts/experts.h"
 #include "ops/router/norm_router.h"
 
@@ -20,49 +17,17 @@ Routing Route(const MoeSpec& spec, int layer, const ops::NormDesc& norm,
   return moe.routing.Settle(layer);
 }
 
-// Runs the experts that `slots` [local experts] has a slot for over their rows. The others' rows
-// are left alone.
-void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner, MoeContext& moe,
-              ops::OpContext& ctx) {
-  const auto [gate_up, down] = MatricesOf(moe.experts.layout(), moe.experts.slab());
-  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, rows.x, rows.gather, rows.offsets,
-                   slots, gate_up, {}, inner, ctx);
-  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, rows.offsets, slots, down,
-                   {}, rows.y, ctx);
-}
-
-// The experts of `wave`, read into slots if they are not there.
-void RunWave(int layer, const ExpertRows& rows, std::span<const int32_t> wave, TensorView inner,
-             MoeContext& moe, ops::OpContext& ctx) {
-  const ExpertLease lease = moe.experts.Acquire(layer, wave);
-  const TensorView slots = ctx.arena.Allocate(DType::kI32, {rows.offsets.dim(0) - 1});
-  int32_t* slot = slots.data<int32_t>();
-  std::fill_n(slot, slots.NumElements(), -1);
-  for (size_t i = 0; i < wave.size(); ++i) slot[wave[i]] = lease.slots()[i];
-  RunSlots(rows, slots, inner, moe, ctx);
-  lease.CheckUnchanged();
-}
-
-// All active experts: at once where each has a slot, else in as few waves as the slots allow.
-void RunExperts(int layer, const ExpertRows& rows, MoeContext& moe, ops::OpContext& ctx) {
+// All active experts of rows that the dispatcher brought.
+void RunExperts(int layer, ConstTensorView ids, const ExpertRows& rows, MoeContext& moe,
+                ops::OpContext& ctx) {
+  if (moe.streamed != nullptr) {
+    moe.streamed->Run(layer, ids, rows, ctx);
+    return;
+  }
   const ExpertLayout& layout = moe.experts.layout();
   const TensorView inner =
       ctx.arena.Allocate(ctx.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn});
-  if (moe.experts.AllResident()) {
-    RunSlots(rows, moe.experts.SlotTable(layer), inner, moe, ctx);
-    return;
-  }
-  SLUICE_CHECK(!ctx.OnCuda());
-  const int32_t* offsets = rows.offsets.data<int32_t>();
-  std::vector<int32_t> active;
-  for (int32_t e = 0; e + 1 < rows.offsets.dim(0); ++e) {
-    if (offsets[e + 1] > offsets[e]) active.push_back(e);
-  }
-  const size_t wave_size = moe.experts.num_slots();
-  for (size_t begin = 0; begin < active.size(); begin += wave_size) {
-    const size_t count = std::min(wave_size, active.size() - begin);
-    RunWave(layer, rows, std::span(active).subspan(begin, count), inner, moe, ctx);
-  }
+  RunSlots(rows, moe.experts.SlotTable(layer), inner, moe.experts, ctx);
 }
 
 }  // namespace
@@ -79,6 +44,15 @@ ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab) {
   down.rows = layout.hidden;
   down.cols = layout.ffn;
   return {gate_up, down};
+}
+
+void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner,
+              const ExpertStore& experts, ops::OpContext& ctx) {
+  const auto [gate_up, down] = MatricesOf(experts.layout(), experts.slab());
+  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, rows.x, rows.gather, rows.offsets,
+                   slots, gate_up, {}, inner, ctx);
+  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, rows.offsets, slots, down,
+                   {}, rows.y, ctx);
 }
 
 ops::RouterDesc RouterDescOf(const MoeSpec& spec) {
@@ -109,7 +83,7 @@ void MoeLayer(const MoeSpec& spec, int layer, const ops::NormDesc& norm,
     return;
   }
   const ExpertRows rows = moe.dispatcher.Dispatch(h, routing.ids, ctx);
-  RunExperts(layer, rows, moe, ctx);
+  RunExperts(layer, routing.ids, rows, moe, ctx);
   moe.dispatcher.Combine(routing.weights, x, ctx);
   ops::AddSharedExpert(shared, h, x, ctx);
 }

@@ -26,14 +26,17 @@ struct MoeWeights {
   ConstTensorView shared_expert_gate;  // [1, hidden]; empty when the shared expert is not gated
 };
 
+class StreamedExperts;
+
 // What the MoE layers of one model work with. All references outlive the step.
 //
 // On CUDA the host sees the routing only where it must: for a source other than the model itself,
-// or an observer. Then each layer waits for the device once.
+// an observer, or where not every expert has a slot. Then each layer waits for the device once.
 struct MoeContext {
   ExpertStore& experts;
   TokenDispatcher& dispatcher;
   StepRouting& routing;
+  StreamedExperts* streamed = nullptr;  // runs the experts where not every one has a slot
 };
 
 // How the layers of a model choose experts.
@@ -46,9 +49,14 @@ struct ExpertMatrices {
 };
 ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab);
 
+// Runs the experts that `slots` [local experts] i32 has a slot for over their rows; those of -1 are
+// left alone. `inner` [R, ffn] is scratch: its rows are the experts' own.
+void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner,
+              const ExpertStore& experts, ops::OpContext& ctx);
+
 // x += experts(h) + shared expert(h), h = norm(x). x [T, hidden] f32, norm_weight [hidden] f32.
 // Where every expert is on this rank and in a slot, ops::Experts does all that follows the choice.
-// Else rows go through the dispatcher; with fewer slots than experts in waves, on the CPU alone.
+// Else rows go through the dispatcher.
 void MoeLayer(const MoeSpec& spec, int layer, const ops::NormDesc& norm,
               ConstTensorView norm_weight, const MoeWeights& weights, TensorView x, MoeContext& moe,
               ops::OpContext& ctx);

@@ -1,0 +1,348 @@
+#include "moe/streamed_experts.h"
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "base/check.h"
+#include "moe/moe_layer.h"
+#include "ops/common/upload.h"
+
+namespace sluice {
+namespace {
+
+// The streaming options that a policy comes to.
+StreamingOptions Settle(StreamingOptions options) {
+  SLUICE_CHECK(options.policy != OffloadPolicy::kResident);
+  if (options.policy != OffloadPolicy::kPipeline) {
+    options.prefetch = false;
+    options.ready_first = false;
+  }
+  return options;
+}
+
+size_t CeilDiv(size_t a, size_t b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace
+
+// One layer of a step. Leases end with it.
+struct StreamedExperts::LayerRun {
+  int layer;
+  size_t nth;  // among those that route
+  const ExpertRows& rows;
+  ops::OpContext& ctx;
+  std::span<const int32_t> ids;  // [tokens, top_k] of the host's
+  TensorView inner;              // [rows, ffn] scratch
+  // Experts whose rows are to be computed: not asked for yet, the first one last; being read; in a
+  // slot or on the link, in the order in which they come.
+  std::vector<int32_t> away;
+  std::vector<int32_t> reading;
+  std::list<Held> held;
+
+  size_t NumOutstanding() const { return away.size() + reading.size() + held.size(); }
+};
+
+StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
+    : store_(store),
+      options_{.streaming = Settle(options.streaming),
+               .top_k = options.top_k,
+               .timeline = options.timeline},
+      next_(store.experts().num_layers(), store.num_experts(), options.top_k),
+      window_(store.experts().num_layers()),
+      counts_(static_cast<size_t>(store.num_experts())),
+      slots_(static_cast<size_t>(store.num_experts())) {
+  stats_.layers.resize(static_cast<size_t>(store.experts().num_layers()));
+}
+
+void StreamedExperts::Run(int layer, ConstTensorView ids, const ExpertRows& rows,
+                          ops::OpContext& ctx) {
+  SLUICE_CHECK_EQ(ids.dim(1), options_.top_k);
+  const Arena::Scope scope(ctx.arena);
+  const ExpertLayout& layout = store_.layout();
+  LayerRun run{
+      .layer = layer,
+      .nth = static_cast<size_t>(store_.experts().OrdinalOf(layer)),
+      .rows = rows,
+      .ctx = ctx,
+      .inner = ctx.arena.Allocate(ctx.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn})};
+  std::optional<Arena::Scope> staging_scope;
+  if (ctx.OnCuda()) staging_scope.emplace(*ctx.staging);
+  AwaitChoice(run, ids);
+  FindNeeded(run);
+  AskForMissing(run);
+  // What a device computes with at once does not wait for a forecast.
+  if (ctx.OnCuda() && !run.held.empty() && !Waits(run)) RunWave(run, NextWave(run));
+  bool looked_ahead = false;
+  while (run.NumOutstanding() > 0) {
+    AskForMissing(run);
+    if (run.away.empty() && !std::exchange(looked_ahead, true)) LookAhead(run);
+    AskAhead();
+    if (Waits(run)) {
+      const TimelineSpan span(options_.timeline, "read expert");
+      SLUICE_CHECK(store_.Pump(true));
+      TakeRead(run);
+    } else {
+      RunWave(run, NextWave(run));
+      store_.Pump(false);
+      TakeRead(run);
+    }
+  }
+  if (!looked_ahead) LookAhead(run);
+  AskAhead();
+  ran_ = true;
+}
+
+// Whether there is nothing to compute with before a read has ended: that of an expert which the
+// next wave needs, or one to a slot that is wanted.
+bool StreamedExperts::Waits(const LayerRun& run) const {
+  return run.held.empty() || (!options_.streaming.ready_first && !run.reading.empty());
+}
+
+// The router's cut: waits for what it chose and counts each expert's tokens.
+void StreamedExperts::AwaitChoice(LayerRun& run, ConstTensorView ids) {
+  const TimelineSpan span(options_.timeline, "router cut");
+  const bool ran_before = std::exchange(ran_, false);
+  std::swap(chosen_, chosen_before_);
+  const int32_t* host_ids = nullptr;
+  if (run.ctx.OnCuda()) {
+    const TensorView copy = run.ctx.staging->Allocate(DType::kI32, ids.shape());
+    run.ctx.cuda->Copy(copy.raw(), ids.raw(), static_cast<size_t>(ids.NumBytes()));
+    host_ids = copy.data<int32_t>();
+  } else {
+    host_ids = ids.data<int32_t>();
+  }
+  chosen_.Mark(run.ctx);
+  chosen_.Await();
+  run.ids = {host_ids, static_cast<size_t>(ids.NumElements())};
+  if (ran_before) NoteTimes(run);
+  waves_ = transfers_ = 0;
+  last_nth_ = run.nth;
+
+  std::fill(counts_.begin(), counts_.end(), 0);
+  for (const int32_t id : run.ids) {
+    SLUICE_CHECK(id >= 0 && id < store_.num_experts());
+    ++counts_[static_cast<size_t>(id)];
+  }
+  store_.BeginLayer(run.layer);
+  store_.NoteUse(run.layer, counts_);
+}
+
+// What the layer before waited for, whose last wave is behind the device by now.
+void StreamedExperts::NoteTimes(const LayerRun& run) {
+  LayerOffloadStats& stats = StatsOf(last_nth_);
+  for (size_t i = 0; i < waves_; ++i) {
+    const double waited = times_[i].began.SecondsSince(times_[i].came);
+    (i == 0 ? stats.between_s : stats.wait_s) += waited;
+  }
+  const bool waited = transfers_ > 0 && waves_ > 0;
+  const ComputeMoment& idle = waited ? times_[waves_ - 1].began : chosen_before_;
+  window_.NoteTransfers(idle.SecondsSince(chosen_before_), transfers_);
+  if ((last_nth_ + 1) % stats_.layers.size() == run.nth) {
+    window_.NoteWindow(static_cast<int>(run.nth), chosen_.SecondsSince(idle));
+  }
+}
+
+// Sorts the experts that the layer needs by where they are.
+void StreamedExperts::FindNeeded(LayerRun& run) {
+  LayerOffloadStats& stats = StatsOf(run.nth);
+  JudgePrefetch(run);
+  const bool whole = options_.streaming.policy == OffloadPolicy::kSerial;
+  for (int32_t expert = 0; expert < store_.num_experts(); ++expert) {
+    if (counts_[static_cast<size_t>(expert)] == 0 && !whole) continue;
+    ++stats.requests;
+    switch (store_.PlaceOf(run.layer, expert)) {
+      case ExpertStore::Place::kSlot:
+        if (!store_.Ready(run.layer, expert)) ++transfers_;
+        Hold(run, expert);
+        break;
+      case ExpertStore::Place::kReading:
+        ++transfers_;
+        run.reading.push_back(expert);
+        break;
+      case ExpertStore::Place::kFailed:
+        // For a step that ended before it took note: it is asked for again.
+        store_.TakeFailure(run.layer, expert);
+        [[fallthrough]];
+      case ExpertStore::Place::kAway:
+        ++transfers_;
+        run.away.push_back(expert);
+    }
+  }
+  stats.misses += run.away.size();
+  stats.hits += run.held.size() + run.reading.size();
+  // The first to be asked for comes last.
+  std::reverse(run.away.begin(), run.away.end());
+  if (options_.streaming.policy == OffloadPolicy::kPipeline) {
+    std::stable_sort(run.away.begin(), run.away.end(),
+                     [&](int32_t a, int32_t b) { return counts_[a] < counts_[b]; });
+  }
+}
+
+// What was brought ahead for the layer, now that it is known what it needs.
+void StreamedExperts::JudgePrefetch(const LayerRun& run) {
+  if (ahead_nth_ == run.nth) {
+    StatsOf(run.nth).prefetch_used += static_cast<uint64_t>(
+        std::count_if(asked_ahead_.begin(), asked_ahead_.end(),
+                      [&](int32_t expert) { return counts_[static_cast<size_t>(expert)] > 0; }));
+  }
+  ahead_.clear();
+  asked_ahead_.clear();
+}
+
+void StreamedExperts::Hold(LayerRun& run, int32_t expert) {
+  run.held.push_back({expert, store_.Pin(run.layer, {&expert, 1})});
+}
+
+// Begins to bring an expert, if there is a slot for it.
+bool StreamedExperts::Ask(int layer, size_t nth, int32_t expert, FetchReason reason) {
+  if (!store_.Fetch(layer, expert, reason)) return false;
+  const auto bytes = static_cast<uint64_t>(store_.layout().SlotBytes());
+  LayerOffloadStats& stats = StatsOf(nth);
+  if (store_.PlaceOf(layer, expert) == ExpertStore::Place::kReading) stats.disk_bytes += bytes;
+  if (store_.host() != nullptr) stats.link_bytes += bytes;
+  return true;
+}
+
+void StreamedExperts::AskForMissing(LayerRun& run) {
+  while (!run.away.empty()) {
+    const int32_t expert = run.away.back();
+    if (!Ask(run.layer, run.nth, expert, FetchReason::kDemand)) return;
+    run.away.pop_back();
+    if (store_.PlaceOf(run.layer, expert) == ExpertStore::Place::kSlot) {
+      Hold(run, expert);
+    } else {
+      run.reading.push_back(expert);
+    }
+  }
+}
+
+// Chooses what is worth bringing for the next layer.
+void StreamedExperts::LookAhead(const LayerRun& run) {
+  if (options_.streaming.policy != OffloadPolicy::kPipeline) return;
+  const std::span<const double> expected = next_.Observe(static_cast<int>(run.nth), run.ids);
+  const NextExperts::Hits& hits = next_.hits(static_cast<int>(run.nth));
+  StatsOf(run.nth).forecast = hits.needed;
+  StatsOf(run.nth).forecast_hits = hits.foretold;
+  ahead_nth_ = (run.nth + 1) % stats_.layers.size();
+  const int layer = LayerOf(ahead_nth_);
+  store_.Expect(layer, expected);
+  if (!options_.streaming.prefetch) return;
+  std::vector<int32_t> likeliest(counts_.size());
+  std::iota(likeliest.begin(), likeliest.end(), 0);
+  std::stable_sort(likeliest.begin(), likeliest.end(),
+                   [&](int32_t a, int32_t b) { return expected[a] > expected[b]; });
+  for (const int32_t expert : likeliest) {
+    const double chance = PrefetchWindow::ChanceOfUse(expected[expert]);
+    if (!window_.Worth(static_cast<int>(ahead_nth_), ahead_.size(), chance)) break;
+    if (store_.PlaceOf(layer, expert) == ExpertStore::Place::kAway) ahead_.push_back(expert);
+  }
+  std::reverse(ahead_.begin(), ahead_.end());
+}
+
+// As far as there are slots for it.
+void StreamedExperts::AskAhead() {
+  const int layer = LayerOf(ahead_nth_);
+  while (!ahead_.empty() && Ask(layer, ahead_nth_, ahead_.back(), FetchReason::kPrefetch)) {
+    asked_ahead_.push_back(ahead_.back());
+    ahead_.pop_back();
+    ++StatsOf(ahead_nth_).prefetched;
+  }
+}
+
+// Holds what has been read, and gives up what could not be.
+void StreamedExperts::TakeRead(LayerRun& run) {
+  std::erase_if(run.reading, [&](int32_t expert) {
+    switch (store_.PlaceOf(run.layer, expert)) {
+      case ExpertStore::Place::kReading:
+        return false;
+      case ExpertStore::Place::kSlot:
+        Hold(run, expert);
+        break;
+      case ExpertStore::Place::kAway:  // a prefetch that failed: now it is asked for
+        run.away.push_back(expert);
+        break;
+      case ExpertStore::Place::kFailed:
+        Fail(run, expert);
+    }
+    return true;
+  });
+}
+
+void StreamedExperts::Fail(LayerRun& run, int32_t expert) {
+  const std::string error = store_.TakeFailure(run.layer, expert);
+  ++StatsOf(run.nth).failed;
+  for (size_t i = 0; i < run.ids.size(); ++i) {
+    if (run.ids[i] != expert) continue;
+    failures_.push_back({static_cast<int64_t>(i) / options_.top_k, error});
+  }
+  // Rows are sorted by expert.
+  int64_t begin = 0;
+  for (int32_t e = 0; e < expert; ++e) begin += counts_[static_cast<size_t>(e)];
+  const TensorView failed = run.rows.y.Slice(begin, begin + counts_[static_cast<size_t>(expert)]);
+  const auto bytes = static_cast<size_t>(failed.NumBytes());
+  if (bytes == 0) return;
+  if (run.ctx.OnCuda()) {
+    run.ctx.cuda->Fill(failed.raw(), 0, bytes);
+  } else {
+    std::memset(failed.raw(), 0, bytes);
+  }
+}
+
+std::list<StreamedExperts::Held> StreamedExperts::NextWave(LayerRun& run) {
+  std::list<Held> wave;
+  if (!options_.streaming.ready_first) {
+    wave.swap(run.held);
+    return wave;
+  }
+  size_t ready = 0;
+  auto behind = run.held.begin();
+  for (auto it = run.held.begin(); it != run.held.end();) {
+    const auto held = it++;
+    if (!store_.Ready(run.layer, held->expert)) continue;
+    ++ready;
+    if (held == behind) {
+      ++behind;
+    } else {
+      run.held.splice(behind, run.held, held);
+    }
+  }
+  size_t least = 1;
+  if (run.ctx.OnCuda() && waves_ > 0) {
+    least = std::min(CeilDiv(run.NumOutstanding(), 4), CeilDiv(run.held.size(), 2));
+  }
+  const size_t size = std::max(ready, least);
+  wave.splice(wave.begin(), run.held, run.held.begin(),
+              std::next(run.held.begin(), static_cast<ptrdiff_t>(size)));
+  return wave;
+}
+
+void StreamedExperts::RunWave(LayerRun& run, std::list<Held> wave) {
+  std::vector<int32_t> experts;
+  for (const Held& held : wave) experts.push_back(held.expert);
+  const ExpertLease lease = store_.Pin(run.layer, experts);
+  wave.clear();
+  // Ahead of the wait, so that on a device the table is there before the experts are.
+  const Arena::Scope scope(run.ctx.arena);
+  std::fill(slots_.begin(), slots_.end(), -1);
+  for (size_t i = 0; i < experts.size(); ++i) slots_[experts[i]] = lease.slots()[i];
+  const TensorView slots = ops::Upload(std::span(slots_), run.ctx);
+  if (run.ctx.OnCuda()) run.ctx.inbox->Send();
+
+  if (times_.size() == waves_) times_.emplace_back();
+  WaveTimes& times = times_[waves_++];
+  times.came.Mark(run.ctx);
+  {
+    const TimelineSpan span(options_.timeline, "await experts");
+    lease.Await();
+  }
+  times.began.Mark(run.ctx);
+  RunSlots(run.rows, slots, run.inner, store_, run.ctx);
+  lease.CheckUnchanged();
+}
+
+}  // namespace sluice

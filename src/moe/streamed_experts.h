@@ -1,0 +1,127 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "device/tensor.h"
+#include "device/timeline.h"
+#include "moe/compute_moment.h"
+#include "moe/next_experts.h"
+#include "moe/prefetch_window.h"
+#include "moe/streaming_options.h"
+#include "moe/token_dispatcher.h"
+#include "offload/expert_store.h"
+#include "offload/offload_stats.h"
+#include "ops/common/op_context.h"
+
+namespace sluice {
+
+// Runs the experts of layers that do not all have a slot. What a layer needs is known when its
+// router has chosen; from there the pipeline goes:
+//   - Experts in a slot, or on their way to one, are pinned; the others are asked for, those with
+//     the most tokens first, as long as there are slots.
+//   - Once all are asked for, the link is given those that the next layer is expected to choose, as
+//     far as PrefetchWindow says: behind everything that this layer waits for.
+//   - Compute runs in waves, one pair of grouped products each: first with what is there, then with
+//     what comes, in its order. A wave's slots are free again behind it. The smaller a wave, the
+//     sooner it can begin, and the last ones are what nothing hides: on the CPU a wave is what has
+//     come, and at least one expert; a device's waves are queued ahead of their experts, each a
+//     quarter of what is outstanding, so that the last are single experts; and at most half of what
+//     is pinned, so that there are slots for others meanwhile.
+// On demand, nothing is brought ahead and a wave waits for all that have found a slot. Serially,
+// that goes for every expert of the layer.
+//
+// Each row is computed by one expert in one wave, and rows are summed up when all are there, so that
+// how experts came changes no bit. On a device the host waits for each layer's choice, and for
+// nothing else but the reading of files.
+class StreamedExperts {
+ public:
+  struct Options {
+    StreamingOptions streaming;  // its policy is not kResident
+    int top_k = 0;
+    Timeline* timeline = nullptr;  // may be null
+  };
+  // The store must outlive this.
+  StreamedExperts(ExpertStore& store, const Options& options);
+
+  // Forgets the failures of the step before.
+  void BeginStep() { failures_.clear(); }
+
+  // Fills rows.y for the experts that `ids` [T, top_k] i32 (of the context's memory, contiguous)
+  // names, in `layer`. Rows of an expert that could not be read are zeros.
+  void Run(int layer, ConstTensorView ids, const ExpertRows& rows, ops::OpContext& ctx);
+
+  // The tokens of the step that needed an expert which could not be read, and why.
+  struct Failure {
+    int64_t token = 0;
+    std::string error;
+  };
+  std::span<const Failure> failures() const { return failures_; }
+
+  // Times are those of layers before the last that ran.
+  const OffloadStats& stats() const { return stats_; }
+
+ private:
+  // An expert in a slot, or on its way to one, and the hold on it.
+  struct Held {
+    int32_t expert;
+    ExpertLease lease;
+  };
+  // When compute came to a wave, and when the wave's experts were there.
+  struct WaveTimes {
+    ComputeMoment came;
+    ComputeMoment began;
+  };
+  struct LayerRun;
+
+  LayerOffloadStats& StatsOf(size_t nth) { return stats_.layers[nth]; }
+  // The n-th of the layers that have routed experts.
+  int LayerOf(size_t nth) const {
+    return store_.experts().LayerOf(static_cast<int32_t>(nth) * store_.num_experts());
+  }
+  void AwaitChoice(LayerRun& run, ConstTensorView ids);
+  void NoteTimes(const LayerRun& run);
+  void JudgePrefetch(const LayerRun& run);
+  void FindNeeded(LayerRun& run);
+  void Hold(LayerRun& run, int32_t expert);
+  bool Ask(int layer, size_t nth, int32_t expert, FetchReason reason);
+  void AskForMissing(LayerRun& run);
+  void LookAhead(const LayerRun& run);
+  void AskAhead();
+  bool Waits(const LayerRun& run) const;
+  void TakeRead(LayerRun& run);
+  void Fail(LayerRun& run, int32_t expert);
+  std::list<Held> NextWave(LayerRun& run);
+  void RunWave(LayerRun& run, std::list<Held> wave);
+
+  ExpertStore& store_;
+  const Options options_;
+  NextExperts next_;
+  PrefetchWindow window_;
+  OffloadStats stats_;
+  std::vector<Failure> failures_;
+
+  // Of the layer in hand.
+  std::vector<int32_t> counts_;  // [experts] its tokens
+  std::vector<int32_t> slots_;   // [experts] slots of a wave, or -1
+
+  // What is brought ahead.
+  size_t ahead_nth_ = 0;               // for which of the layers
+  std::vector<int32_t> ahead_;         // to be asked for, the best last
+  std::vector<int32_t> asked_ahead_;   // asked for
+
+  // When things were, of the layer that ran last and the one in hand.
+  ComputeMoment chosen_;         // its router had chosen
+  ComputeMoment chosen_before_;  // the same of the layer before
+  std::vector<WaveTimes> times_;
+  size_t waves_ = 0;      // of times_
+  size_t transfers_ = 0;  // that it waited for
+  bool ran_ = false;      // to its end
+  size_t last_nth_ = 0;
+};
+
+}  // namespace sluice

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace sluice {
+
+// What offloading did for one layer, or for all, since the model was loaded. An expert counts once
+// for each run of its layer that needs it, however many tokens it has there.
+struct LayerOffloadStats {
+  uint64_t requests = 0;       // experts needed: hits + misses + cpu
+  uint64_t hits = 0;           // in a slot, or on the way to one, when the router chose
+  uint64_t misses = 0;         // asked for then
+  uint64_t cpu = 0;            // computed where they were
+  uint64_t failed = 0;         // of misses: could not be read
+  uint64_t prefetched = 0;     // asked for before the router chose
+  uint64_t prefetch_used = 0;  // of prefetched: needed; they are among the hits
+  uint64_t forecast = 0;       // experts needed where a forecast was made
+  uint64_t forecast_hits = 0;  // of them: among the as many that were foretold likeliest
+  uint64_t link_bytes = 0;     // that were asked for over the link
+  uint64_t disk_bytes = 0;     // that were asked for from the checkpoint
+  double wait_s = 0.0;         // compute waited for experts behind the layer's first
+  double between_s = 0.0;      // compute waited for the first ones after the router had chosen
+
+  LayerOffloadStats& operator+=(const LayerOffloadStats& other) {
+    requests += other.requests;
+    hits += other.hits;
+    misses += other.misses;
+    cpu += other.cpu;
+    failed += other.failed;
+    prefetched += other.prefetched;
+    prefetch_used += other.prefetch_used;
+    forecast += other.forecast;
+    forecast_hits += other.forecast_hits;
+    link_bytes += other.link_bytes;
+    disk_bytes += other.disk_bytes;
+    wait_s += other.wait_s;
+    between_s += other.between_s;
+    return *this;
+  }
+};
+
+struct OffloadStats {
+  std::vector<LayerOffloadStats> layers;  // those with routed experts, ascending
+
+  LayerOffloadStats Total() const {
+    LayerOffloadStats total;
+    for (const LayerOffloadStats& layer : layers) total += layer;
+    return total;
+  }
+};
+
+}  // namespace sluice
