@@ -36,26 +36,22 @@ class ThreadLink : public ExpertLink {
   ThreadLink(const ThreadLink&) = delete;
   ThreadLink& operator=(const ThreadLink&) = delete;
 
-  Ticket Copy(std::byte* target, const std::byte* source, size_t bytes,
-              Before /*before*/) override {
+  Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark /*readers*/) override {
     return Queue({.target = target, .source = source, .bytes = bytes, .queued = Clock::now()});
   }
-  Ticket Poison(std::byte* target, size_t bytes, Before /*before*/) override {
+  Ticket Poison(std::byte* target, size_t bytes, Mark /*readers*/) override {
     return Queue({.target = target, .source = nullptr, .bytes = bytes, .queued = Clock::now()});
   }
   bool Arrived(Ticket ticket) override {
     return ticket <= arrived_.load(std::memory_order_acquire);
   }
-  void Await(std::span<const Ticket> tickets) override {
-    for (const Ticket ticket : tickets) Wait(ticket);
-  }
+  void Await(Ticket ticket) override { Wait(ticket); }
   void Wait(Ticket ticket) override {
     if (Arrived(ticket)) return;
     SLUICE_CHECK_LE(ticket, last_);
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return Arrived(ticket); });
   }
-  void Drain() override { Wait(last_); }
   Mark MarkReaders() override { return 0; }
   LinkUse Use() override {
     const std::lock_guard lock(mutex_);

@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <span>
 
 #include "device/cuda_stream.h"
 #include "offload/simulated_link.h"
@@ -17,10 +16,10 @@ struct LinkUse {
   double busy_s = 0;  // time during which a copy ran
 };
 
-// The way from host memory into a store's slots: copies run beside the compute, begin in the order
-// they were queued and arrive about in that order. Queueing and asking never wait for the device;
-// Wait and Drain do, and on the CPU, where compute is what the caller does, Await. Used by one
-// thread, which also queues the compute, outside of recorded graphs.
+// The way from host memory into a store's slots: copies run one after another, in the order they
+// were queued, beside the compute. Queueing and asking never wait for the device; Wait does, and on
+// the CPU, where compute is what the caller does, Await. Used by one thread, which also queues the
+// compute, outside of recorded graphs.
 class ExpertLink {
  public:
   // Of a copy: ascending from 1. 0 is one that arrived before all.
@@ -28,28 +27,20 @@ class ExpertLink {
   // A point in what was queued to be computed: ascending. 0 is the beginning.
   using Mark = uint64_t;
 
-  // What a target must be done with before it is written to: what was computed with it, and what
-  // was copied into it before.
-  struct Before {
-    Mark readers = 0;
-    Ticket written = 0;
-  };
-
   virtual ~ExpertLink() = default;
 
-  // Queues a copy. `source` stays as it is, and both stay allocated, until it has arrived.
-  virtual Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Before before) = 0;
+  // Queues a copy, which begins once compute has passed `readers`. `source` stays as it is, and
+  // both stay allocated, until it has arrived.
+  virtual Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark readers) = 0;
   // Queues filling with 0xff bytes, likewise: NaN in every float format.
-  virtual Ticket Poison(std::byte* target, size_t bytes, Before before) = 0;
+  virtual Ticket Poison(std::byte* target, size_t bytes, Mark readers) = 0;
 
-  // Whether it has arrived.
+  // Whether it has arrived, and so all before it.
   virtual bool Arrived(Ticket ticket) = 0;
-  // What is computed from now on finds the bytes of all.
-  virtual void Await(std::span<const Ticket> tickets) = 0;
+  // What is computed from now on finds the bytes.
+  virtual void Await(Ticket ticket) = 0;
   // Returns once it has arrived.
   virtual void Wait(Ticket ticket) = 0;
-  // Returns once all have.
-  virtual void Drain() = 0;
 
   // The end of all that was queued to be computed until now.
   virtual Mark MarkReaders() = 0;
@@ -63,7 +54,7 @@ class ExpertLink {
 // made it returns, so it needs no marks.
 std::unique_ptr<ExpertLink> MakeThreadLink(const SimulatedLink& simulated = {});
 
-// The link of a CUDA device: streams of its own beside `compute`, which must outlive it. Sources
+// The link of a CUDA device: a stream of its own beside `compute`, which must outlive it. Sources
 // that are not pinned are copied as well, but the caller waits for them.
 std::unique_ptr<ExpertLink> MakeCudaLink(CudaStream& compute);
 

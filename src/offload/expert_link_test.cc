@@ -28,11 +28,11 @@ TEST(ThreadLink, CopiesInTheOrderQueued) {
   stages[0].assign(kBytes, std::byte{42});
   ExpertLink::Ticket last = 0;
   for (size_t i = 1; i < stages.size(); ++i) {
-    const auto ticket = link->Copy(stages[i].data(), stages[i - 1].data(), kBytes, {});
+    const auto ticket = link->Copy(stages[i].data(), stages[i - 1].data(), kBytes, 0);
     EXPECT_GT(ticket, last);
     last = ticket;
   }
-  link->Await(std::vector{last});
+  link->Await(last);
   EXPECT_EQ(stages.back(), stages.front());
   EXPECT_TRUE(link->Arrived(last));
   EXPECT_EQ(link->Use().copies, 19u);
@@ -46,10 +46,11 @@ TEST(ThreadLink, IsBusyAsLongAsItsBandwidthAndLatencySay) {
   std::vector<std::byte> target(kBytes);
   const auto link = MakeThreadLink({.bytes_per_s = 2e8, .latency_s = 1e-3});
   const auto begin = Clock::now();
-  for (int i = 0; i < kCopies; ++i) link->Copy(target.data(), source.data(), kBytes, {});
+  ExpertLink::Ticket last = 0;
+  for (int i = 0; i < kCopies; ++i) last = link->Copy(target.data(), source.data(), kBytes, 0);
   EXPECT_LT(SecondsSince(begin), 0.02);  // queueing does not wait
-  EXPECT_FALSE(link->Arrived(kCopies));
-  link->Drain();
+  EXPECT_FALSE(link->Arrived(last));
+  link->Wait(last);
   const double expected = kCopies * (1e-3 + kBytes / 2e8);  // 50 ms
   EXPECT_GE(SecondsSince(begin), expected * 0.999);
   EXPECT_GE(link->Use().busy_s, expected * 0.999);
@@ -61,8 +62,9 @@ TEST(ThreadLink, KeepsItsRateOverManySmallCopies) {
   const std::vector<std::byte> source(1000);
   std::vector<std::byte> target(1000);
   const auto link = MakeThreadLink({.bytes_per_s = 1e7, .latency_s = 0});  // 100 us each
-  for (int i = 0; i < 400; ++i) link->Copy(target.data(), source.data(), source.size(), {});
-  link->Drain();
+  ExpertLink::Ticket last = 0;
+  for (int i = 0; i < 400; ++i) last = link->Copy(target.data(), source.data(), source.size(), 0);
+  link->Wait(last);
   EXPECT_GE(link->Use().busy_s, 0.04 * 0.999);
   EXPECT_LE(link->Use().busy_s, 0.04 * 1.5);
 }
@@ -71,9 +73,9 @@ TEST(ThreadLink, RestsWhenNothingIsQueued) {
   const std::vector<std::byte> source(1000);
   std::vector<std::byte> target(1000);
   const auto link = MakeThreadLink({.bytes_per_s = 0, .latency_s = 2e-3});
-  link->Wait(link->Copy(target.data(), source.data(), source.size(), {}));
+  link->Wait(link->Copy(target.data(), source.data(), source.size(), 0));
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  link->Wait(link->Copy(target.data(), source.data(), source.size(), {}));
+  link->Wait(link->Copy(target.data(), source.data(), source.size(), 0));
   EXPECT_LT(link->Use().busy_s, 0.03);
 }
 
@@ -81,9 +83,9 @@ TEST(ThreadLink, PoisonsInItsTurnAndCountsNoCopy) {
   const std::vector<std::byte> source(64, std::byte{7});
   std::vector<std::byte> target(128);
   const auto link = MakeThreadLink();
-  link->Copy(target.data(), source.data(), 64, {});
-  link->Copy(target.data() + 64, source.data(), 64, {});
-  link->Wait(link->Poison(target.data(), 64, {}));
+  link->Copy(target.data(), source.data(), 64, 0);
+  link->Copy(target.data() + 64, source.data(), 64, 0);
+  link->Wait(link->Poison(target.data(), 64, 0));
   EXPECT_EQ(std::vector(target.begin(), target.begin() + 64), std::vector(64, std::byte{0xff}));
   EXPECT_EQ(std::vector(target.begin() + 64, target.end()), source);
   EXPECT_EQ(link->Use().copies, 2u);
@@ -95,7 +97,7 @@ TEST(ThreadLink, EndsWithCopiesQueued) {
   const auto begin = Clock::now();
   {
     const auto link = MakeThreadLink({.bytes_per_s = 0, .latency_s = 0.02});
-    for (int i = 0; i < 1000; ++i) link->Copy(target.data(), source.data(), 1000, {});
+    for (int i = 0; i < 1000; ++i) link->Copy(target.data(), source.data(), 1000, 0);
   }
   EXPECT_LT(SecondsSince(begin), 5);
 }
@@ -131,20 +133,19 @@ class CudaLinkTest : public ::testing::Test {
 
 constexpr size_t kMiB = 1 << 20;
 
-TEST_F(CudaLinkTest, WritesWhatWasQueuedLastWhicheverStreamTookIt) {
+TEST_F(CudaLinkTest, CopiesAndPoisonsInTheOrderQueued) {
   const Buffer slot(32 * kMiB, MemoryKind::kCuda);
   std::vector<Buffer> sources;
   for (int i = 0; i < 5; ++i) sources.push_back(Pinned(slot.size(), i));
-  ExpertLink::Ticket written = 0;
   for (int i = 0; i < 25; ++i) {
-    written = link_->Copy(slot.data(), sources[i % 5].data(), slot.size(), {.written = written});
-    if (i % 3 == 0) written = link_->Poison(slot.data(), slot.size(), {.written = written});
+    link_->Copy(slot.data(), sources[i % 5].data(), slot.size(), 0);
+    if (i % 3 == 0) link_->Poison(slot.data(), slot.size(), 0);
   }
-  written = link_->Copy(slot.data(), sources[3].data(), slot.size(), {.written = written});
-  link_->Await(std::vector{written});
+  const auto last = link_->Copy(slot.data(), sources[3].data(), slot.size(), 0);
+  EXPECT_FALSE(link_->Arrived(last));
+  link_->Await(last);
   EXPECT_EQ(Fetch(slot.data(), slot.size()), std::vector(slot.size(), std::byte{3}));
-  link_->Drain();
-  EXPECT_TRUE(link_->Arrived(written));
+  EXPECT_TRUE(link_->Arrived(last));
   const LinkUse use = link_->Use();
   EXPECT_EQ(use.copies, 26u);
   EXPECT_EQ(use.bytes, 26 * slot.size());
@@ -157,19 +158,15 @@ TEST_F(CudaLinkTest, DoesNotOverwriteWhatQueuedWorkStillReads) {
   const Buffer out(slot.size(), MemoryKind::kCuda);
   const Buffer before = Pinned(slot.size(), 1);
   const Buffer after = Pinned(slot.size(), 2);
-  for (int round = 0; round < 4; ++round) {  // each stream of the link has its turn
-    auto written = link_->Copy(slot.data(), before.data(), slot.size(), {});
-    link_->Await(std::vector{written});
+  for (int round = 0; round < 4; ++round) {  // events are used again
+    link_->Await(link_->Copy(slot.data(), before.data(), slot.size(), 0));
     QueueWork();
     stream_->Copy(out.data(), slot.data(), slot.size());
-    const auto readers = link_->MarkReaders();
-    written = link_->Copy(slot.data(), after.data(), slot.size(),
-                          {.readers = readers, .written = written});
+    const auto written = link_->Copy(slot.data(), after.data(), slot.size(), link_->MarkReaders());
     EXPECT_FALSE(link_->Arrived(written));
-    link_->Await(std::vector{written});
+    link_->Await(written);
     EXPECT_EQ(Fetch(out.data(), out.size()), std::vector(out.size(), std::byte{1}));
     EXPECT_EQ(Fetch(slot.data(), slot.size()), std::vector(slot.size(), std::byte{2}));
-    link_->Drain();
   }
 }
 
@@ -179,7 +176,7 @@ TEST_F(CudaLinkTest, RunsBesideTheCompute) {
   QueueWork();
   CudaEvent computed;
   computed.Record(*stream_);
-  link_->Wait(link_->Copy(slot.data(), source.data(), slot.size(), {}));
+  link_->Wait(link_->Copy(slot.data(), source.data(), slot.size(), 0));
   EXPECT_FALSE(computed.Reached());
   stream_->Synchronize();
 }
@@ -188,8 +185,7 @@ TEST_F(CudaLinkTest, CopiesFromALargePinnedBuffer) {
   const size_t bytes = 300 * kMiB + 64;
   const Buffer source = Pinned(bytes, 5);
   const Buffer slot(kMiB, MemoryKind::kCuda);
-  link_->Await(
-      std::vector{link_->Copy(slot.data(), source.data() + bytes - slot.size(), slot.size(), {})});
+  link_->Await(link_->Copy(slot.data(), source.data() + bytes - slot.size(), slot.size(), 0));
   EXPECT_EQ(Fetch(slot.data(), slot.size()), std::vector(slot.size(), std::byte{5}));
 }
 

@@ -153,7 +153,7 @@ ExpertStore::ExpertStore(const ExpertLayout& layout, const Options& options,
 ExpertStore::~ExpertStore() {
   if (options_.link == nullptr) return;
   try {
-    options_.link->Drain();
+    options_.link->Wait(last_queued_);
     options_.host->ForgetCopies();
   } catch (const Error& error) {
     spdlog::warn("ending the copies of experts: {}", error.what());
@@ -304,7 +304,7 @@ void ExpertStore::Evict(int32_t at) {
   Slot& slot = slots_[at];
   const auto bytes = static_cast<size_t>(layout_.SlotBytes());
   if (options_.link != nullptr) {
-    slot.written = options_.link->Poison(SlotData(at), bytes, {slot.readers, slot.written});
+    last_queued_ = options_.link->Poison(SlotData(at), bytes, slot.readers);
   } else {
     std::memset(SlotData(at), 0xff, bytes);  // NaN in every float format
   }
@@ -323,11 +323,10 @@ void ExpertStore::Vacate(int32_t at) {
 void ExpertStore::QueueCopy(int32_t at) {
   Slot& slot = slots_[at];
   HostExperts& host = *options_.host;
-  slot.written =
-      options_.link->Copy(SlotData(at), host.SlotData(host.SlotOf(slot.owner)),
-                          static_cast<size_t>(layout_.SlotBytes()), {slot.readers, slot.written});
+  slot.written = options_.link->Copy(SlotData(at), host.SlotData(host.SlotOf(slot.owner)),
+                                     static_cast<size_t>(layout_.SlotBytes()), slot.readers);
   host.NoteCopy(slot.owner, slot.written);
-  last_copy_ = slot.written;
+  last_queued_ = slot.written;
 }
 
 bool ExpertStore::Pump(bool wait) {
@@ -338,8 +337,8 @@ bool ExpertStore::Pump(bool wait) {
     readers_->Collect(wait, ended_);
   } else if (options_.host != nullptr) {
     const bool reads = options_.host->ReadsUnderWay() > 0;
-    under_way = reads || !options_.link->Arrived(last_copy_);
-    if (wait && !reads) options_.link->Wait(last_copy_);
+    under_way = reads || !options_.link->Arrived(last_queued_);
+    if (wait && !reads) options_.link->Wait(last_queued_);
     options_.host->Collect(wait, ended_);
   }
   for (ExpertRead& read : ended_) NoteRead(read);
@@ -382,9 +381,9 @@ ExpertLease ExpertStore::Pin(int layer, std::span<const int32_t> experts) {
 
 void ExpertStore::AwaitSlots(std::span<const int32_t> slots) {
   if (options_.link == nullptr) return;
-  tickets_.clear();
-  for (const int32_t at : slots) tickets_.push_back(slots_[at].written);
-  options_.link->Await(tickets_);
+  ExpertLink::Ticket last = 0;
+  for (const int32_t at : slots) last = std::max(last, slots_[at].written);
+  options_.link->Await(last);
 }
 
 void ExpertStore::EndLease(std::span<const int32_t> slots) {
@@ -431,27 +430,6 @@ void ExpertStore::Expect(int layer, std::span<const double> tokens) {
   const int ordinal = options_.experts.OrdinalOf(layer);
   order_.Expect(ordinal, tokens);
   candidates_[ordinal].known = false;
-}
-
-ExpertLease ExpertStore::Acquire(int layer, std::span<const int32_t> experts) {
-  SLUICE_CHECK_LE(static_cast<int>(experts.size()), num_slots());
-  std::vector<int32_t> tokens(num_experts());
-  for (const int32_t expert : experts) tokens[expert] = 1;
-  BeginLayer(layer);
-  NoteUse(layer, tokens);
-  for (const int32_t expert : experts) {
-    if (PlaceOf(layer, expert) == Place::kFailed) TakeFailure(layer, expert);
-    if (PlaceOf(layer, expert) == Place::kAway) {
-      SLUICE_CHECK(Fetch(layer, expert, FetchReason::kDemand));
-    }
-  }
-  for (const int32_t expert : experts) {
-    while (PlaceOf(layer, expert) == Place::kReading) Pump(true);
-    if (PlaceOf(layer, expert) == Place::kFailed) {
-      throw Error(ErrorCode::kDataLoss, TakeFailure(layer, expert));
-    }
-  }
-  return Pin(layer, experts);
 }
 
 }  // namespace sluice

@@ -142,10 +142,6 @@ class ExpertStore {
   // Tokens expected on each expert in the layer's next run. [num_experts]
   void Expect(int layer, std::span<const double> tokens);
 
-  // Brings the experts (ids in [0, num_experts), distinct, at most num_slots() of them) into slots
-  // and pins them, waiting for all. Throws Error(kDataLoss) where one cannot be read.
-  ExpertLease Acquire(int layer, std::span<const int32_t> experts);
-
   // Since construction: experts that layers' runs needed, and those of them in no slot.
   uint64_t requests() const { return requests_; }
   uint64_t misses() const { return misses_; }
@@ -204,10 +200,9 @@ class ExpertStore {
   std::vector<Candidate> candidates_;                  // [layers]
   int running_ = -1;                                   // the layer that runs, as an ordinal
   std::unordered_map<int32_t, std::string> failures_;  // by expert's index
-  ExpertLink::Ticket last_copy_ = 0;
-  std::optional<ExpertReaders> readers_;     // without a link; ends before the slab
-  std::vector<ExpertRead> ended_;            // scratch of Pump
-  std::vector<ExpertLink::Ticket> tickets_;  // scratch of AwaitSlots
+  ExpertLink::Ticket last_queued_ = 0;                 // copy or poison
+  std::optional<ExpertReaders> readers_;               // without a link; ends before the slab
+  std::vector<ExpertRead> ended_;                      // scratch of Pump
   uint64_t requests_ = 0;
   uint64_t misses_ = 0;
 };
