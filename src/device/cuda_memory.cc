@@ -17,8 +17,8 @@ namespace sluice {
 
 namespace {
 
-// From here on pinned memory is taken by many threads at once: cudaHostAlloc, which takes it page
-// by page, comes to 2 GB/s.
+// From here on pinned memory is taken by many threads at once: cudaHostAlloc takes it page by page,
+// on one.
 constexpr size_t kManyPinned = 256u << 20;
 constexpr size_t kHugePage = 2u << 20;
 
