@@ -140,21 +140,24 @@ double MeasureDeviceBandwidth(CudaStream& stream) {
   return best;
 }
 
-LinkBandwidth MeasureLinkBandwidth(CudaStream& stream) {
-  constexpr size_t kBytes = size_t{64} << 20;
-  const Buffer host(kBytes, MemoryKind::kPinned);
-  const Buffer device(kBytes, MemoryKind::kCuda);
-  std::memset(host.data(), 1, kBytes);
+LinkBandwidth MeasureLinkBandwidth(CudaStream& stream, size_t copy_bytes) {
+  constexpr size_t kLeast = size_t{64} << 20;
+  const size_t bytes = (kLeast + copy_bytes - 1) / copy_bytes * copy_bytes;
+  const Buffer host(bytes, MemoryKind::kPinned);
+  const Buffer device(bytes, MemoryKind::kCuda);
+  std::memset(host.data(), 1, bytes);
   CudaEvent begin;
   CudaEvent end;
   const auto best_of = [&](std::byte* target, const std::byte* source) {
     double best = 0;
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       begin.Record(stream);
-      stream.Copy(target, source, kBytes);
+      for (size_t at = 0; at < bytes; at += copy_bytes) {
+        stream.Copy(target + at, source + at, copy_bytes);
+      }
       end.Record(stream);
       end.Synchronize();
-      best = std::max(best, static_cast<double>(kBytes) / end.SecondsSince(begin));
+      best = std::max(best, static_cast<double>(bytes) / end.SecondsSince(begin));
     }
     return best;
   };

@@ -8,8 +8,8 @@
 
 #include "base/check.h"
 #include "bench/bandwidth.h"
+#include "bench/decode_batch.h"
 #include "bench/timing.h"
-#include "sampling/random.h"
 #include "trace/router_observer.h"
 
 namespace sluice {
@@ -34,120 +34,6 @@ class DistinctExperts : public RouterObserver {
  private:
   int64_t total_ = 0;
   int64_t layers_ = 0;
-};
-
-// Drives a batch of random prompts through a runner.
-class Batch {
- public:
-  Batch(ModelRunner& runner, const LatencyOptions& options)
-      : runner_(runner), worker_(runner), options_(options) {
-    prompts_.resize(options.batch);
-    uint64_t drawn = 0;
-    for (std::vector<TokenId>& prompt : prompts_) {
-      for (int i = 0; i < options.prompt_tokens; ++i) {
-        prompt.push_back(
-            static_cast<TokenId>(MixSeed(options.seed, drawn++) % runner.spec().vocab_size));
-      }
-    }
-    const int page_size = runner.options().page_size;
-    pages_each_ = (options.prompt_tokens + options.output_tokens + page_size - 1) / page_size;
-    if (pages_each_ * options.batch > runner.options().num_pages) {
-      throw Error(ErrorCode::kResourceExhausted,
-                  "the benchmark needs " + std::to_string(pages_each_ * options.batch) +
-                      " KV pages, the model has " + std::to_string(runner.options().num_pages));
-    }
-    Reset();
-  }
-
-  void Reset() {
-    tokens_ = prompts_;
-    known_ = options_.prompt_tokens;
-  }
-
-  // Runs positions [begin, end of each sequence), all known, and appends the most likely token, in
-  // as many steps as the prefill chunk and the runner's rows a step ask for.
-  void Step(int begin) {
-    const int end = length();
-    const int chunk = options_.prefill_chunk > 0 ? options_.prefill_chunk : end;
-    std::vector<int> done(options_.batch, begin);
-    while (*std::min_element(done.begin(), done.end()) < end) {
-      StepPlan plan{.step = next_step_++};
-      int room = runner_.options().max_step_rows;
-      for (int b = 0; b < options_.batch && room > 0; ++b) {
-        const int count = std::min({room, chunk, end - done[b]});
-        if (count == 0) continue;
-        SequenceSlice& slice = plan.slices.emplace_back(ContiguousSlice(
-            b, tokens_[b], done[b], done[b] + count, b * pages_each_, runner_.options().page_size));
-        slice.sample.params.temperature = 0;
-        done[b] += count;
-        room -= count;
-        if (done[b] == end) slice.sample_rows = {count - 1};
-      }
-      Submit(plan);
-      Collect();
-    }
-    known_ = length();
-  }
-
-  // Appends so many most likely tokens to each sequence, a step each, and calls `done` after each:
-  // the next step is under way by then where the worker takes it, as in a server.
-  template <class Done>
-  void Decode(int steps, Done done) {
-    const int most = worker_.Info().max_steps;
-    int submitted = 0;
-    for (int collected = 0; collected < steps; ++collected) {
-      for (; submitted < std::min(steps, collected + most); ++submitted) SubmitDecode();
-      Collect();
-      ++known_;
-      done();
-    }
-  }
-
-  int length() const { return static_cast<int>(tokens_.back().size()); }
-  const std::vector<std::vector<TokenId>>& tokens() const { return tokens_; }
-
- private:
-  void SubmitDecode() {
-    const int end = length();
-    StepPlan plan{.step = next_step_++};
-    for (int b = 0; b < options_.batch; ++b) {
-      SequenceSlice& slice = plan.slices.emplace_back(ContiguousSlice(
-          b, tokens_[b], end - 1, end, b * pages_each_, runner_.options().page_size));
-      slice.sample.params.temperature = 0;
-      slice.sample_rows = {0};
-    }
-    Submit(plan);
-  }
-
-  // Appends what the plan's samples will be.
-  void Submit(const StepPlan& plan) {
-    worker_.Submit(plan);
-    for (size_t i = 0; i < plan.slices.size(); ++i) {
-      const SequenceSlice& slice = plan.slices[i];
-      if (slice.sample_rows.empty()) continue;
-      tokens_[slice.sequence].push_back(TokenDrawnBy(static_cast<int>(i)));
-    }
-  }
-
-  void Collect() {
-    const StepResult result = worker_.Collect();
-    if (!result.error.empty()) throw Error(ErrorCode::kInternal, result.error);
-    for (const SliceResult& slice : result.slices) {
-      if (!slice.error.empty()) throw Error(ErrorCode::kInternal, slice.error);
-      for (const SampledToken& drawn : slice.samples) {
-        tokens_[slice.sequence].at(known_) = drawn.token;
-      }
-    }
-  }
-
-  ModelRunner& runner_;
-  InProcessWorker worker_;
-  const LatencyOptions& options_;
-  int pages_each_ = 0;
-  uint64_t next_step_ = 0;
-  int known_ = 0;  // tokens of each sequence, as far as steps were collected
-  std::vector<std::vector<TokenId>> prompts_;
-  std::vector<std::vector<TokenId>> tokens_;
 };
 
 // What was planned of memory and what was taken, and by how much that is more than the plan.
@@ -205,6 +91,14 @@ double DecodeStepFlops(const ModelRunner& runner, const LatencyOptions& options)
   return 2.0 * options.batch * (weights + attention);
 }
 
+DecodeBatch::Options BatchOf(const LatencyOptions& options) {
+  return {.sequences = options.batch,
+          .prompt_tokens = options.prompt_tokens,
+          .output_tokens = options.output_tokens,
+          .prefill_chunk = options.prefill_chunk,
+          .seed = options.seed};
+}
+
 void CheckOptions(const ModelRunner& runner, const LatencyOptions& options) {
   SLUICE_CHECK_GE(options.batch, 1);
   SLUICE_CHECK_GE(options.prompt_tokens, 1);
@@ -223,7 +117,7 @@ void CheckOptions(const ModelRunner& runner, const LatencyOptions& options) {
 
 boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& options) {
   CheckOptions(runner, options);
-  Batch batch(runner, options);
+  DecodeBatch batch(runner, BatchOf(options));
   DistinctExperts experts;
   // Seconds, [repeats] and twice [repeats * (output - 1)].
   std::vector<double> prefill, decode, host;
@@ -277,7 +171,7 @@ boost::json::object BenchLatency(ModelRunner& runner, const LatencyOptions& opti
 
 boost::json::object BenchKvCache(ModelRunner& runner, const LatencyOptions& options) {
   CheckOptions(runner, options);
-  Batch batch(runner, options);
+  DecodeBatch batch(runner, BatchOf(options));
   std::vector<double> with, without, ttft;
   std::vector<std::vector<TokenId>> expected;
   bool same_tokens = true;

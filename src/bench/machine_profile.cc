@@ -3,6 +3,7 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 
@@ -40,6 +41,7 @@ HardwareProfile MeasureMachine(const MachineProfileOptions& options) {
       "rows by {} x {}",
       fmt::gmtime(std::chrono::system_clock::now()), CpuModelName(), options.num_threads,
       CpuTierName(options.tier), kHostProduct.rows, kHostProduct.width, kHostProduct.width);
+  profile.device = options.cuda ? FindCudaDevice(*options.cuda).name : CpuModelName();
   profile.host_memory = static_cast<double>(QueryMemory().total_bytes);
   profile.host_bandwidth = MeasureReadBandwidth(pool, options.memory_bytes);
   profile.host_bf16_flops = MeasureProduct(ctx, DType::kBF16);
@@ -49,6 +51,39 @@ HardwareProfile MeasureMachine(const MachineProfileOptions& options) {
     if (profile.disk_bandwidth) profile.source += ", a file of 256 MiB read past the page cache";
   }
   if (options.cuda) MeasureDevice(*options.cuda, pool, profile);
+  return profile;
+}
+
+HardwareProfile MeasureForOffload(const OffloadProbe& probe) {
+  constexpr int64_t kMemoryBytes = int64_t{256} << 20;
+  ThreadPool pool(probe.num_threads);
+  HardwareProfile profile{.name = "this-machine",
+                          .origin = ProfileOrigin::kMeasured,
+                          .source = "measured at the start"};
+  profile.host_memory = static_cast<double>(QueryMemory().total_bytes);
+  profile.host_bandwidth = MeasureReadBandwidth(pool, kMemoryBytes);
+  if (probe.cuda) {
+    CudaStream stream(*probe.cuda);
+    Arena arena(MemoryKind::kCuda);
+    ops::OpContext ctx{.pool = pool, .arena = arena, .cuda = &stream};
+    profile.device = stream.device().name;
+    profile.gpu_memory = static_cast<double>(stream.device().total_bytes);
+    profile.gpu_bandwidth = MeasureDeviceBandwidth(stream);
+    profile.gpu_flops = MeasureProduct(ctx, probe.dtype);
+    profile.link_bandwidth = MeasureLinkBandwidth(stream, probe.expert_bytes).to_device;
+    return profile;
+  }
+  Arena arena;
+  ops::OpContext ctx{.pool = pool, .arena = arena, .tier = probe.tier};
+  profile.device = CpuModelName();
+  profile.gpu_bandwidth = profile.host_bandwidth;
+  profile.gpu_flops = MeasureProduct(ctx, probe.dtype);
+  // A copy takes its latency, and then as long as the link or as memory does.
+  const auto bytes = static_cast<double>(probe.expert_bytes);
+  const double rate = probe.link.bytes_per_s > 0
+                          ? std::min(probe.link.bytes_per_s, *profile.host_bandwidth / 2)
+                          : *profile.host_bandwidth / 2;  // read and written
+  profile.link_bandwidth = bytes / (probe.link.latency_s + bytes / rate);
   return profile;
 }
 

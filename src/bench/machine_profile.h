@@ -1,11 +1,14 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
 
 #include "base/machine.h"
+#include "device/dtype.h"
+#include "offload/simulated_link.h"
 #include "plan/hardware_profile.h"
 
 namespace sluice {
@@ -23,5 +26,19 @@ struct MachineProfileOptions {
 // a CUDA device its memory, bandwidth, products and both directions of the link. Takes some
 // seconds, 1 GB of host memory, 2 GB of the device's and 256 MB of the disk. Throws Error.
 HardwareProfile MeasureMachine(const MachineProfileOptions& options);
+
+// What is to be known of a machine whose experts come over a link.
+struct OffloadProbe {
+  int num_threads = 1;
+  CpuTier tier = CpuTier::kPortable;
+  std::optional<int> cuda;  // none = the CPU computes, behind `link`
+  SimulatedLink link;
+  DType dtype = DType::kBF16;  // of the products
+  size_t expert_bytes = 0;     // that are copied at once
+};
+
+// The figures that the cost of a step needs (plan/offload_plan.h) but the disk's, and what tells
+// machines apart, in well under two seconds. On the CPU its memory is the GPU's too.
+HardwareProfile MeasureForOffload(const OffloadProbe& probe);
 
 }  // namespace sluice

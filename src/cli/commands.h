@@ -21,6 +21,7 @@ Command AddBenchLatency(CLI::App& app);
 Command AddBenchKvCache(CLI::App& app);
 Command AddBenchThroughput(CLI::App& app);
 Command AddBenchServe(CLI::App& app);
+Command AddBenchOffload(CLI::App& app);
 Command AddBenchKernels(CLI::App& app);
 Command AddBenchAttention(CLI::App& app);
 Command AddBenchRouter(CLI::App& app);

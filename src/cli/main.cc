@@ -79,6 +79,7 @@ int Main(std::vector<std::string> arguments) {
         {"kv-cache", AddBenchKvCache(*bench)},
         {"throughput", AddBenchThroughput(*bench)},
         {"serve", AddBenchServe(*bench)},
+        {"offload", AddBenchOffload(*bench)},
         {"kernels", AddBenchKernels(*bench)},
         {"attention", AddBenchAttention(*bench)},
         {"router", AddBenchRouter(*bench)}}},

@@ -166,6 +166,7 @@ void PlaceExperts(const ModelSpec& spec, const OffloadFlags& flags, RunnerOption
     options.expert_slots = slots < all ? slots : 0;
   }
   if (options.expert_slots == 0 || !HasHostTier(flags, options)) return;
+  if (options.offload.shared_host != nullptr) return;  // it is there
   std::optional<uint64_t> ram;
   if (!flags.ram_budget.empty()) ram = ParseBytes(flags.ram_budget);
   options.offload.host_slots = HostSlotsWithin(spec, options, ram);

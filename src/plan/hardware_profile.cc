@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "base/machine.h"
 
 namespace sluice {
 namespace {
@@ -68,7 +69,7 @@ constexpr LayerTime kLayerTimes[] = {
 }
 
 std::string KnownKeys() {
-  std::string names = "name, origin, source, layer";
+  std::string names = "name, origin, source, device, layer";
   for (const ProfileFigure& figure : kFigures) names += ", " + figure.Name();
   return names;
 }
@@ -179,6 +180,7 @@ json::object ToJson(const HardwareProfile& profile) {
   object["name"] = profile.name;
   object["origin"] = profile.origin == ProfileOrigin::kPublished ? "published" : "measured";
   object["source"] = profile.source;
+  if (!profile.device.empty()) object["device"] = profile.device;
   for (const ProfileFigure& figure : kFigures) {
     if (!(profile.*figure.value)) continue;
     json::value& group = object[figure.group];
@@ -204,6 +206,8 @@ HardwareProfile ProfileFromJson(std::string_view text, const std::string& where)
       profile.origin = ReadOrigin(value, where);
     } else if (key == "source") {
       profile.source = ReadText(value, "source", where);
+    } else if (key == "device") {
+      profile.device = ReadText(value, "device", where);
     } else if (key == "layer") {
       profile.layer = ReadLayer(value, where);
     } else {
@@ -222,6 +226,29 @@ HardwareProfile ReadProfile(const std::filesystem::path& path) {
                                           "those in configs/profiles");
   }
   return ProfileFromJson(text, path.string());
+}
+
+std::vector<std::string> ForeignFigures(const HardwareProfile& given,
+                                        const HardwareProfile& measured) {
+  constexpr double kMemoryShare = 0.1;
+  constexpr double kBandwidthShare = 0.25;
+  std::vector<std::string> foreign;
+  if (!given.device.empty() && !measured.device.empty() && given.device != measured.device) {
+    foreign.push_back("its device is " + given.device + ", this one is " + measured.device);
+  }
+  const auto compare = [&](std::optional<double> HardwareProfile::*figure, double share,
+                           const char* name, const char* unit) {
+    if (!(given.*figure) || !(measured.*figure)) return;
+    const double said = *(given.*figure);
+    const double here = *(measured.*figure);
+    if (std::abs(said - here) <= share * here) return;
+    foreign.push_back(std::string(name) + " is " + FormatBytes(static_cast<uint64_t>(said)) + unit +
+                      ", here " + FormatBytes(static_cast<uint64_t>(here)) + unit);
+  };
+  compare(&HardwareProfile::gpu_memory, kMemoryShare, "gpu.memory_bytes", "");
+  compare(&HardwareProfile::host_memory, kMemoryShare, "host.memory_bytes", "");
+  compare(&HardwareProfile::link_bandwidth, kBandwidthShare, "link.bandwidth_bytes_per_s", "/s");
+  return foreign;
 }
 
 std::vector<std::string> MissingFigures(const HardwareProfile& profile) {

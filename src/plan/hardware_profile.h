@@ -43,6 +43,7 @@ struct HardwareProfile {
   std::string name;
   ProfileOrigin origin = ProfileOrigin::kMeasured;
   std::string source;                       // documents, or how and when it was measured
+  std::string device;                       // the GPU's name, or the CPU's; empty = not said
   std::optional<double> gpu_memory;         // bytes
   std::optional<double> gpu_bandwidth;      // bytes/s, reading the GPU's own memory
   std::optional<double> gpu_flops;          // bf16 with f32 sums, dense, FLOP/s
@@ -78,6 +79,12 @@ boost::json::object ToJson(const HardwareProfile& profile);
 HardwareProfile ProfileFromJson(std::string_view text, const std::string& where);
 // Throws Error(kNotFound) for a file that cannot be read, else as ProfileFromJson.
 HardwareProfile ReadProfile(const std::filesystem::path& path);
+
+// What of `given` is not so on the machine that `measured` is of, one part for each: the device's
+// name, memory that differs by more than a tenth, link bandwidth that differs by more than a
+// quarter. Empty where all that both say agrees.
+std::vector<std::string> ForeignFigures(const HardwareProfile& given,
+                                        const HardwareProfile& measured);
 
 // Names of the figures that the profile does not have, "host.memory_bytes", in the table's order.
 std::vector<std::string> MissingFigures(const HardwareProfile& profile);

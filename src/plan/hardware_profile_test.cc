@@ -131,5 +131,33 @@ TEST(HardwareProfile, EveryCommittedProfileIsRead) {
   EXPECT_GE(read, 6);
 }
 
+TEST(HardwareProfile, ADeviceGoesThroughJson) {
+  const HardwareProfile profile{.name = "n", .source = "s", .device = "A GPU"};
+  EXPECT_EQ(ProfileFromJson(boost::json::serialize(ToJson(profile)), "x").device, "A GPU");
+}
+
+TEST(HardwareProfile, OfAnotherMachineSaysWhatDiffers) {
+  const HardwareProfile here{.name = "h",
+                             .source = "s",
+                             .device = "A GPU",
+                             .gpu_memory = 80e9,
+                             .host_memory = 128e9,
+                             .link_bandwidth = 50e9};
+  EXPECT_THAT(ForeignFigures(here, here), ElementsAre());
+  HardwareProfile given = here;
+  given.gpu_memory = 80e9 * 1.09;
+  given.link_bandwidth = 50e9 * 0.76;
+  EXPECT_THAT(ForeignFigures(given, here), ElementsAre());
+  given.device = "";
+  given.host_memory.reset();
+  EXPECT_THAT(ForeignFigures(given, here), ElementsAre());
+  given.device = "B GPU";
+  given.gpu_memory = 24e9;
+  given.link_bandwidth = 25e9;
+  EXPECT_THAT(ForeignFigures(given, here),
+              ElementsAre(HasSubstr("B GPU"), HasSubstr("24.0 GB, here 80.0 GB"),
+                          HasSubstr("25.0 GB/s, here 50.0 GB/s")));
+}
+
 }  // namespace
 }  // namespace sluice

@@ -126,7 +126,21 @@ ModelFootprint FootprintOf(const ModelSpec& spec, double expert_bits, double res
   return model;
 }
 
+double AlikeHitRate(double cached, double all, double chance, bool evicts_lru) {
+  if (!evicts_lru || cached >= all) return cached / all;
+  // After r runs of its layer the cache has taken in all * (1 - (1 - chance)^r) others.
+  if (chance >= 1.0) return 0.0;
+  const double runs = std::floor(std::log1p(-cached / all) / std::log1p(-chance));
+  return 1.0 - std::pow(1.0 - chance, runs);
+}
+
 int CacheCapacity(const ModelFootprint& model, const OffloadRequest& request, int sequences) {
+  if (request.slots) {
+    const int slots = request.slots(sequences);
+    // Where every expert has a slot, none is needed to bring one.
+    if (slots >= AllExperts(model)) return AllExperts(model);
+    return slots < kTransferSlots ? -1 : slots - kTransferSlots;
+  }
   const double left =
       request.vram_budget - FixedNeeds(model) - sequences * SequenceNeeds(model, request);
   if (left < 0.0) return -1;
@@ -141,8 +155,10 @@ OffloadStep CostStep(const ModelFootprint& model, const HardwareProfile& profile
   SLUICE_CHECK(cached_experts >= 0 && cached_experts <= AllExperts(model));
   OffloadStep step{.sequences = sequences, .cached_experts = cached_experts};
   step.distinct_experts = ExpectedDistinctExperts(model.num_experts, model.top_k, sequences);
-  step.hit_rate = request.hit_rates ? request.hit_rates->At(cached_experts)
-                                    : static_cast<double>(cached_experts) / AllExperts(model);
+  step.hit_rate = request.hit_rates
+                      ? request.hit_rates->At(cached_experts)
+                      : AlikeHitRate(cached_experts, AllExperts(model),
+                                     step.distinct_experts / model.num_experts, request.evicts_lru);
   const double expert_bytes = model.moe_layers * step.distinct_experts * model.expert_bytes;
   const double moved = expert_bytes * (1.0 - step.hit_rate);
   const double from_disk = moved * DiskShare(model, request);

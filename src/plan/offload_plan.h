@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -39,6 +40,12 @@ struct OffloadRequest {
   // Of a trace, by experts in the cache. Without it experts are alike and the cache hits by its
   // share of them: cached / all.
   std::optional<CacheCurve> hit_rates;
+  // Without hit_rates: whether the cache drops what was used longest ago. Layers come round and
+  // round, so an expert then hits only where it comes again before the cache is through all others.
+  bool evicts_lru = false;
+  // Experts in GPU memory beside n sequences, negative where these do not fit: as an engine counts
+  // that knows more than the footprint. Without it CacheCapacity's own arithmetic.
+  std::function<int(int sequences)> slots;
 };
 
 // A decode step of n sequences with `cached` experts in GPU memory, and what it costs on each path.
@@ -59,6 +66,13 @@ struct OffloadStep {
 
 // Experts that GPU memory has slots for beside the cache: one computes while the next arrives.
 constexpr int kTransferSlots = 2;
+
+// The share of a step's experts that are found in GPU memory, where all experts are alike, a
+// layer's run needs each with chance `chance` and `cached` of `all` are kept. A cache that keeps
+// what is used soonest holds a fixed set of such experts, and hits by its share of them. One that
+// drops what was used longest ago hits where an expert comes again within the runs that fill it:
+// never where each run needs more than the cache holds of the layer.
+double AlikeHitRate(double cached, double all, double chance, bool evicts_lru);
 
 // Experts that fit in the cache beside n sequences, at most all; negative when the sequences do not
 // fit even without one.

@@ -214,5 +214,57 @@ TEST(OffloadPlan, SaysFromWhereTheLinkIsHidden) {
   EXPECT_LT(plan.one.tokens_per_s, plan.best.tokens_per_s);
 }
 
+TEST(OffloadPlan, ACacheOfWhatIsAlikeHitsByItsShare) {
+  EXPECT_DOUBLE_EQ(AlikeHitRate(30, 120, 0.5, false), 0.25);
+  EXPECT_DOUBLE_EQ(AlikeHitRate(30, 120, 1.0, false), 0.25);
+  EXPECT_DOUBLE_EQ(AlikeHitRate(120, 120, 1.0, true), 1.0);
+}
+
+TEST(OffloadPlan, LruHitsNothingOfLayersThatComeRoundAndRound) {
+  EXPECT_DOUBLE_EQ(AlikeHitRate(119, 120, 1.0, true), 0.0);
+  EXPECT_DOUBLE_EQ(AlikeHitRate(30, 120, 0.5, true), 0.0);
+  // Two runs of a layer bring 1 - 0.9^2 = 19 % of all experts, three more than a quarter.
+  EXPECT_NEAR(AlikeHitRate(30, 120, 0.1, true), 0.19, 1e-12);
+}
+
+// Draws as the formula assumes, through caches as an engine has them.
+TEST(OffloadPlan, HitRatesAreThoseOfCachesUnderUniformRouting) {
+  constexpr int kLayers = 6, kExpertsALayer = 16, kSteps = 4000;
+  for (const double chance : {0.1, 0.25, 0.6}) {
+    std::mt19937 random(7);
+    ExpertAccesses accesses{.num_keys = kLayers * kExpertsALayer};
+    for (int step = 0; step < kSteps; ++step) {
+      for (int key = 0; key < accesses.num_keys; ++key) {
+        if (std::bernoulli_distribution(chance)(random)) accesses.keys.push_back(key);
+      }
+    }
+    const int slots = accesses.num_keys / 3;
+    const double lru = SimulateCache(accesses, slots, CachePolicy::kLru).HitRate();
+    const double said = AlikeHitRate(slots, accesses.num_keys, chance, true);
+    // Runs are whole in the formula; the cache is through between two of them.
+    const double one_more = 1.0 - (1.0 - said) * (1.0 - chance);
+    EXPECT_GE(lru, said - 0.02) << chance;
+    EXPECT_LE(lru, one_more + 0.02) << chance;
+    // What is used soonest is not known; the share of a fixed set is what its order can rely on.
+    std::vector<bool> kept(accesses.num_keys);
+    for (int key = 0; key < slots; ++key) kept[key] = true;
+    const auto hits = std::count_if(accesses.keys.begin(), accesses.keys.end(),
+                                    [&](uint32_t key) { return kept[key]; });
+    EXPECT_NEAR(static_cast<double>(hits) / static_cast<double>(accesses.keys.size()),
+                AlikeHitRate(slots, accesses.num_keys, chance, false), 0.01);
+  }
+}
+
+TEST(OffloadPlan, SlotsMayBeAnEnginesOwnCount) {
+  OffloadRequest request{.vram_budget = 1.0, .ram_budget = 100e9, .context = 1000};
+  request.slots = [](int n) { return n <= 3 ? 12 - n : -1; };
+  EXPECT_EQ(CacheCapacity(Model(), request, 2), 12 - 2 - kTransferSlots);
+  const OffloadPlan plan = SolveOffload(Model(), Machine(), request);
+  EXPECT_EQ(plan.memory_limit, 3);
+  EXPECT_EQ(plan.best.cached_experts, CacheCapacity(Model(), request, plan.best.sequences));
+  request.slots = [](int) { return 40; };  // all of them
+  EXPECT_EQ(CacheCapacity(Model(), request, 1), 40);
+}
+
 }  // namespace
 }  // namespace sluice

@@ -1,0 +1,109 @@
+#include "cli/offload_choice.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "bench/machine_profile.h"
+#include "device/buffer.h"
+#include "engine/expert_budget.h"
+#include "model/model_weights.h"
+
+namespace sluice {
+namespace {
+
+// Bytes per second that experts come from the checkpoint, by as many threads as read them later.
+double MeasureExpertReads(const OpenedModel& model, const RunnerOptions& options) {
+  constexpr int kReaders = 4;
+  constexpr int kMostRounds = 16;
+  constexpr std::chrono::milliseconds kEnough{250};
+  const ExpertLayout layout = ExpertLayoutOf(model.spec, options.dtype);
+  const CheckpointExperts source(model.spec, *model.source);
+  const std::vector<int> layers = MoeLayers(model.spec);
+  const Buffer slots(kReaders * layout.SlotBytes());
+  ThreadPool readers(kReaders);
+  const auto begin = std::chrono::steady_clock::now();
+  int64_t read = 0;
+  for (int round = 0; round < kMostRounds; ++round) {
+    const int layer = layers[round % layers.size()];
+    readers.ParallelFor(kReaders, 1, [&](int64_t first, int64_t last, int) {
+      for (int64_t i = first; i < last; ++i) {
+        const int expert = static_cast<int>(round * kReaders + i) % model.spec.moe.num_experts;
+        source.Read(layer, expert, SlotViewOf(layout, slots.data() + i * layout.SlotBytes()));
+      }
+    });
+    read += kReaders * layout.SlotBytes();
+    if (std::chrono::steady_clock::now() - begin > kEnough) break;
+  }
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  return static_cast<double>(read) / taken.count();
+}
+
+void RefuseForeign(const HardwareProfile& given, const HardwareProfile& here,
+                   const std::string& file) {
+  const std::vector<std::string> foreign = ForeignFigures(given, here);
+  if (foreign.empty()) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("--hardware {} is of another machine: {}. Measure this one with 'sluice "
+                          "profile --out FILE', or leave --hardware out",
+                          file, fmt::join(foreign, "; ")));
+}
+
+}  // namespace
+
+HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& options,
+                               const std::string& hardware) {
+  std::optional<HardwareProfile> given;
+  if (!hardware.empty()) given = ReadProfile(hardware);
+  const ExpertLayout layout = ExpertLayoutOf(model.spec, options.dtype);
+  HardwareProfile here =
+      MeasureForOffload({.num_threads = options.num_threads,
+                         .tier = options.tier,
+                         .cuda = options.cuda,
+                         .link = options.offload.link,
+                         .dtype = options.dtype,
+                         .expert_bytes = static_cast<size_t>(layout.SlotBytes())});
+  if (given) RefuseForeign(*given, here, hardware);
+  HardwareProfile& machine = given ? *given : here;
+  const bool reads = options.offload.host_slots < ExpertsInAll(model.spec, options);
+  if (reads && !machine.disk_bandwidth) {
+    machine.disk_bandwidth = MeasureExpertReads(model, options);
+  }
+  return machine;
+}
+
+ModelFootprint FootprintOf(const ModelSpec& spec, const RunnerOptions& options) {
+  const auto bits = [](DType dtype) { return 8.0 * static_cast<double>(SizeOf(dtype)); };
+  return FootprintOf(spec, bits(options.dtype), bits(options.dtype),
+                     bits(KvLayoutOf(spec, options).groups.front().dtype));
+}
+
+OffloadPlan ChooseSequences(const ModelSpec& spec, const OffloadFlags& flags,
+                            const HardwareProfile& machine, const OptionsOfSequences& options_of,
+                            int host_slots, int context, int most) {
+  const std::optional<RunnerOptions> alone = options_of(1);
+  if (!alone) throw Error(ErrorCode::kResourceExhausted, "not one sequence fits");
+  const ModelFootprint model = FootprintOf(spec, *alone);
+  const std::optional<uint64_t> budget = VramBudget(flags);
+  if (budget) SlotsWithin(spec, *alone, *budget);  // says the smallest that works
+  OffloadRequest request{.vram_budget = static_cast<double>(budget.value_or(0)),
+                         .ram_budget = host_slots * model.expert_bytes,
+                         .context = context,
+                         .max_sequences = most,
+                         .evicts_lru = flags.eviction == "lru"};
+  request.slots = [&](int sequences) {
+    const std::optional<RunnerOptions> options = options_of(sequences);
+    if (!options) return -1;
+    if (!budget)
+      return options->expert_slots > 0 ? options->expert_slots : ExpertsInAll(spec, *options);
+    if (SmallestBudget(spec, *options) > *budget) return -1;
+    return SlotsWithin(spec, *options, *budget);
+  };
+  return SolveOffload(model, machine, request);
+}
+
+}  // namespace sluice
