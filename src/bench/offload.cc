@@ -67,10 +67,7 @@ struct Counters {
 
   explicit Counters(ModelRunner& runner) {
     if (runner.offload_stats() != nullptr) layers = runner.offload_stats()->layers;
-    if (runner.link() == nullptr) return;
-    // What was queued has arrived then, and is counted.
-    runner.link()->Drain();
-    link = runner.link()->Use();
+    if (runner.link() != nullptr) link = runner.link()->Use();
   }
 };
 

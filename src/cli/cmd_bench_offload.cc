@@ -267,8 +267,7 @@ Budgeted OffloadBench::RunBudget(const OffloadFlags& offload) {
   const auto options_of = [&](int sequences) -> std::optional<RunnerOptions> {
     RunnerOptions options = base_;
     options.expert_slots = offload.expert_slots;
-    const RunnerOptions one = base_;
-    options.num_pages = sequences * one.num_pages;
+    options.num_pages = sequences * base_.num_pages;
     options.max_sequences = sequences;
     const int64_t rows = int64_t{sequences} * flags_.bench.prompt_tokens;
     options.max_step_rows = std::max(

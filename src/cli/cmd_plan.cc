@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
+#include "engine/expert_budget.h"
 #include "plan/batch_theory.h"
 #include "plan/hardware_profile.h"
 #include "plan/offload_plan.h"
@@ -227,6 +228,36 @@ void PrintCaches(const json::object& rates) {
       percent("lru"), percent("lfu"), percent("belady"));
 }
 
+// The options of a runner on a GPU that holds weights as the flags say; none where runners hold no
+// such weights.
+std::optional<RunnerOptions> OptionsOf(const PlanOffloadFlags& flags, int sequences) {
+  const bool bf16 = flags.expert_bits == 16 && flags.weight_bits == 16;
+  const bool f32 = flags.expert_bits == 32 && flags.weight_bits == 32;
+  const bool kv = flags.kv_bits == 16 || flags.kv_bits == 32;
+  if (!kv || (!bf16 && !f32)) return std::nullopt;
+  RunnerOptions options{.cuda = 0,
+                        .dtype = bf16 ? DType::kBF16 : DType::kF32,
+                        .kv_dtype = flags.kv_bits == 16 ? DType::kBF16 : DType::kF32};
+  options.max_model_len = flags.context;
+  options.num_pages = sequences * ((flags.context + options.page_size - 1) / options.page_size);
+  options.max_step_rows = std::max(options.max_step_rows, sequences);
+  options.max_sequences = sequences;
+  return options;
+}
+
+// Slots as the engine counts them, so that a plan says what a server then does.
+void CountSlotsAsRunnersDo(const PlanOffloadFlags& flags, const ModelSpec& spec,
+                           OffloadRequest& request) {
+  const std::optional<RunnerOptions> alone = OptionsOf(flags, 1);
+  if (!alone) return;
+  const auto budget = static_cast<uint64_t>(request.vram_budget);
+  SlotsWithin(spec, *alone, budget);  // says the smallest that works
+  request.slots = [&flags, &spec, budget](int sequences) {
+    const RunnerOptions options = *OptionsOf(flags, sequences);
+    return SmallestBudget(spec, options) > budget ? -1 : SlotsWithin(spec, options, budget);
+  };
+}
+
 int RunOffload(const PlanOffloadFlags& flags) {
   ModelFlags asked = flags.model;
   asked.load_format = "dummy";  // a plan needs no weights
@@ -247,6 +278,7 @@ int RunOffload(const PlanOffloadFlags& flags) {
     request.hit_rates =
         MeasureCurve(*accesses, *ParseCachePolicy(flags.cache_policy), kCurvePoints);
   }
+  CountSlotsAsRunnersDo(flags, opened.spec, request);
   const OffloadPlan plan = SolveOffload(model, profile, request);
   const std::vector<OffloadStep> steps = StepsToShow(model, profile, request, plan);
   json::object caches;

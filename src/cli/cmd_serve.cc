@@ -18,11 +18,13 @@
 #include "cli/http_flags.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
+#include "cli/offload_choice.h"
 #include "cli/served_worker.h"
 #include "model/model_weights.h"
 #include "sched/engine_loop.h"
 #include "server/expert_imbalance.h"
 #include "server/expert_load_metrics.h"
+#include "server/offload_metrics.h"
 #include "server/server.h"
 
 namespace sluice {
@@ -41,6 +43,8 @@ struct ServeFlags {
   HttpFlags http;
   std::vector<std::string> served_names;
   std::string worker_process = "auto";
+  std::string hardware;
+  bool seqs_given = false;  // --max-num-seqs is
   bool expert_load = false;
   double queue_timeout_s = 0.0;    // 0 = none
   double request_timeout_s = 0.0;  // 0 = none
@@ -136,6 +140,13 @@ void AddExpertMetrics(const ServeFlags& flags, const OpenedModel& model,
   metrics.Add(std::make_shared<ExpertLoadMetrics>(load, layers, model.name));
 }
 
+// What offloading does, for /metrics; null where every expert is to have a slot.
+std::shared_ptr<OffloadCounters> OpenOffloadCounters(const ServeFlags& flags,
+                                                     const OpenedModel& model) {
+  if (!flags.model.offload.InUse() || model.spec.NumMoeLayers() == 0) return nullptr;
+  return std::make_shared<OffloadCounters>(model.spec.NumMoeLayers());
+}
+
 EngineOptions EngineOptionsFrom(const ServeFlags& flags, const OpenedModel& model,
                                 Timeline* timeline) {
   EngineOptions options = ResolveEngineOptions(model, flags.engine, timeline);
@@ -194,7 +205,7 @@ void Drain(Server& server, EngineLoop& loop, std::chrono::milliseconds timeout) 
   AwaitAnswered(server, kFlush);
 }
 
-int Serve(const ServeFlags& flags) {
+int Serve(ServeFlags flags) {
   const auto start = std::chrono::steady_clock::now();
   StopSignals signals;
   ServerOptions options = ServerOptionsFrom(flags.http);
@@ -208,12 +219,18 @@ int Serve(const ServeFlags& flags) {
                                           "' has no tokenizer.json: name a folder that has one "
                                           "with --tokenizer");
   }
+  FitToMachine(model, flags.model, flags.hardware, flags.seqs_given, flags.engine);
   const std::unique_ptr<Timeline> timeline = OpenTimeline(flags.engine.timeline);
   const std::shared_ptr<ExpertLoad> expert_load = OpenExpertLoad(flags, model);
-  const ServedWorker served = StartWorker(model, flags.model, flags.engine, flags.worker_process,
-                                          expert_load.get(), timeline.get());
+  const std::shared_ptr<OffloadCounters> offload = OpenOffloadCounters(flags, model);
+  const ServedWorker served = StartWorker(
+      model, flags.model, flags.engine, flags.worker_process,
+      {.expert_load = expert_load.get(), .offload = offload.get(), .timeline = timeline.get()});
   Metrics metrics;
   AddExpertMetrics(flags, model, expert_load, metrics);
+  if (offload != nullptr) {
+    metrics.Add(std::make_shared<OffloadMetrics>(offload, MoeLayers(model.spec), model.name));
+  }
   EngineLoop loop(*served.worker, MakeStrategy(flags.engine),
                   EngineOptionsFrom(flags, model, timeline.get()), &metrics);
 
@@ -299,8 +316,19 @@ Command AddServe(CLI::App& app) {
                  "load-balance --server`, and on a GPU the layers' imbalance too: each step there "
                  "then copies its routing to the host")
       ->group(group);
+  command
+      ->add_option(
+          "--hardware", flags->hardware,
+          "Where experts do not fit: a profile of this machine, by 'sluice profile', that "
+          "says how many sequences to run where --max-num-seqs does not; default: measured "
+          "at the start")
+      ->group(group);
   AddQueueFlags(*command, *flags);
-  return [flags] { return Serve(*flags); };
+  const CLI::Option* max_num_seqs = command->get_option("--max-num-seqs");
+  return [flags, max_num_seqs] {
+    flags->seqs_given = max_num_seqs->count() > 0;
+    return Serve(*flags);
+  };
 }
 
 }  // namespace sluice

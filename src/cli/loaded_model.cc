@@ -211,27 +211,6 @@ int64_t DefaultKvBytes(const ModelSpec& spec, const OffloadFlags& offload,
   return static_cast<int64_t>(available - std::min(available, model));
 }
 
-int DefaultPages(const ModelSpec& spec, const OffloadFlags& offload, const EngineFlags& flags,
-                 const RunnerOptions& options) {
-  const auto page_bytes = static_cast<int64_t>(KvLayoutOf(spec, options).BytesPerPage());
-  const int64_t per_sequence = (options.max_model_len + options.page_size - 1) / options.page_size;
-  int64_t pages = per_sequence * flags.max_num_seqs;
-  if (flags.kv_cache_memory.empty()) {
-    pages = std::min(pages,
-                     std::max(per_sequence, DefaultKvBytes(spec, offload, options) / page_bytes));
-  } else {
-    pages = std::min<int64_t>(pages,
-                              static_cast<int64_t>(ParseBytes(flags.kv_cache_memory)) / page_bytes);
-    if (pages < 1) {
-      throw Error(ErrorCode::kInvalidArgument, "--kv-cache-memory " + flags.kv_cache_memory +
-                                                   " holds not one KV page: a page takes " +
-                                                   FormatBytes(page_bytes));
-    }
-  }
-  constexpr int64_t kMaxPages = 1 << 26;  // page ids are 32 bits with room to spare
-  return static_cast<int>(std::min(pages, kMaxPages));
-}
-
 // Pages of host memory for what is swapped out: no more than the device's can ever be too few by.
 int HostPages(const ModelSpec& spec, const EngineFlags& flags, const RunnerOptions& options) {
   uint64_t bytes = 0;
@@ -299,6 +278,27 @@ std::optional<int> ChooseCuda(const ModelFlags& flags) {
   const size_t colon = flags.device.find(':');
   const int ordinal = colon == std::string::npos ? 0 : std::stoi(flags.device.substr(colon + 1));
   return FindCudaDevice(ordinal).ordinal;
+}
+
+int DefaultPages(const ModelSpec& spec, const OffloadFlags& offload, const EngineFlags& flags,
+                 const RunnerOptions& options) {
+  const auto page_bytes = static_cast<int64_t>(KvLayoutOf(spec, options).BytesPerPage());
+  const int64_t per_sequence = (options.max_model_len + options.page_size - 1) / options.page_size;
+  int64_t pages = per_sequence * flags.max_num_seqs;
+  if (flags.kv_cache_memory.empty()) {
+    pages = std::min(pages,
+                     std::max(per_sequence, DefaultKvBytes(spec, offload, options) / page_bytes));
+  } else {
+    pages = std::min<int64_t>(pages,
+                              static_cast<int64_t>(ParseBytes(flags.kv_cache_memory)) / page_bytes);
+    if (pages < 1) {
+      throw Error(ErrorCode::kInvalidArgument, "--kv-cache-memory " + flags.kv_cache_memory +
+                                                   " holds not one KV page: a page takes " +
+                                                   FormatBytes(page_bytes));
+    }
+  }
+  constexpr int64_t kMaxPages = 1 << 26;  // page ids are 32 bits with room to spare
+  return static_cast<int>(std::min(pages, kMaxPages));
 }
 
 RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,

@@ -51,6 +51,12 @@ std::optional<int> ChooseCuda(const ModelFlags& flags);
 RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
                                    const EngineFlags& engine);
 
+// KV pages that the flags ask for, or that max_num_seqs sequences of options.max_model_len need
+// within the share of memory that pages get. Throws Error(kInvalidArgument) for memory that holds
+// not one.
+int DefaultPages(const ModelSpec& spec, const OffloadFlags& offload, const EngineFlags& flags,
+                 const RunnerOptions& options);
+
 // What --timeline records on; null where `file` is empty. Throws Error(kResourceExhausted) for a
 // file that cannot be written. To outlive all that records.
 std::unique_ptr<Timeline> OpenTimeline(const std::string& file);

@@ -1,12 +1,15 @@
 #include "cli/offload_choice.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <chrono>
 #include <vector>
 
 #include "base/error.h"
+#include "base/machine.h"
 #include "base/thread_pool.h"
 #include "bench/machine_profile.h"
 #include "device/buffer.h"
@@ -104,6 +107,51 @@ OffloadPlan ChooseSequences(const ModelSpec& spec, const OffloadFlags& flags,
     return SlotsWithin(spec, *options, *budget);
   };
   return SolveOffload(model, machine, request);
+}
+
+void FitToMachine(const OpenedModel& model, const ModelFlags& flags, const std::string& hardware,
+                  bool given, EngineFlags& engine) {
+  // Of a server's: a batch is of at most so many, each with room for so many positions.
+  constexpr int kMost = 256;
+  constexpr int kPositions = 1024;
+  const OffloadFlags& offload = flags.offload;
+  const bool in_use = offload.InUse() && model.spec.NumMoeLayers() > 0;
+  if (!in_use && !hardware.empty()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--hardware is read where experts do not fit: give --vram-budget too");
+  }
+  if (!in_use || (given && hardware.empty())) return;
+  EngineFlags one = engine;
+  if (!given) one.max_num_seqs = 1;
+  RunnerOptions base = ResolveRunnerOptions(model.spec, flags, one);
+  PlaceExperts(model.spec, offload, base);
+  const HardwareProfile machine = OffloadMachine(model, base, hardware);
+  if (given || base.expert_slots == 0) return;
+  const int positions = std::min(base.max_model_len, kPositions);
+  const auto options_of = [&](int sequences) -> std::optional<RunnerOptions> {
+    EngineFlags with = engine;
+    with.max_num_seqs = sequences;
+    RunnerOptions options = base;
+    options.max_sequences = sequences;
+    options.max_step_rows = std::max(engine.max_num_batched_tokens, sequences);
+    options.num_pages = DefaultPages(model.spec, offload, with, options);
+    const int64_t room = int64_t{options.num_pages} * options.page_size;
+    if (sequences > 1 && room < int64_t{sequences} * positions) return std::nullopt;
+    return options;
+  };
+  const OffloadPlan plan = ChooseSequences(model.spec, offload, machine, options_of,
+                                           base.offload.host_slots, positions, kMost);
+  const OffloadStep& step = plan.best;
+  engine.max_num_seqs = step.sequences;
+  const auto rate = [](double bytes) { return FormatBytes(static_cast<uint64_t>(bytes)) + "/s"; };
+  spdlog::info(
+      "offload: {} sequences at once (--max-num-seqs says otherwise) by {}: {:.1f} tokens/s, a "
+      "step "
+      "of {:.1f} ms bound by the {}, {:.1f} of {} experts a layer, {:.0f} % of them in slots; one "
+      "sequence {:.1f} tokens/s; {} fit; link {}, host memory {}",
+      step.sequences, machine.name, step.tokens_per_s, 1e3 * step.step_s, step.bound,
+      step.distinct_experts, model.spec.moe.num_experts, 100 * step.hit_rate, plan.one.tokens_per_s,
+      plan.memory_limit, rate(*machine.link_bandwidth), rate(*machine.host_bandwidth));
 }
 
 }  // namespace sluice

@@ -27,6 +27,11 @@ OffloadPlan ChooseSequences(const ModelSpec& spec, const OffloadFlags& flags,
                             const HardwareProfile& machine, const OptionsOfSequences& options_of,
                             int host_slots, int context, int most);
 
+// For a server whose experts do not fit: refuses a profile of another machine, and sets
+// max_num_seqs to what the solver takes unless it is `given`, and logs why.
+void FitToMachine(const OpenedModel& model, const ModelFlags& flags, const std::string& hardware,
+                  bool given, EngineFlags& engine);
+
 // The footprint of the model as a runner of these options holds it.
 ModelFootprint FootprintOf(const ModelSpec& spec, const RunnerOptions& options);
 

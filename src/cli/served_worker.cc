@@ -49,31 +49,45 @@ struct WorkerOrder {
   int num_pages = 0;        // of the worker that it replaces; 0 = as the flags say
   int num_host_pages = 0;   // likewise
   int expert_load_fd = -1;  // what ExpertLoad shares, inherited; -1 = experts are not counted
+  int offload_fd = -1;      // likewise of OffloadCounters
 };
 
 auto Fields(WorkerOrder& order) {
-  auto& [model, engine, num_pages, num_host_pages, expert_load_fd] = order;
-  return std::tie(model, engine, num_pages, num_host_pages, expert_load_fd);
+  auto& [model, engine, num_pages, num_host_pages, expert_load_fd, offload_fd] = order;
+  return std::tie(model, engine, num_pages, num_host_pages, expert_load_fd, offload_fd);
 }
 
 // A worker in this process, with the runner it works on.
 class LocalWorker : public Worker {
  public:
   LocalWorker(const OpenedModel& model, const ModelFlags& flags, const EngineFlags& engine,
-              const RunnerOptions& options)
-      : runner_(LoadRunner(model, flags, options)),
+              const RunnerOptions& options, OffloadCounters* offload)
+      : offload_(offload),
+        runner_(LoadRunner(model, flags, options)),
         recording_(model, flags, engine, *runner_),
         worker_(*runner_) {
     // The prefix cache comes to fill them all; taken now, they are no growth then.
     runner_->TakePages();
+    if (runner_->offload_stats() == nullptr) offload_ = nullptr;
+    if (offload_ == nullptr) return;
+    const RunnerOptions& placed = runner_->options();
+    offload_->SetSlots(placed.expert_slots, placed.offload.host_slots);
   }
 
   WorkerInfo Info() const override { return worker_.Info(); }
   void Submit(const StepPlan& plan) override { worker_.Submit(plan); }
-  StepResult Collect() override { return worker_.Collect(); }
+  StepResult Collect() override {
+    StepResult result = worker_.Collect();
+    if (offload_ != nullptr) {
+      const LinkUse link = runner_->link() == nullptr ? LinkUse{} : runner_->link()->Use();
+      offload_->Publish(*runner_->offload_stats(), link);
+    }
+    return result;
+  }
   bool Ready() override { return worker_.Ready(); }
 
  private:
+  OffloadCounters* offload_;  // null where nobody asks or every expert has a slot
   const std::unique_ptr<ModelRunner> runner_;
   const TraceRecording recording_;
   InProcessWorker worker_;
@@ -104,8 +118,9 @@ RunnerOptions ServedRunnerOptions(const ModelSpec& spec, const ModelFlags& flags
 }
 
 int Work(int socket, int memory) {
-  std::optional<OpenedModel> model;  // this and the next outlive the worker
+  std::optional<OpenedModel> model;  // this and the next two outlive the worker
   std::optional<ExpertLoad> expert_load;
+  std::optional<OffloadCounters> offload;
   return ServeWorker(WorkerChannel(socket, memory), [&](WorkerChannel& channel) {
     const auto order = channel.Receive<WorkerOrder>();
     model.emplace(OpenModel(order.model));
@@ -119,7 +134,9 @@ int Work(int socket, int memory) {
       options.observer =
           &expert_load.emplace(spec.num_layers, spec.moe.num_experts, order.expert_load_fd);
     }
-    return std::make_unique<LocalWorker>(*model, order.model, order.engine, options);
+    if (order.offload_fd >= 0) offload.emplace(model->spec.NumMoeLayers(), order.offload_fd);
+    return std::make_unique<LocalWorker>(*model, order.model, order.engine, options,
+                                         offload ? &*offload : nullptr);
   });
 }
 
@@ -127,12 +144,12 @@ int Work(int socket, int memory) {
 
 ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
                          const EngineFlags& engine, const std::string& worker_process,
-                         ExpertLoad* expert_load, Timeline* timeline) {
+                         const WatchedWork& watched) {
   if (!WantsProcess(flags, engine, worker_process)) {
     RunnerOptions options = ServedRunnerOptions(model.spec, flags, engine);
-    options.timeline = timeline;
-    options.observer = expert_load;
-    return {.worker = std::make_unique<LocalWorker>(model, flags, engine, options),
+    options.timeline = watched.timeline;
+    options.observer = watched.expert_load;
+    return {.worker = std::make_unique<LocalWorker>(model, flags, engine, options, watched.offload),
             .resident_bytes = [] { return ResidentBytes(); }};
   }
   const spdlog::string_view_t level = spdlog::level::to_string_view(spdlog::get_level());
@@ -143,13 +160,16 @@ ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
                   "--log-format",
                   JsonEventLogger() != nullptr ? "json" : "text",
                   kWorkerCommand},
-      .order = [flags, engine, expert_load](WorkerChannel& channel, const WorkerInfo* replaced) {
-        channel.Send(
-            WorkerOrder{.model = flags,
-                        .engine = engine,
-                        .num_pages = replaced != nullptr ? replaced->num_pages : 0,
-                        .num_host_pages = replaced != nullptr ? replaced->num_host_pages : 0,
-                        .expert_load_fd = expert_load != nullptr ? expert_load->descriptor() : -1});
+      .order = [flags, engine, watched](WorkerChannel& channel, const WorkerInfo* replaced) {
+        WorkerOrder order{.model = flags, .engine = engine};
+        if (replaced != nullptr) {
+          order.num_pages = replaced->num_pages;
+          order.num_host_pages = replaced->num_host_pages;
+        }
+        if (watched.expert_load != nullptr)
+          order.expert_load_fd = watched.expert_load->descriptor();
+        if (watched.offload != nullptr) order.offload_fd = watched.offload->descriptor();
+        channel.Send(order);
       }});
   const WorkerProcess* process = worker.get();
   return {.worker = std::move(worker), .resident_bytes = [process] {

@@ -8,6 +8,7 @@
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
 #include "engine/worker.h"
+#include "offload/offload_counters.h"
 #include "trace/expert_load.h"
 
 namespace sluice {
@@ -22,12 +23,18 @@ struct ServedWorker {
   std::function<uint64_t()> resident_bytes;
 };
 
+// Who is told what a worker does; any may be null.
+struct WatchedWork {
+  ExpertLoad* expert_load = nullptr;   // experts' tokens
+  OffloadCounters* offload = nullptr;  // how experts came, where not all have a slot
+  Timeline* timeline = nullptr;
+};
+
 // Loads the model, in this process or one of its own as `worker_process` says: on, off, or auto.
-// The worker counts experts' tokens to `expert_load` and records on `timeline`, either of which may
-// be null; they and `model` must outlive it. Throws Error as loading does, kInvalidArgument for a
-// flag whose work cannot be done from another process.
+// The worker works for `watched`; that and `model` must outlive it. Throws Error as loading does,
+// kInvalidArgument for a flag whose work cannot be done from another process.
 ServedWorker StartWorker(const OpenedModel& model, const ModelFlags& flags,
                          const EngineFlags& engine, const std::string& worker_process,
-                         ExpertLoad* expert_load, Timeline* timeline);
+                         const WatchedWork& watched);
 
 }  // namespace sluice

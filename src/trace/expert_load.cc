@@ -1,46 +1,22 @@
 #include "trace/expert_load.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <string>
-#include <system_error>
 
 #include "base/check.h"
-#include "base/error.h"
 
 namespace sluice {
 
 ExpertLoad::ExpertLoad(int num_layers, int num_experts)
-    : ExpertLoad(num_layers, num_experts, memfd_create("sluice-expert-load", 0)) {}
+    : num_layers_(num_layers),
+      num_experts_(num_experts),
+      counts_(NumCounts()),
+      of_batch_(static_cast<size_t>(num_experts)) {}
 
 ExpertLoad::ExpertLoad(int num_layers, int num_experts, int memory)
     : num_layers_(num_layers),
       num_experts_(num_experts),
-      descriptor_(memory),
-      of_batch_(static_cast<size_t>(num_experts)) {
-  Map();
-}
-
-ExpertLoad::~ExpertLoad() {
-  munmap(counts_, NumCounts() * sizeof(Count));
-  close(descriptor_);
-}
-
-void ExpertLoad::Map() {
-  const size_t bytes = NumCounts() * sizeof(Count);
-  void* mapped = MAP_FAILED;
-  if (descriptor_ >= 0 && ftruncate(descriptor_, static_cast<off_t>(bytes)) == 0) {
-    mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
-  }
-  if (mapped == MAP_FAILED) {
-    throw Error(ErrorCode::kResourceExhausted, "cannot make memory for the counts of experts: " +
-                                                   std::system_category().message(errno));
-  }
-  counts_ = static_cast<Count*>(mapped);
-}
+      counts_(NumCounts(), memory),
+      of_batch_(static_cast<size_t>(num_experts)) {}
 
 size_t ExpertLoad::NumCounts() const {
   return 1 + 2 * static_cast<size_t>(num_layers_) * static_cast<size_t>(num_experts_);
@@ -56,7 +32,7 @@ void ExpertLoad::Observe(uint64_t step, int layer, std::span<const RoutingKey> t
                          ConstTensorView /*weights*/, ConstTensorView ids) {
   SLUICE_CHECK_EQ(ids.dim(0), std::ssize(tokens));
   SLUICE_CHECK(ids.IsContiguous());
-  if (!any_step_ || step != step_) Add(0, 1);
+  if (!any_step_ || step != step_) counts_.Add(0, 1);
   any_step_ = true;
   step_ = step;
   std::fill(of_batch_.begin(), of_batch_.end(), 0);
@@ -66,8 +42,8 @@ void ExpertLoad::Observe(uint64_t step, int layer, std::span<const RoutingKey> t
   for (int expert = 0; expert < num_experts_; ++expert) {
     const uint64_t count = of_batch_[static_cast<size_t>(expert)];
     if (count == 0) continue;
-    Add(Place(layer, expert), count);
-    Add(Place(layer, expert) + 1, 1);
+    counts_.Add(Place(layer, expert), count);
+    counts_.Add(Place(layer, expert) + 1, 1);
   }
 }
 

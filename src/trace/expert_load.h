@@ -1,11 +1,11 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "base/shared_counts.h"
 #include "trace/router_observer.h"
 
 namespace sluice {
@@ -17,25 +17,21 @@ inline constexpr char kExpertTokensMetric[] = "sluice:expert_tokens_total";
 inline constexpr char kExpertUsesMetric[] = "sluice:expert_uses_total";
 
 // Counts the tokens of each expert of each layer as a runner works, and the steps in which it had
-// any. The counts lie in memory that another process can map too: a server reads what its worker's
-// process counts, and a worker that takes the place of a lost one counts on. One thread of one
-// process observes; any may read meanwhile.
+// any. The counts may be another process's (SharedCounts). One thread of one process observes; any
+// may read meanwhile.
 class ExpertLoad : public RouterObserver {
  public:
   // Makes the memory, zero. Throws Error(kResourceExhausted) where there is none.
   ExpertLoad(int num_layers, int num_experts);
   // Maps `memory`, the descriptor() of another process's, as a child inherits it.
   ExpertLoad(int num_layers, int num_experts, int memory);
-  ~ExpertLoad() override;
-  ExpertLoad(const ExpertLoad&) = delete;
-  ExpertLoad& operator=(const ExpertLoad&) = delete;
 
   void Observe(uint64_t step, int layer, std::span<const RoutingKey> tokens,
                ConstTensorView weights, ConstTensorView ids) override;
 
   int num_layers() const { return num_layers_; }
   int num_experts() const { return num_experts_; }
-  int descriptor() const { return descriptor_; }  // stays open on exec
+  int descriptor() const { return counts_.descriptor(); }  // stays open on exec
 
   uint64_t steps() const { return Read(0); }  // begun
   // Of an expert: choices that fell on it, and steps with at least one.
@@ -43,22 +39,13 @@ class ExpertLoad : public RouterObserver {
   uint64_t uses(int layer, int expert) const { return Read(Place(layer, expert) + 1); }
 
  private:
-  using Count = std::atomic<uint64_t>;
-  static_assert(Count::is_always_lock_free);
-
-  void Map();
   size_t NumCounts() const;
   size_t Place(int layer, int expert) const;
-  uint64_t Read(size_t place) const { return counts_[place].load(std::memory_order_relaxed); }
-  // There is one writer.
-  void Add(size_t place, uint64_t more) {
-    counts_[place].store(Read(place) + more, std::memory_order_relaxed);
-  }
+  uint64_t Read(size_t place) const { return counts_.Read(place); }
 
   int num_layers_;
   int num_experts_;
-  int descriptor_;
-  Count* counts_ = nullptr;         // steps, then for each layer and expert its tokens and its uses
+  SharedCounts counts_;             // steps, then for each layer and expert its tokens and its uses
   bool any_step_ = false;           // seen by this writer
   uint64_t step_ = 0;               // the last
   std::vector<uint64_t> of_batch_;  // [experts], scratch

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -164,7 +165,11 @@ def test_offload_says_what_is_missing_or_does_not_fit(tmp_path):
     def offload(*arguments, model="Qwen3-30B-A3B", profile=PROFILES / "rtx-4090-desktop.json", code):
         return sluice("plan", "offload", MODELS / model, "--hardware", profile, *arguments, code=code)
 
-    assert "short by 303 MB of GPU memory" in offload("--vram-budget", "3GB", code=1)
+    said = offload("--vram-budget", "3GB", code=1)
+    least = int(re.search(r"smallest that works .*?--vram-budget (\d+) ", said).group(1))
+    offload("--vram-budget", least, code=0)
+    assert str(least) in offload("--vram-budget", least - 1, code=1)
+    assert "short by 289 MB" in offload("--vram-budget", "3GB", "--expert-bits", 4.5, code=1)
     assert "no host.memory_bytes: say --ram-budget" in offload(
         profile=PROFILES / "mi300x.json", code=2)
     assert "has no host.bandwidth_bytes_per_s" in offload(

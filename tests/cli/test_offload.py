@@ -89,3 +89,119 @@ def test_a_dense_model_has_nothing_to_offload():
     dense = ROOT / "tests/golden/llama_dense"
     said = sluice("bench", "latency", dense, "--device", "cpu", "--vram-budget", "1GB", code=2)
     assert "has no experts" in said
+
+
+TOY = ["--device", "cpu", "--input-len", 4, "--warmup-len", 2, "--output-len", 6, "--json"]
+
+
+def bench(*arguments, code=0):
+    said = sluice("bench", "offload", *TOY, *arguments, code=code)
+    return json.loads(said) if code == 0 else said
+
+
+def rows_of(result):
+    (budget,) = result["budgets"]
+    return {(row["name"], row["sequences"]): row for row in budget["rows"]}
+
+
+def test_the_toy_compares_policies_and_all_make_the_same_tokens():
+    result = bench("--n", 4, "--compare", "--check")
+    rows = rows_of(result)
+    assert rows.keys() == {("pipeline", 1), ("pipeline", 4), ("on-demand", 4), ("serial", 4),
+                           ("serial", 1), ("resident", 4)}
+    assert result["checked"] and not any("tokens_differ" in row for row in rows.values())
+    for (name, n), row in rows.items():
+        experts = row["experts"]
+        assert experts["requests"] == experts["hits"] + experts["misses"] + experts["cpu"]
+        assert row["tokens_per_s"] == pytest.approx(1e3 * n / row["step_ms"])
+        assert row["share_of_bound"] == pytest.approx(row["tokens_per_s"] / row["bound_tokens_per_s"])
+        if name == "resident":
+            assert row["link_bytes"] == 0 and row["expert_slots"] == 96
+            continue
+        assert row["expert_slots"] == 24
+        assert 0 <= row["link_busy_share"] <= 1.05 and row["link_bytes"] > 0
+        assert len(row["layers"]) == 6
+        assert row["link_bytes_per_s"] <= 1.05e9  # the toy's link
+    # A serial step brings every expert of every layer that has no slot.
+    assert rows["serial", 4]["link_copies"] >= 6 * (96 - 24) * 0.9
+    assert rows["pipeline", 4]["over_one"] == pytest.approx(
+        rows["pipeline", 4]["tokens_per_s"] / rows["pipeline", 1]["tokens_per_s"])
+
+
+def test_a_sweep_stands_beside_the_theory_and_the_solver():
+    result = bench("--sweep", "1..4", "--link-bandwidth", "200MB")
+    (budget,) = result["budgets"]
+    rows = rows_of(result)
+    assert {("pipeline", 1), ("pipeline", 2), ("pipeline", 4), ("serial", 1)} <= rows.keys()
+    # 4 of 16 experts: n / (E(1 - (1 - k/E)^n)) over that of one.
+    assert rows["pipeline", 4]["theory_over_one"] == pytest.approx(4 * 4 / (16 * (1 - 0.75**4)))
+    assert rows["pipeline", 1]["theory_over_one"] == 1
+    solver = budget["solver"]
+    assert 1 <= solver["sequences"] <= 4 and ("pipeline", solver["sequences"]) in rows
+    assert 0 < solver["share_of_best"] <= 1
+
+
+def test_an_ablation_adds_a_step_a_row():
+    rows = bench("--n", 2, "--ablation", "--check")["budgets"][0]["rows"]
+    assert [row["name"] for row in rows] == [
+        "pipeline", "pipeline", "on-demand", "on-demand", "+ overlap", "+ prefetch", "+ ready first"]
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["+ overlap"]["experts"]["prefetched"] == 0
+    assert by_name["on-demand"]["eviction"] == "lru"
+
+
+def test_caps_are_budgets_one_after_the_other():
+    least = smallest("--vram-budget", "1MB", "--max-num-seqs", 1)
+    budgets = bench("--n", 1, "--caps", f"{least},{least + 1_000_000}")["budgets"]
+    assert [budget["vram_budget"] for budget in budgets] == [least, least + 1_000_000]
+    slots = [budget["rows"][0]["expert_slots"] for budget in budgets]
+    assert slots[1] - slots[0] == 1_000_000 // (3 * 256 * 64 * 2)
+    said = sluice("bench", "offload", "--device", "cpu", "--caps", "1MB", code=1)
+    assert "smallest that works" in said
+
+
+@pytest.mark.parametrize("sweep", ["", "0..4", "4..1", "1,,2", "x", "1..99999"])
+def test_a_sweep_is_checked(sweep):
+    if sweep == "":
+        pytest.skip("no sweep")
+    assert "expected FIRST..LAST" in bench("--sweep", sweep, code=2)
+
+
+def profile(tmp_path, **changes):
+    """A profile of this machine, changed."""
+    hardware = bench("--n", 1)["hardware"]
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            hardware.setdefault(key, {}).update(value)
+        else:
+            hardware[key] = value
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(hardware))
+    return path
+
+
+def test_a_profile_of_this_machine_is_taken(tmp_path):
+    path = profile(tmp_path, name="mine")
+    assert bench("--n", 1, "--hardware", path)["hardware"]["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"device": "Another GPU"}, "its device is Another GPU"),
+        ({"host": {"memory_bytes": 1e15}}, "host.memory_bytes is 1.00 PB"),
+        ({"link": {"bandwidth_bytes_per_s": 9e12}}, "link.bandwidth_bytes_per_s is 9.00 TB/s"),
+    ],
+)
+def test_a_profile_of_another_machine_is_refused(tmp_path, changes, word):
+    path = profile(tmp_path, **changes)
+    said = bench("--n", 1, "--hardware", path, code=2)
+    assert "another machine" in said and word.split(" is ")[0] in said and "sluice profile" in said
+    served = sluice("serve", "--device", "cpu", "--port", 0, "--expert-slots", 12, "--link-bandwidth",
+                    "1GB", "--hardware", path, code=2)
+    assert "another machine" in served
+
+
+def test_hardware_alone_has_no_reader(tmp_path):
+    said = sluice("serve", "--device", "cpu", "--port", 0, "--hardware", profile(tmp_path), code=2)
+    assert "give --vram-budget too" in said
