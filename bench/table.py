@@ -135,6 +135,40 @@ def tokenizer_rows(_, runs):
         yield [run["style"], run["texts"], f"{speed:.1f}", f"{peer:.1f}", f"{run['ratio']:.1f}"]
 
 
+def offload_rows(budget):
+    for row in budget["rows"]:
+        if "left_out" in row:
+            continue
+        times = ("over_one", "theory_over_one", "over_serial_one")
+        yield [
+            row["name"],
+            str(row["sequences"]),
+            str(row["expert_slots"]),
+            f"{row['tokens_per_s']:.1f}",
+            *("" if row[key] is None else f"{row[key]:.2f}" for key in times),
+            f"{100 * row['hit_rate']:.0f} %",
+            f"{100 * row['forecast_hit_rate']:.0f} %",
+            f"{row['link_bytes_per_s'] / 1e9:.1f}",
+            f"{100 * row['link_busy_share']:.0f} %",
+            f"{100 * row['share_of_bound']:.0f} % ({row['bound']})",
+        ]
+
+
+def print_offload():
+    for name, result, runs in results("bench offload"):
+        for budget in runs[0]["budgets"]:
+            cap = budget["vram_budget"]
+            bound = "" if cap is None else f", {cap / 1e9:g} GB"
+            print(f"### {name}{bound}, {runs[0]['device']}, at {result['commit'][:8]}\n")
+            table(
+                "way | n | slots | tok/s | over n=1 | theory | over serial | hits | foretold | link GB/s | "
+                "link busy | of the byte bound",
+                offload_rows(budget),
+            )
+            solver = budget["solver"]
+            print(f"The solver takes n = {solver['sequences']}; the best is n = {solver['best_sequences']}.\n")
+
+
 def shape_of(row, name):
     return ", ".join(f"{key} {value}" for key, value in row.items() if key not in FIGURES | {name})
 
@@ -204,6 +238,9 @@ def main():
         "bench serve",
         serving_rows,
     )
+    print("## Experts that do not fit\n")
+    print("`sluice bench offload` ([OFFLOAD.md](OFFLOAD.md)), the first run of each file.\n")
+    print_offload()
     print("## What --batch-invariant costs\n")
     table("result | batch | decode tok/s | with the flag | cost | commit", invariance_rows())
     print("## Other figures\n")

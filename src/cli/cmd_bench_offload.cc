@@ -8,10 +8,12 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "base/machine.h"
+#include "base/thread_pool.h"
 #include "bench/offload.h"
 #include "cli/bench_report.h"
 #include "cli/commands.h"
@@ -19,6 +21,7 @@
 #include "cli/model_flags.h"
 #include "cli/offload_choice.h"
 #include "engine/expert_budget.h"
+#include "model/model_weights.h"
 #include "offload/host_experts.h"
 #include "plan/batch_theory.h"
 

@@ -223,7 +223,7 @@ TEST(OffloadPlan, ACacheOfWhatIsAlikeHitsByItsShare) {
 TEST(OffloadPlan, LruHitsNothingOfLayersThatComeRoundAndRound) {
   EXPECT_DOUBLE_EQ(AlikeHitRate(119, 120, 1.0, true), 0.0);
   EXPECT_DOUBLE_EQ(AlikeHitRate(30, 120, 0.5, true), 0.0);
-  // Two runs of a layer bring 1 - 0.9^2 = 19 % of all experts, three more than a quarter.
+  // Two runs of a layer bring 1 - 0.9^2 = 19 % of all experts; three bring more than the quarter.
   EXPECT_NEAR(AlikeHitRate(30, 120, 0.1, true), 0.19, 1e-12);
 }
 

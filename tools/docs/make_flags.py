@@ -8,7 +8,8 @@ import sys
 
 COMMANDS = [
     "serve", "run", "chat", "verify", "bench latency", "bench kv-cache", "bench throughput", "bench serve",
-    "bench kernels", "bench attention", "bench router", "doctor", "pull", "profile", "trace record", "trace info",
+    "bench offload", "bench kernels", "bench attention", "bench router", "doctor", "pull", "profile", "trace record",
+    "trace info",
     "trace convert", "trace synth", "plan theory", "plan offload", "plan placement", "plan predict", "study load-balance",
     "study prefetch", "study run",
 ]
