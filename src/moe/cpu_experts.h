@@ -9,7 +9,7 @@
 #include "base/thread_pool.h"
 #include "device/buffer.h"
 #include "device/tensor.h"
-#include "offload/expert_store.h"
+#include "offload/expert_layout.h"
 #include "plan/co_execution.h"
 
 namespace sluice {
