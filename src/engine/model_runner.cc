@@ -132,10 +132,15 @@ void ModelRunner::PrepareExperts(const WeightSource& source, const OnBytesRead& 
                            .host = host,
                            .eviction = offload.eviction},
       *expert_source_, pool_);
+  if (!all_have_slots && offload.streaming.cpu_experts && host != nullptr) {
+    cpu_experts_ =
+        std::make_unique<CpuExperts>(layout, host->slab(), host->num_slots(), pool_, options_.tier);
+  }
   if (!all_have_slots) {
     streamed_ = std::make_unique<StreamedExperts>(
         *experts_, StreamedExperts::Options{.streaming = offload.streaming,
                                             .top_k = spec_.moe.top_k,
+                                            .cpu = cpu_experts_.get(),
                                             .timeline = options_.timeline});
   }
   dispatcher_ = group == nullptr ? MakeLocalDispatcher(spec_.moe.num_experts)

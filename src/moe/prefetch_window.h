@@ -22,6 +22,9 @@ class PrefetchWindow {
   // The time before the choice of `layer` (counted among those that route) in which nobody asked.
   void NoteWindow(int layer, double seconds);
 
+  // What one takes; 0 while none was measured.
+  double TransferSeconds() const { return transfer_s_; }
+
   // The window before the choice of `layer`; one transfer while it was not measured.
   double Transfers(int layer) const;
 

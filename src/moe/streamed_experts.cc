@@ -24,8 +24,20 @@ StreamingOptions Settle(StreamingOptions options) {
   return options;
 }
 
+// Tokens of a step whose hidden states go to the host for experts that it computes. Where there are
+// more, experts have so many rows that the link serves them sooner.
+constexpr int64_t kMostHostTokens = 256;
+
 size_t CeilDiv(size_t a, size_t b) {
   return (a + b - 1) / b;
+}
+
+// Where the host can read x once it has waited for what is queued.
+ConstTensorView OnHost(ConstTensorView x, ops::OpContext& ctx) {
+  if (!ctx.OnCuda()) return x;
+  const TensorView copy = ctx.staging->Allocate(x.dtype(), x.shape());
+  ctx.cuda->Copy(copy.raw(), x.raw(), static_cast<size_t>(x.NumBytes()));
+  return copy;
 }
 
 }  // namespace
@@ -43,6 +55,10 @@ struct StreamedExperts::LayerRun {
   std::vector<int32_t> away;
   std::vector<int32_t> reading;
   std::list<Held> held;
+  // What the host computes, of experts in its memory: x is empty where it computes nothing.
+  ConstTensorView host_x;  // [tokens, hidden]
+  std::vector<int32_t> on_host;
+  std::optional<HostLease> host_lease;
 
   size_t NumOutstanding() const { return away.size() + reading.size() + held.size(); }
 };
@@ -51,6 +67,7 @@ StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
     : store_(store),
       options_{.streaming = Settle(options.streaming),
                .top_k = options.top_k,
+               .cpu = options.cpu,
                .timeline = options.timeline},
       next_(store.experts().num_layers(), store.num_experts(), options.top_k),
       window_(store.experts().num_layers()),
@@ -74,6 +91,7 @@ void StreamedExperts::Run(int layer, ConstTensorView ids, const ExpertRows& rows
   if (ctx.OnCuda()) staging_scope.emplace(*ctx.staging);
   AwaitChoice(run, ids);
   FindNeeded(run);
+  TakeHostShare(run);
   AskForMissing(run);
   // What a device computes with at once does not wait for a forecast.
   if (ctx.OnCuda() && !run.held.empty() && !Waits(run)) RunWave(run, NextWave(run));
@@ -94,6 +112,7 @@ void StreamedExperts::Run(int layer, ConstTensorView ids, const ExpertRows& rows
   }
   if (!looked_ahead) LookAhead(run);
   AskAhead();
+  RunHostShare(run);
   ran_ = true;
 }
 
@@ -116,6 +135,8 @@ void StreamedExperts::AwaitChoice(LayerRun& run, ConstTensorView ids) {
   } else {
     host_ids = ids.data<int32_t>();
   }
+  if (options_.cpu != nullptr && ids.dim(0) <= kMostHostTokens)
+    run.host_x = OnHost(run.rows.x, run.ctx);
   chosen_.Mark(run.ctx);
   chosen_.Await();
   run.ids = {host_ids, static_cast<size_t>(ids.NumElements())};
@@ -192,6 +213,71 @@ void StreamedExperts::JudgePrefetch(const LayerRun& run) {
   }
   ahead_.clear();
   asked_ahead_.clear();
+}
+
+// Takes the missing experts that the host computes away from those that are asked for.
+void StreamedExperts::TakeHostShare(LayerRun& run) {
+  if (run.host_x.empty() || run.away.empty()) return;
+  const HostExperts& host = *store_.host();
+  // `away` begins with the fewest tokens.
+  std::vector<int32_t> candidates;
+  for (const int32_t expert : run.away) {
+    if (host.SlotOf(store_.experts().IndexOf(run.layer, expert)) >= 0) candidates.push_back(expert);
+  }
+  std::vector<int> tokens;
+  for (auto it = candidates.rbegin(); it != candidates.rend(); ++it) tokens.push_back(counts_[*it]);
+  const double transfer_s = window_.TransferSeconds();
+  const size_t queued = transfers_ - candidates.size();
+  const int share =
+      HostShare(tokens, static_cast<double>(queued) * transfer_s, options_.cpu->Costs(transfer_s));
+  if (share == 0) return;
+  candidates.resize(static_cast<size_t>(share));
+  std::vector<int32_t> indices;
+  for (const int32_t expert : candidates) {
+    indices.push_back(store_.experts().IndexOf(run.layer, expert));
+  }
+  run.host_lease.emplace(store_.host()->Pin(indices));
+  std::erase_if(run.away, [&](int32_t expert) {
+    return std::find(candidates.begin(), candidates.end(), expert) != candidates.end();
+  });
+  std::sort(candidates.begin(), candidates.end());
+  run.on_host = std::move(candidates);
+  LayerOffloadStats& stats = StatsOf(run.nth);
+  stats.misses -= static_cast<uint64_t>(share);
+  stats.cpu += static_cast<uint64_t>(share);
+  transfers_ -= static_cast<size_t>(share);
+}
+
+// Computes the host's share and has the rows brought to the others.
+void StreamedExperts::RunHostShare(LayerRun& run) {
+  if (run.on_host.empty()) return;
+  const TimelineSpan span(options_.timeline, "experts on the CPU");
+  // Rows are sorted by expert, those of an expert by token and choice.
+  std::vector<int32_t> offsets(counts_.size() + 1);
+  std::partial_sum(counts_.begin(), counts_.end(), offsets.begin() + 1);
+  std::vector<int32_t> next(offsets.begin(), offsets.end() - 1);
+  std::vector<int32_t> gather(run.ids.size());
+  for (size_t i = 0; i < run.ids.size(); ++i) {
+    gather[next[run.ids[i]]++] = static_cast<int32_t>(i) / options_.top_k;
+  }
+  std::fill(slots_.begin(), slots_.end(), -1);
+  for (const int32_t expert : run.on_host) {
+    slots_[expert] = store_.host()->SlotOf(store_.experts().IndexOf(run.layer, expert));
+  }
+  const TensorView& y = run.rows.y;
+  const bool elsewhere = run.ctx.OnCuda();
+  const TensorView host_y = elsewhere ? run.ctx.staging->Allocate(y.dtype(), y.shape()) : y;
+  options_.cpu->Run({.x = run.host_x, .gather = gather, .offsets = offsets}, slots_, host_y);
+  if (!elsewhere) return;
+  // Rows of experts that follow each other go together.
+  for (auto it = run.on_host.begin(); it != run.on_host.end();) {
+    const int32_t begin = offsets[*it];
+    int32_t end = begin;
+    for (; it != run.on_host.end() && offsets[*it] == end; ++it) end = offsets[*it + 1];
+    const TensorView rows = y.Slice(begin, end);
+    run.ctx.cuda->Copy(rows.raw(), host_y.Slice(begin, end).raw(),
+                       static_cast<size_t>(rows.NumBytes()));
+  }
 }
 
 void StreamedExperts::Hold(LayerRun& run, int32_t expert) {

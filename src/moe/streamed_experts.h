@@ -10,6 +10,7 @@
 #include "device/tensor.h"
 #include "device/timeline.h"
 #include "moe/compute_moment.h"
+#include "moe/cpu_experts.h"
 #include "moe/next_experts.h"
 #include "moe/prefetch_window.h"
 #include "moe/streaming_options.h"
@@ -32,20 +33,25 @@ namespace sluice {
 //     come, and at least one expert; a device's waves are queued ahead of their experts, each a
 //     quarter of what is outstanding, so that the last are single experts; and at most half of what
 //     is pinned, so that there are slots for others meanwhile.
+// Where the CPU computes experts as well, it takes those of the missing ones that have the fewest
+// tokens, as many as let it and the link be through together (HostShare), and is at work while the
+// link brings the others.
+//
 // On demand, nothing is brought ahead and a wave waits for all that have found a slot. Serially,
 // that goes for every expert of the layer.
 //
-// Each row is computed by one expert in one wave, and rows are summed up when all are there, so that
-// how experts came changes no bit. On a device the host waits for each layer's choice, and for
+// Each row is computed by one expert in one wave, and rows are summed up when all are there, so
+// that how experts came changes no bit. On a device the host waits for each layer's choice, and for
 // nothing else but the reading of files.
 class StreamedExperts {
  public:
   struct Options {
     StreamingOptions streaming;  // its policy is not kResident
     int top_k = 0;
+    CpuExperts* cpu = nullptr;     // computes in the store's host tier; null = nobody does
     Timeline* timeline = nullptr;  // may be null
   };
-  // The store must outlive this.
+  // The store and what the options name must outlive this.
   StreamedExperts(ExpertStore& store, const Options& options);
 
   // Forgets the failures of the step before.
@@ -88,6 +94,8 @@ class StreamedExperts {
   void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
   void Hold(LayerRun& run, int32_t expert);
+  void TakeHostShare(LayerRun& run);
+  void RunHostShare(LayerRun& run);
   bool Ask(int layer, size_t nth, int32_t expert, FetchReason reason);
   void AskForMissing(LayerRun& run);
   void LookAhead(const LayerRun& run);
@@ -110,9 +118,9 @@ class StreamedExperts {
   std::vector<int32_t> slots_;   // [experts] slots of a wave, or -1
 
   // What is brought ahead.
-  size_t ahead_nth_ = 0;               // for which of the layers
-  std::vector<int32_t> ahead_;         // to be asked for, the best last
-  std::vector<int32_t> asked_ahead_;   // asked for
+  size_t ahead_nth_ = 0;              // for which of the layers
+  std::vector<int32_t> ahead_;        // to be asked for, the best last
+  std::vector<int32_t> asked_ahead_;  // asked for
 
   // When things were, of the layer that ran last and the one in hand.
   ComputeMoment chosen_;         // its router had chosen
