@@ -28,8 +28,8 @@ constexpr SimulatedLink kSlowLink{.bytes_per_s = 1e9, .latency_s = 20e-6};
 
 struct Way {
   const char* name;
-  double slots;             // share of all experts; at least two have one
-  double host_slots;        // share in host memory; 0 = slots are read from the files
+  double slots;       // share of all experts; at least two have one
+  double host_slots;  // share in host memory; 0 = slots are read from the files
   OffloadOptions offload;
 };
 
@@ -55,6 +55,10 @@ std::vector<Way> Ways() {
        0,
        {.streaming = {.policy = kOnDemand}, .eviction = EvictionPolicy::kLru}},
       {"few slots, whole layers", 0.3, 1, {.streaming = {.policy = kSerial}, .link = kSlowLink}},
+      {"few slots, and the CPU computes some of the rest",
+       0.2,
+       1,
+       {.streaming = {.cpu_experts = true}, .link = kSlowLink}},
       {"many slots", 0.8, 0.9, {.eviction = EvictionPolicy::kLfu, .link = kSlowLink}},
       {"many slots, no forecast", 0.8, 1, {.streaming = {.prefetch = false}, .link = kSlowLink}},
   };
@@ -81,7 +85,8 @@ class OffloadBitsTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<ModelRunner> MakeRunner(DType dtype, const Way& way) const {
     const double all = static_cast<double>(MoeLayers(spec_).size()) * spec_.moe.num_experts;
     OffloadOptions offload = way.offload;
-    if (way.host_slots > 0) offload.host_slots = std::max(2, static_cast<int>(way.host_slots * all));
+    if (way.host_slots > 0)
+      offload.host_slots = std::max(2, static_cast<int>(way.host_slots * all));
     return MakeRunner({.dtype = dtype,
                        .expert_slots = std::max(2, static_cast<int>(way.slots * all)),
                        .offload = offload});
@@ -124,7 +129,8 @@ TEST_P(OffloadBitsTest, SlotsPoliciesAndOrdersDoNotChangeABit) {
       const LayerOffloadStats stats = runner->offload_stats()->Total();
       EXPECT_GT(stats.misses, 0u);
       EXPECT_EQ(stats.failed, 0u);
-      EXPECT_EQ(stats.hits + stats.misses, stats.requests);
+      EXPECT_EQ(stats.hits + stats.misses + stats.cpu, stats.requests);
+      EXPECT_EQ(stats.cpu > 0, way.offload.streaming.cpu_experts);
       EXPECT_LE(stats.prefetch_used, std::min(stats.prefetched, stats.hits));
       EXPECT_EQ(stats.link_bytes > 0, way.host_slots > 0);
       EXPECT_EQ(stats.disk_bytes > 0, way.host_slots < 1);
