@@ -29,6 +29,7 @@ class FakeSource : public ExpertSource {
     {
       std::unique_lock lock(mutex_);
       opened_.wait(lock, [this] { return !held_; });
+      order_.push_back(expert);
       if (broken_.contains({layer, expert}) || layer == broken_layer_) {
         throw Error(ErrorCode::kDataLoss, "the disk is gone");
       }
@@ -55,6 +56,12 @@ class FakeSource : public ExpertSource {
     Change([&] { held_ = held; });
   }
 
+  // The experts in the order in which reads of them went on.
+  std::vector<int> Order() const {
+    const std::lock_guard lock(mutex_);
+    return order_;
+  }
+
   mutable std::atomic<int> reads{0};
 
  private:
@@ -69,6 +76,7 @@ class FakeSource : public ExpertSource {
 
   mutable std::mutex mutex_;
   mutable std::condition_variable opened_;
+  mutable std::vector<int> order_;
   std::set<std::pair<int, int>> broken_;
   int broken_layer_ = -1;
   bool held_ = false;
