@@ -1,7 +1,7 @@
 """Draws what `sluice bench offload --sweep ... --json` measured: throughput against n, and against the
 serial baseline.
 
-    .venv-studies/bin/python studies/offload_figures.py RESULT.json [--out FOLDER]
+    python studies/offload_figures.py RESULT.json --out DIR
 
 RESULT.json is the command's output, or a file of bench/record.py with it. For each budget there is
 one figure of tokens a second over n with the byte bound of each run, and one of the speed-up over

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "bench/bandwidth.h"
@@ -32,6 +34,24 @@ TEST(MachineProfile, ReadsADiskAndLeavesNothingBehind) {
   EXPECT_TRUE(std::filesystem::is_empty(dir));
   std::filesystem::remove(dir);
   EXPECT_THROW(MeasureDiskRead(dir / "absent", 1 << 20), Error);
+}
+
+TEST(OffloadProbe, GivesWhatAStepsCostNeedsInTime) {
+  const auto begin = std::chrono::steady_clock::now();
+  const HardwareProfile profile =
+      MeasureForOffload({.num_threads = 2,
+                         .link = {.bytes_per_s = 1e8, .latency_s = 1e-3},
+                         .dtype = DType::kF32,
+                         .expert_bytes = 1000000});
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  EXPECT_LT(taken.count(), 10.0);  // on a machine busy with other things
+  EXPECT_DOUBLE_EQ(*profile.link_bandwidth, 1e6 / (1e-3 + 1e6 / 1e8));
+  EXPECT_GT(*profile.host_bandwidth, 1e8);
+  EXPECT_EQ(profile.gpu_bandwidth, profile.host_bandwidth);
+  EXPECT_GT(*profile.gpu_flops, 1e8);
+  EXPECT_FALSE(profile.gpu_memory.has_value());
+  EXPECT_NE(profile.device, "");
+  EXPECT_TRUE(ForeignFigures(profile, profile).empty());
 }
 
 }  // namespace

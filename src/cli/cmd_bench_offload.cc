@@ -435,8 +435,18 @@ void Print(const OffloadBench& bench, const BenchOffloadFlags& flags, const json
              FormatBytes(static_cast<uint64_t>(bench.footprint().expert_bytes)),
              rate(machine.link_bandwidth), rate(machine.host_bandwidth),
              rate(machine.gpu_bandwidth));
+  bool differ = false;
   for (const json::value& budget : figures.at("budgets").as_array()) {
     PrintBudget(budget.as_object());
+    for (const json::value& row : budget.at("rows").as_array()) {
+      differ = differ || row.as_object().contains("tokens_differ");
+    }
+  }
+  if (flags.check && !differ) {
+    fmt::print("checked: the same tokens in every row{}\n",
+               flags.model.offload.cpu_experts || flags.ablation
+                   ? " but those with CPU experts, which were not looked at"
+                   : "");
   }
 }
 

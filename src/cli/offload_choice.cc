@@ -125,6 +125,7 @@ void FitToMachine(const OpenedModel& model, const ModelFlags& flags, const std::
   if (!given) one.max_num_seqs = 1;
   RunnerOptions base = ResolveRunnerOptions(model.spec, flags, one);
   PlaceExperts(model.spec, offload, base);
+  if (base.expert_slots == 0 && hardware.empty()) return;
   const HardwareProfile machine = OffloadMachine(model, base, hardware);
   if (given || base.expert_slots == 0) return;
   const int positions = std::min(base.max_model_len, kPositions);
