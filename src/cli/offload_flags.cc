@@ -67,8 +67,10 @@ void CheckFlags(const ModelSpec& spec, const OffloadFlags& flags, const RunnerOp
   if (options.cuda.has_value() && SimulatesLink(flags)) {
     Refuse("--link-bandwidth and --link-latency-us stand for a GPU's link: add --device cpu");
   }
-  if (!options.cuda.has_value() && flags.cpu_experts) {
-    Refuse("--cpu-experts computes beside a GPU: leave it out with --device cpu");
+  if (flags.cpu_experts && !HasHostTier(flags, options)) {
+    Refuse(
+        "--cpu-experts computes experts that are behind a link: with --device cpu give "
+        "--link-bandwidth too");
   }
 }
 

@@ -77,7 +77,7 @@ def test_doctor_says_the_slots_of_a_budget():
         (["--ram-budget", "1GB"], "give --vram-budget or --expert-slots too"),
         (["--link-bandwidth", "1GB"], "give --vram-budget or --expert-slots too"),
         (["--expert-slots", "4", "--offload-policy", "resident"], "leave --expert-slots out"),
-        (["--expert-slots", "4", "--cpu-experts"], "beside a GPU"),
+        (["--expert-slots", "4", "--cpu-experts"], "behind a link"),
         (["--vram-budget", "many"], "not a size of memory"),
         (["--offload-policy", "hope"], "--offload-policy"),
     ],
@@ -145,7 +145,8 @@ def test_a_sweep_stands_beside_the_theory_and_the_solver():
 def test_an_ablation_adds_a_step_a_row():
     rows = bench("--n", 2, "--ablation", "--check")["budgets"][0]["rows"]
     assert [row["name"] for row in rows] == [
-        "pipeline", "pipeline", "on-demand", "on-demand", "+ overlap", "+ prefetch", "+ ready first"]
+        "pipeline", "pipeline", "on-demand", "on-demand", "+ overlap", "+ prefetch", "+ ready first",
+        "+ CPU experts"]
     by_name = {row["name"]: row for row in rows}
     assert by_name["+ overlap"]["experts"]["prefetched"] == 0
     assert by_name["on-demand"]["eviction"] == "lru"
