@@ -60,17 +60,89 @@ class RowCopier {
   uint32_t shared_;
 };
 
+// Which tile of out a block makes, and from which part of K.
+struct BlockPart {
+  int64_t head;
+  int64_t split;
+  int64_t first_row;
+  int64_t first_column;
+  int64_t first_k;
+  int depth;  // elements of K from first_k on
+
+  template <class Tile>
+  static __device__ BlockPart Of(const TileParams& p) {
+    const int64_t split = blockIdx.z % p.splits;
+    const int64_t first_k = split * p.part_stages * kGemmDepth;
+    return {.head = blockIdx.z / p.splits,
+            .split = split,
+            .first_row = static_cast<int64_t>(blockIdx.x) * Tile::kRows,
+            .first_column = static_cast<int64_t>(blockIdx.y) * Tile::kColumns,
+            .first_k = first_k,
+            .depth = static_cast<int>(p.gemm.depth - first_k)};
+  }
+};
+
+// A block's copies of both operands: a stage of X [kRows, 64], then one of W [kColumns, 64].
+template <class T, class Tile>
+class StageCopier {
+ public:
+  static constexpr int kXBytes = Tile::kRows * kGemmRowBytes;
+  static constexpr int kStageBytes = kXBytes + Tile::kColumns * kGemmRowBytes;
+
+  // `stages` is how many of K the block multiplies, `shared` the address of the first one's place.
+  __device__ StageCopier(const GemmParams& g, const BlockPart& part, int stages, uint32_t shared)
+      : x_(static_cast<const T*>(g.x) + part.head * g.x_head_stride + part.first_row * g.x_stride +
+               part.first_k,
+           g.x_stride, g.rows - part.first_row, shared),
+        w_(static_cast<const T*>(g.w) + (part.head * g.columns + part.first_column) * g.depth +
+               part.first_k,
+           g.depth, g.columns - part.first_column, shared + kXBytes),
+        depth_(part.depth),
+        stages_(stages) {}
+
+  // Starts the first kStages - 1 stages. W's come before the kernel waits for earlier ones, whose
+  // results are in X.
+  __device__ __forceinline__ void Begin() const {
+#pragma unroll
+    for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
+      if (stage < stages_) w_.Copy(stage * kGemmDepth, depth_, stage * kStageBytes);
+    }
+    WaitForEarlier();
+#pragma unroll
+    for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
+      if (stage < stages_) x_.Copy(stage * kGemmDepth, depth_, stage * kStageBytes);
+      CopyAsyncCommit();
+    }
+  }
+
+  // Starts a later stage, into the place number `slot`. Past the last one an empty group of copies,
+  // so that the count of groups is that of stages.
+  __device__ __forceinline__ void Copy(int stage, int slot) const {
+    if (stage < stages_) {
+      x_.Copy(stage * kGemmDepth, depth_, slot * kStageBytes);
+      w_.Copy(stage * kGemmDepth, depth_, slot * kStageBytes);
+    }
+    CopyAsyncCommit();
+  }
+
+ private:
+  RowCopier<T, Tile::kRows, Tile::kThreads> x_;
+  RowCopier<T, Tile::kColumns, Tile::kThreads> w_;
+  int depth_;
+  int stages_;
+};
+
 // Writes the sums of two neighbouring columns: to out with bias and what was there, or to their
 // part of the scratch.
-__device__ __forceinline__ void StoreSums(const TileParams& p, int64_t head, int64_t split,
-                                          int64_t row, int64_t column, float first, float second) {
+__device__ __forceinline__ void StoreSums(const TileParams& p, const BlockPart& part, int64_t row,
+                                          int64_t column, float first, float second) {
   const GemmParams& g = p.gemm;
   if (row >= g.rows || column >= g.columns) return;
   const bool both = column + 1 < g.columns;
   float* out =
       p.partial == nullptr
-          ? static_cast<float*>(g.out) + head * g.out_head_stride + row * g.out_stride + column
-          : p.partial + ((split * g.heads + head) * g.rows + row) * g.columns + column;
+          ? static_cast<float*>(g.out) + part.head * g.out_head_stride + row * g.out_stride + column
+          : p.partial + ((part.split * g.heads + part.head) * g.rows + row) * g.columns + column;
   if (p.partial == nullptr && g.accumulate) {
     first += out[0];
     if (both) second += out[1];

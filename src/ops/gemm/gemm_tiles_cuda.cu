@@ -86,25 +86,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
     TilesKernel(const TileParams p) {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
   LetNextStart();
-  const GemmParams& g = p.gemm;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * Tile::kRows;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * Tile::kColumns;
-  const int64_t head = blockIdx.z / p.splits;
-  const int64_t split = blockIdx.z % p.splits;
+  const BlockPart part = BlockPart::Of<Tile>(p);
   const auto part_stages = static_cast<int>(p.part_stages);
-  const int64_t first_k = split * part_stages * kGemmDepth;
-  const int depth = static_cast<int>(g.depth - first_k);
-  const int all_stages = CeilDiv(depth, kGemmDepth);
+  const int all_stages = CeilDiv(part.depth, kGemmDepth);
   const int stages = Tile::kAddsUp ? all_stages : min(part_stages, all_stages);
   const uint32_t shared = SharedAddress(shared_bytes);
-  constexpr int kXBytes = Tile::kRows * kGemmRowBytes;
-  constexpr int kSlotBytes = (Tile::kRows + Tile::kColumns) * kGemmRowBytes;
-  const RowCopier<T, Tile::kRows, Tile::kThreads> x(
-      static_cast<const T*>(g.x) + head * g.x_head_stride + first_row * g.x_stride + first_k,
-      g.x_stride, g.rows - first_row, shared);
-  const RowCopier<T, Tile::kColumns, Tile::kThreads> w(
-      static_cast<const T*>(g.w) + (head * g.columns + first_column) * g.depth + first_k, g.depth,
-      g.columns - first_column, shared + kXBytes);
+  using Copier = StageCopier<T, Tile>;
+  const Copier copier(p.gemm, part, stages, shared);
 
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
@@ -112,20 +100,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
   const int warp_row = warp / kWarpsAcross * Tile::kWarpRows;
   const int warp_column = warp % kWarpsAcross * Tile::kWarpColumns;
   const uint32_t lane_x = shared + warp_row * kGemmRowBytes + LaneOfX(lane);
-  const uint32_t lane_w = shared + kXBytes + warp_column * kGemmRowBytes + LaneOfW(lane);
+  const uint32_t lane_w = shared + Copier::kXBytes + warp_column * kGemmRowBytes + LaneOfW(lane);
   TileSums<Tile> sums = {};
   TileSums<Tile> totals = {};  // of whole parts, where the block adds them up
 
-#pragma unroll
-  for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
-    if (stage < stages) w.Copy(stage * kGemmDepth, depth, stage * kSlotBytes);
-  }
-  WaitForEarlier();
-#pragma unroll
-  for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
-    if (stage < stages) x.Copy(stage * kGemmDepth, depth, stage * kSlotBytes);
-    CopyAsyncCommit();
-  }
+  copier.Begin();
   int slot = 0;
   int free_slot = Tile::kStages - 1;
   for (int stage = 0; stage < stages; ++stage) {
@@ -133,13 +112,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
     // The stage has arrived for every thread, and every thread is done with the one before it,
     // whose place the next copy takes.
     __syncthreads();
-    const int next = stage + Tile::kStages - 1;
-    if (next < stages) {
-      x.Copy(next * kGemmDepth, depth, free_slot * kSlotBytes);
-      w.Copy(next * kGemmDepth, depth, free_slot * kSlotBytes);
-    }
-    CopyAsyncCommit();  // an empty group too, so that the count of groups is that of stages
-    MultiplyStage<T, Tile>(lane_x + slot * kSlotBytes, lane_w + slot * kSlotBytes, sums);
+    copier.Copy(stage + Tile::kStages - 1, free_slot);
+    const uint32_t at = slot * Copier::kStageBytes;
+    MultiplyStage<T, Tile>(lane_x + at, lane_w + at, sums);
     free_slot = slot;
     slot = slot + 1 == Tile::kStages ? 0 : slot + 1;
     if constexpr (Tile::kAddsUp) {
@@ -152,10 +127,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
   for (int r = 0; r < Tile::kRowTiles; ++r) {
 #pragma unroll
     for (int c = 0; c < 2 * Tile::kColumnPairs; ++c) {
-      const int64_t row = first_row + warp_row + r * 16 + lane / 4;
-      const int64_t column = first_column + warp_column + c * 8 + lane % 4 * 2;
-      StoreSums(p, head, split, row, column, result[r][c][0], result[r][c][1]);
-      StoreSums(p, head, split, row + 8, column, result[r][c][2], result[r][c][3]);
+      const int64_t row = part.first_row + warp_row + r * 16 + lane / 4;
+      const int64_t column = part.first_column + warp_column + c * 8 + lane % 4 * 2;
+      StoreSums(p, part, row, column, result[r][c][0], result[r][c][1]);
+      StoreSums(p, part, row + 8, column, result[r][c][2], result[r][c][3]);
     }
   }
 }

@@ -38,37 +38,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
   using T = __nv_bfloat16;
   extern __shared__ char memory[];
   LetNextStart();
-  const GemmParams& g = p.gemm;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * Tile::kRows;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * Tile::kColumns;
-  const int64_t head = blockIdx.z / p.splits;
-  const int64_t split = blockIdx.z % p.splits;
-  const auto part_stages = static_cast<int>(p.part_stages);
-  const int64_t first_k = split * part_stages * kGemmDepth;
-  const int depth = static_cast<int>(g.depth - first_k);
-  const int stages = min(part_stages, CeilDiv(depth, kGemmDepth));
+  const BlockPart part = BlockPart::Of<Tile>(p);
+  const int stages = min(static_cast<int>(p.part_stages), CeilDiv(part.depth, kGemmDepth));
   const uint32_t start = SharedAddress(memory);
   const uint32_t shared = start + (kAlignment - start % kAlignment) % kAlignment;
-  constexpr int kXBytes = Tile::kRows * kGemmRowBytes;
-  const RowCopier<T, Tile::kRows, Tile::kThreads> x(
-      static_cast<const T*>(g.x) + head * g.x_head_stride + first_row * g.x_stride + first_k,
-      g.x_stride, g.rows - first_row, shared);
-  const RowCopier<T, Tile::kColumns, Tile::kThreads> w(
-      static_cast<const T*>(g.w) + (head * g.columns + first_column) * g.depth + first_k, g.depth,
-      g.columns - first_column, shared + kXBytes);
+  using Copier = StageCopier<T, Tile>;
+  const Copier copier(p.gemm, part, stages, shared);
+  copier.Begin();
 
-#pragma unroll
-  for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
-    if (stage < stages) w.Copy(stage * kGemmDepth, depth, stage * Tile::kStageBytes);
-  }
-  WaitForEarlier();
-#pragma unroll
-  for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
-    if (stage < stages) x.Copy(stage * kGemmDepth, depth, stage * Tile::kStageBytes);
-    CopyAsyncCommit();
-  }
   const int group_row = static_cast<int>(threadIdx.x) / (4 * kWarp) * kGroupRows;
-  const bool has_rows = first_row + group_row < g.rows;
+  const bool has_rows = part.first_row + group_row < p.gemm.rows;
   TileSums sums = {};
   int slot = 0;
   int free_slot = Tile::kStages - 1;
@@ -77,14 +56,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
     PublishToProducts();
     // The stage has arrived, and the one before it, whose place is next, is done with.
     __syncthreads();
-    const uint32_t at = shared + slot * Tile::kStageBytes;
-    if (has_rows) MultiplyStage(at + group_row * kGemmRowBytes, at + kXBytes, sums);
-    const int next = stage + Tile::kStages - 1;
-    if (next < stages) {
-      x.Copy(next * kGemmDepth, depth, free_slot * Tile::kStageBytes);
-      w.Copy(next * kGemmDepth, depth, free_slot * Tile::kStageBytes);
-    }
-    CopyAsyncCommit();  // an empty group too, so that the count of groups is that of stages
+    const uint32_t at = shared + slot * Copier::kStageBytes;
+    if (has_rows) MultiplyStage(at + group_row * kGemmRowBytes, at + Copier::kXBytes, sums);
+    copier.Copy(stage + Tile::kStages - 1, free_slot);
     WarpgroupWait<0>();
     free_slot = slot;
     slot = slot + 1 == Tile::kStages ? 0 : slot + 1;
@@ -92,12 +66,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
   HoldSums(sums);
   if (!has_rows) return;
   const int lane = threadIdx.x % kWarp;
-  const int64_t row = first_row + group_row + threadIdx.x / kWarp % 4 * 16 + lane / 4;
+  const int64_t row = part.first_row + group_row + threadIdx.x / kWarp % 4 * 16 + lane / 4;
 #pragma unroll
   for (int n = 0; n < Tile::kColumns / 8; ++n) {
-    const int64_t column = first_column + n * 8 + 2 * (lane % 4);
-    StoreSums(p, head, split, row, column, sums[n][0], sums[n][1]);
-    StoreSums(p, head, split, row + 8, column, sums[n][2], sums[n][3]);
+    const int64_t column = part.first_column + n * 8 + 2 * (lane % 4);
+    StoreSums(p, part, row, column, sums[n][0], sums[n][1]);
+    StoreSums(p, part, row + 8, column, sums[n][2], sums[n][3]);
   }
 #endif
 }

@@ -100,48 +100,26 @@ __global__ void __launch_bounds__(kTileThreads, C::kBlocks)
   WaitForEarlier();
   CountTiles<C::kRows>(p, starts, warp_sums);
 
-  const auto column_tiles = static_cast<int>(CeilDiv(p.columns, int64_t{C::kColumns}));
-  const int tiles = starts[p.groups] * column_tiles;
-  const auto steps = static_cast<int>(CeilDiv(p.depth, int64_t{kTileDepth}));
-  const auto stride = static_cast<int>(gridDim.x);
-
-  // Where reading is. It runs kStages - 1 steps ahead.
-  constexpr int kAhead = C::kStages - 1;
-  Copier<T, C> copier;
-  int read_tile = static_cast<int>(blockIdx.x);
-  int read_step = 0;
-  int read_stage = 0;
-  const auto read_next = [&] {
-    if (read_tile < tiles) {
-      if (read_step == 0) copier.Aim(p, FindTile<C>(p, starts, read_tile, column_tiles));
-      T* stage = stages + read_stage * C::kStageElements;
-      copier.Copy(p, read_step, stage, stage + C::kRows * kTileDepth);
-      if (++read_step == steps) {
-        read_step = 0;
-        read_tile += stride;
-      }
-    }
-    CopyAsyncCommit();
-    read_stage = read_stage + 1 == C::kStages ? 0 : read_stage + 1;
-  };
-  for (int i = 0; i < kAhead; ++i) read_next();
+  StageReader<T, C> reader(p, starts, stages);
+  for (int i = 0; i < C::kStages - 1; ++i) reader.Next();
 
   const int first_row = static_cast<int>(threadIdx.x) / (4 * kWarp) * kGroupRows;
   constexpr uint32_t kStageBytes = C::kStageElements * sizeof(T);
   const uint32_t shared = SharedAddress(stages);
+  const auto stride = static_cast<int>(gridDim.x);
   int stage = 0;
-  for (int index = static_cast<int>(blockIdx.x); index < tiles; index += stride) {
-    const Tile tile = FindTile<C>(p, starts, index, column_tiles);
+  for (int index = static_cast<int>(blockIdx.x); index < reader.tiles(); index += stride) {
+    const Tile tile = reader.At(index);
     const bool has_rows = first_row < tile.rows;
     TileSums sums = {};
-    for (int step = 0; step < steps; ++step) {
-      CopyAsyncWait<kAhead - 1>();
+    for (int step = 0; step < reader.steps(); ++step) {
+      CopyAsyncWait<C::kStages - 2>();
       PublishToProducts();
       __syncthreads();  // the stage has arrived; the one before it, whose place is next, is done
                         // with
       const uint32_t at = shared + stage * kStageBytes;
       if (has_rows) MultiplyStage(at + first_row * kRowBytes, at + C::kRows * kRowBytes, sums);
-      read_next();
+      reader.Next();
       WarpgroupWait<0>();
       stage = stage + 1 == C::kStages ? 0 : stage + 1;
     }

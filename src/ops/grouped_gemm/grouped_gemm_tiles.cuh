@@ -132,6 +132,53 @@ class Copier {
   int64_t column_;
 };
 
+// A block's reading: through its tiles and their stages, over the border from one tile to the next,
+// C::kStages - 1 stages ahead of the products.
+template <class T, class C>
+class StageReader {
+ public:
+  __device__ StageReader(const GroupedParams& p, const int32_t* starts, T* stages)
+      : p_(p),
+        starts_(starts),
+        stages_(stages),
+        column_tiles_(static_cast<int>(CeilDiv(p.columns, int64_t{C::kColumns}))),
+        steps_(static_cast<int>(CeilDiv(p.depth, int64_t{kTileDepth}))),
+        tiles_(starts[p.groups] * column_tiles_),
+        tile_(static_cast<int>(blockIdx.x)) {}
+
+  // Of the call's tiles, and of a tile's stages.
+  __device__ int tiles() const { return tiles_; }
+  __device__ int steps() const { return steps_; }
+  __device__ Tile At(int index) const { return FindTile<C>(p_, starts_, index, column_tiles_); }
+
+  // Starts the copies of the next stage, where there is one.
+  __device__ __forceinline__ void Next() {
+    if (tile_ < tiles_) {
+      if (step_ == 0) copier_.Aim(p_, At(tile_));
+      T* stage = stages_ + stage_ * C::kStageElements;
+      copier_.Copy(p_, step_, stage, stage + C::kRows * kTileDepth);
+      if (++step_ == steps_) {
+        step_ = 0;
+        tile_ += static_cast<int>(gridDim.x);
+      }
+    }
+    CopyAsyncCommit();
+    stage_ = stage_ + 1 == C::kStages ? 0 : stage_ + 1;
+  }
+
+ private:
+  const GroupedParams& p_;
+  const int32_t* starts_;
+  T* stages_;
+  int column_tiles_;
+  int steps_;
+  int tiles_;
+  Copier<T, C> copier_;
+  int tile_;
+  int step_ = 0;
+  int stage_ = 0;
+};
+
 // Two neighbouring columns of a row.
 template <class T>
 __device__ __forceinline__ void StorePair(const GroupedParams& p, int64_t row, int64_t column,
