@@ -2,23 +2,21 @@
 
 #include <fmt/format.h>
 
-#include "base/error.h"
-
 namespace sluice {
 
 namespace {
 
-[[noreturn]] void RefuseRequests(int waiting) {
-  throw Error(
+Error TooManyRequests(int waiting) {
+  return {
       ErrorCode::kResourceExhausted,
-      fmt::format("the server is overloaded: {} requests wait already; try again later", waiting));
+      fmt::format("the server is overloaded: {} requests wait already; try again later", waiting)};
 }
 
-[[noreturn]] void RefuseTokens(int64_t waiting) {
-  throw Error(
+Error TooManyTokens(int64_t waiting) {
+  return {
       ErrorCode::kResourceExhausted,
       fmt::format("the server is overloaded: prompts of {} tokens wait already; try again later",
-                  waiting));
+                  waiting)};
 }
 
 }  // namespace
@@ -52,19 +50,22 @@ void Admission::Place::Leave() {
   OnPrefilled();
 }
 
-void Admission::CheckRoom() const {
+std::optional<Error> Admission::Full() const {
   const int requests = requests_;
-  if (limits_.max_requests > 0 && requests >= limits_.max_requests) RefuseRequests(requests);
+  if (limits_.max_requests > 0 && requests >= limits_.max_requests) {
+    return TooManyRequests(requests);
+  }
   const int64_t tokens = tokens_;
-  if (limits_.max_tokens > 0 && tokens >= limits_.max_tokens) RefuseTokens(tokens);
+  if (limits_.max_tokens > 0 && tokens >= limits_.max_tokens) return TooManyTokens(tokens);
+  return std::nullopt;
 }
 
 std::vector<Admission::Place> Admission::Enter(int sequences, int prompt_tokens) {
-  CheckRoom();
+  if (const std::optional<Error> full = Full()) throw *full;
   const int64_t tokens = tokens_;
   const int64_t more = int64_t{sequences} * prompt_tokens;
   if (limits_.max_tokens > 0 && tokens > 0 && tokens + more > limits_.max_tokens) {
-    RefuseTokens(tokens);
+    throw TooManyTokens(tokens);
   }
   std::vector<Place> places;
   places.reserve(static_cast<size_t>(sequences));

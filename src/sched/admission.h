@@ -2,8 +2,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
+
+#include "base/error.h"
 
 namespace sluice {
 
@@ -37,8 +40,8 @@ class Admission {
     int prompt_tokens_ = 0;
   };
 
-  // Throws Error(kResourceExhausted) where no request would be let in, however small.
-  void CheckRoom() const;
+  // kResourceExhausted where no request would be let in, however small.
+  std::optional<Error> Full() const;
 
   // Lets a request of so many sequences in, each with a prompt of so many tokens, or throws
   // Error(kResourceExhausted). A request of any size is let in where there is room for the smallest

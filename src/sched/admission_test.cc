@@ -20,12 +20,7 @@ Places Enter(Admission& admission, int sequences, int prompt_tokens) {
 }
 
 bool HasRoom(const Admission& admission) {
-  try {
-    admission.CheckRoom();
-  } catch (const Error&) {
-    return false;
-  }
-  return true;
+  return !admission.Full().has_value();
 }
 
 TEST(Admission, BoundsTheSequencesThatWait) {

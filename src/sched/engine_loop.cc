@@ -90,12 +90,13 @@ void EngineLoop::Stop() {
 }
 
 // With the mutex held.
-void EngineLoop::CheckRuns() const {
-  if (stop_.stop_requested()) throw Error(ErrorCode::kUnavailable, "the engine has stopped");
-  if (!failure_.empty()) throw Error(ErrorCode::kUnavailable, failure_);
+std::optional<Error> EngineLoop::Unavailable() const {
+  if (stop_.stop_requested()) return Error(ErrorCode::kUnavailable, "the engine has stopped");
+  if (!failure_.empty()) return Error(ErrorCode::kUnavailable, failure_);
   if (const std::string stuck = StuckReason(); !stuck.empty()) {
-    throw Error(ErrorCode::kUnavailable, stuck);
+    return Error(ErrorCode::kUnavailable, stuck);
   }
+  return std::nullopt;
 }
 
 // Empty where the engine gets on.
@@ -118,12 +119,12 @@ void EngineLoop::WatchSteps() {
   }
 }
 
-void EngineLoop::CheckAccepts() const {
+std::optional<Error> EngineLoop::Refusal() const {
   {
     const std::lock_guard lock(mutex_);
-    CheckRuns();
+    if (const std::optional<Error> unavailable = Unavailable()) return unavailable;
   }
-  admission_.CheckRoom();
+  return admission_.Full();
 }
 
 RequestId EngineLoop::Submit(Request request, OutputCallback callback) {
@@ -133,7 +134,7 @@ RequestId EngineLoop::Submit(Request request, OutputCallback callback) {
   RequestId id = 0;
   {
     const std::lock_guard lock(mutex_);
-    CheckRuns();
+    if (const std::optional<Error> unavailable = Unavailable()) throw *unavailable;
     std::vector<Admission::Place> places =
         admission_.Enter(request.sampling.n, static_cast<int>(request.prompt.size()));
     id = next_id_++;

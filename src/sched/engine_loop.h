@@ -59,7 +59,7 @@ class EngineLoop : public Generator {
              Metrics* metrics = nullptr);
   ~EngineLoop() override;
 
-  void CheckAccepts() const override;
+  std::optional<Error> Refusal() const override;
   RequestId Submit(Request request, OutputCallback callback) override;
   void Abort(RequestId request) override;
   void AbortSequence(RequestId request, int index) override;
@@ -98,9 +98,11 @@ class EngineLoop : public Generator {
     StepTiming timing;
   };
 
-  void CheckRuns() const;
+  std::optional<Error> Unavailable() const;
   std::string StuckReason() const;
   void WatchSteps();
+  void RequestStop();
+  void Join();
   void Enqueue(Command command);
   void Run();
   std::optional<std::vector<Command>> TakeCommands();

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <functional>
+#include <optional>
+#include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "request/request.h"
 #include "sched/step_log.h"
 
@@ -39,9 +42,9 @@ class Generator {
  public:
   virtual ~Generator() = default;
 
-  // Throws what Submit throws now of any request, however small: a door refuses by this before it
-  // parses and tokenises. Takes a microsecond.
-  virtual void CheckAccepts() const = 0;
+  // What Submit throws now of any request, however small: a door refuses by this before it parses
+  // and tokenises. Takes a microsecond.
+  virtual std::optional<Error> Refusal() const = 0;
 
   // Queues a request. Throws Error(kInvalidArgument) for what can never run (prompt longer than the
   // context, parameters out of range, token ids outside the vocabulary), kResourceExhausted where

@@ -14,6 +14,8 @@ using asio::use_awaitable;
 ClientStream::ClientStream(asio::ip::tcp::socket socket, asio::ssl::context* tls)
     : socket_(std::move(socket)) {
   if (tls != nullptr) tls_.emplace(socket_, *tls);
+  ErrorCode ignored;
+  socket_.non_blocking(true, ignored);  // for WriteNow
 }
 
 asio::awaitable<void> ClientStream::Handshake(ErrorCode& error) {
@@ -27,6 +29,12 @@ asio::awaitable<size_t> ClientStream::Read(asio::mutable_buffer into, ErrorCode&
   error = {};
   if (tls_) co_return co_await tls_->async_read_some(into, redirect_error(use_awaitable, error));
   co_return co_await socket_.async_read_some(into, redirect_error(use_awaitable, error));
+}
+
+size_t ClientStream::WriteNow(asio::const_buffer from, ErrorCode& error) {
+  if (!tls_) return socket_.write_some(from, error);
+  error = asio::error::would_block;
+  return 0;
 }
 
 void ClientStream::Write(asio::const_buffer from, std::function<void(ErrorCode, size_t)> done) {

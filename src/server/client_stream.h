@@ -23,6 +23,9 @@ class ClientStream {
   boost::asio::awaitable<void> Handshake(ErrorCode& error);
   // Some bytes, at least one; none at the client's end of the stream, which is an error.
   boost::asio::awaitable<size_t> Read(boost::asio::mutable_buffer into, ErrorCode& error);
+  // Those of the bytes that the kernel takes at once: none where it has no room (would_block), or
+  // where they go through TLS.
+  size_t WriteNow(boost::asio::const_buffer from, ErrorCode& error);
   // Some of the bytes, which must stay where they are until `done` is called, with their number.
   void Write(boost::asio::const_buffer from, std::function<void(ErrorCode, size_t)> done);
   // Ends our side, as TLS and TCP each want it.

@@ -38,10 +38,10 @@ class FakeGenerator : public Generator {
     thread_.join();
   }
 
-  void CheckAccepts() const override {
+  std::optional<Error> Refusal() const override {
     const std::lock_guard lock(mutex_);
-    if (refusal_) throw *refusal_;
-    if (full_) throw Error(ErrorCode::kResourceExhausted, "too many requests wait");
+    if (full_) return Error(ErrorCode::kResourceExhausted, "too many requests wait");
+    return refusal_;
   }
 
   RequestId Submit(Request request, OutputCallback callback) override {

@@ -9,6 +9,8 @@
 #include <boost/url.hpp>
 #include <chrono>
 #include <cstdio>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -33,23 +35,54 @@ constexpr size_t kReadBytes = 16 << 10;
 // reset it before the last answer has been read.
 constexpr std::chrono::milliseconds kLinger{2'000};
 
-// A one-shot alarm that can be set again. `on_fire` runs on the connection's thread.
+// A one-shot alarm that can be set again. Most are set and cleared long before their time, so the
+// timer behind it is left as it is where it wakes early enough, and then set anew.
 class Deadline {
  public:
-  explicit Deadline(asio::io_context& context) : timer_(context) {}
+  // `on_pass` runs on the connection's thread.
+  Deadline(asio::io_context& context, std::function<void()> on_pass)
+      : timer_(context), on_pass_(std::move(on_pass)) {}
 
-  template <class Function>
-  void Set(std::chrono::milliseconds after, Function on_fire) {
-    timer_.expires_after(after);
-    timer_.async_wait([this, on_fire](error_code error) {
-      // A wait that had fired before it was set anew is told by the clock.
-      if (!error && std::chrono::steady_clock::now() >= timer_.expiry()) on_fire();
-    });
+  // `owner` keeps this object alive, until Stop at the latest.
+  void Set(std::chrono::milliseconds after, std::shared_ptr<const void> owner) {
+    passes_at_ = Clock::now() + after;
+    if (passes_at_ < wakes_at_) WakeThen(std::move(owner));
   }
-  void Clear() { timer_.expires_at(std::chrono::steady_clock::time_point::max()); }
+  void Clear() { passes_at_ = kNever; }
+  // At the owner's end.
+  void Stop() {
+    Clear();
+    wakes_at_ = kNever;
+    timer_.cancel();
+  }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr Clock::time_point kNever = Clock::time_point::max();
+
+  void WakeThen(std::shared_ptr<const void> owner) {
+    wakes_at_ = passes_at_;
+    timer_.expires_at(wakes_at_);
+    timer_.async_wait([this, owner = std::move(owner)](error_code error) mutable {
+      // A wait that had ended before the timer was set anew is told by the clock.
+      if (!error && Clock::now() >= wakes_at_) OnWake(std::move(owner));
+    });
+  }
+
+  void OnWake(std::shared_ptr<const void> owner) {
+    wakes_at_ = kNever;
+    if (Clock::now() >= passes_at_) {
+      Clear();
+      on_pass_();
+    } else if (passes_at_ != kNever) {
+      WakeThen(std::move(owner));
+    }
+  }
+
   asio::steady_timer timer_;
+  const std::function<void()> on_pass_;
+  Clock::time_point passes_at_ = kNever;
+  Clock::time_point wakes_at_ = kNever;  // at or before passes_at_
 };
 
 std::string FieldLines(const HttpFields& fields) {
@@ -74,22 +107,25 @@ std::string ResponseHead(int status, bool keep_alive, std::string_view content_t
   return head;
 }
 
-// The path of a target in origin form (/path?query) or absolute form (http://host/path).
-std::optional<std::string> DecodePath(std::string_view target) {
-  const boost::core::string_view text(target.data(), target.size());
-  const auto origin = boost::urls::parse_origin_form(text);
-  if (origin) return std::string(origin->path());
-  const auto absolute = boost::urls::parse_absolute_uri(text);
-  if (absolute && absolute->has_authority()) return std::string(absolute->path());
-  return std::nullopt;
-}
-
 std::string_view View(boost::beast::string_view text) {
   return {text.data(), text.size()};
 }
 
 std::string_view Field(const Message& message, std::string_view name) {
   return View(message[boost::beast::string_view(name.data(), name.size())]);
+}
+
+// The path of a target in origin form (/path?query), absolute form (http://host/path) or, where
+// OPTIONS asks about the server as a whole, asterisk form. Throws ApiError for another.
+std::string PathOf(const Message& message) {
+  const std::string_view target = View(message.target());
+  if (target == "*" && message.method() == http::verb::options) return "*";
+  const boost::core::string_view text(target.data(), target.size());
+  const auto origin = boost::urls::parse_origin_form(text);
+  if (origin) return origin->path();
+  const auto absolute = boost::urls::parse_absolute_uri(text);
+  if (absolute && absolute->has_authority()) return absolute->path();
+  throw ApiError(400, "the request's target is not a URL");
 }
 
 // How long the body is must be said once, in words that every reader understands alike.
@@ -129,9 +165,6 @@ bool InUtf8(std::string_view content_type) {
 // What a well-formed head may still ask that is not done here. Throws ApiError.
 void CheckHead(const Message& message) {
   CheckFraming(message);
-  if (!DecodePath(View(message.target()))) {
-    throw ApiError(400, "the request's target is not a URL");
-  }
   const auto hosts = message.count(http::field::host);
   if (hosts > 1 || (hosts == 0 && message.version() >= 11)) {
     throw ApiError(400, "malformed HTTP request: one Host is needed");
@@ -166,8 +199,12 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
   HttpConnection(asio::ip::tcp::socket socket, IoThreadState& thread)
       : thread_(thread),
         stream_(std::move(socket), thread.options.tls.get()),
-        read_deadline_(thread.context),
-        write_deadline_(thread.context) {
+        read_deadline_(thread.context,
+                       [this] {
+                         timed_out_ = true;
+                         stream_.Cancel();
+                       }),
+        write_deadline_(thread.context, [this] { Close(); }) {
     thread_.connections.insert(this);
   }
   ~HttpConnection() override { thread_.connections.erase(this); }
@@ -212,6 +249,7 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
   void Answer(HttpRequest request);
   void Refuse(const ApiError& refusal);
   void SetReadDeadline(std::chrono::milliseconds after);
+  void CloseSoon();
   void Pump();
   void OnWritten(error_code error, size_t bytes);
   void Finish();
@@ -238,7 +276,7 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
   size_t sent_ = 0;
   bool writing_ = false;
   bool timed_out_ = false;
-  bool dropped_ = false;  // too slow a reader: about to be closed
+  bool lost_ = false;  // about to be closed: nothing more is written
   bool closed_ = false;
 };
 
@@ -272,8 +310,8 @@ void HttpConnection::Close() {
   if (closed_) return;
   closed_ = true;
   stream_.Close();
-  read_deadline_.Clear();
-  write_deadline_.Clear();
+  read_deadline_.Stop();
+  write_deadline_.Stop();
   if (exchange_) exchange_->Cancel();
   EndExchange();
 }
@@ -286,10 +324,7 @@ void HttpConnection::EndExchange() {
 
 void HttpConnection::SetReadDeadline(std::chrono::milliseconds after) {
   timed_out_ = false;
-  read_deadline_.Set(after, [self = shared_from_this()] {
-    self->timed_out_ = true;
-    self->stream_.Cancel();
-  });
+  read_deadline_.Set(after, shared_from_this());
 }
 
 asio::awaitable<bool> HttpConnection::Handshake() {
@@ -354,6 +389,7 @@ asio::awaitable<bool> HttpConnection::ReadHead(Parser& parser, HttpRequest& requ
   TakeHead(parser.get(), request);
   RequireNone(error);
   CheckHead(parser.get());
+  request.path = PathOf(parser.get());
   co_return true;
 }
 
@@ -376,8 +412,6 @@ void HttpConnection::TakeHead(const Message& message, HttpRequest& request) {
       preflight_ = cors->Preflight(origin, Field(message, "Access-Control-Request-Headers"));
     }
   }
-  std::optional<std::string> path = DecodePath(View(message.target()));
-  request.path = std::move(path).value_or("");
 }
 
 asio::awaitable<bool> HttpConnection::ReadBody(Parser& parser) {
@@ -456,7 +490,7 @@ asio::awaitable<void> HttpConnection::Linger() {
 }
 
 void HttpConnection::Send(HttpResponse response) {
-  if (closed_) return;
+  if (closed_ || lost_) return;
   SLUICE_CHECK(!finished_);
   std::string more;
   // RFC 9110, 8.6: no Content-Length where there can be no content.
@@ -473,7 +507,7 @@ void HttpConnection::Send(HttpResponse response) {
 }
 
 void HttpConnection::StartStream(std::string_view content_type) {
-  if (closed_) return;
+  if (closed_ || lost_) return;
   SLUICE_CHECK(!finished_);
   if (!chunked_) keep_alive_ = false;  // HTTP/1.0: the end of the connection ends the body
   std::string more = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n";
@@ -484,14 +518,12 @@ void HttpConnection::StartStream(std::string_view content_type) {
 }
 
 void HttpConnection::Write(std::string_view data) {
-  if (closed_ || dropped_ || data.empty()) return;
+  if (closed_ || lost_ || data.empty()) return;
   SLUICE_CHECK(!finished_);
   // What already waits is the client's doing; how large the next piece is, is not.
   if (writing_ && queued_.size() > thread_.options.max_pending_bytes) {
     spdlog::warn("a client reads its stream too slowly ({} bytes wait): cut off", queued_.size());
-    dropped_ = true;
-    // Posted, since the Exchange that is writing must not be cancelled under its own feet.
-    asio::post(thread_.context, [self = shared_from_this()] { self->Close(); });
+    CloseSoon();
     return;
   }
   if (chunked_) {
@@ -505,7 +537,7 @@ void HttpConnection::Write(std::string_view data) {
 }
 
 void HttpConnection::EndStream() {
-  if (closed_ || dropped_) return;
+  if (closed_ || lost_) return;
   SLUICE_CHECK(!finished_);
   if (chunked_) queued_ += "0\r\n\r\n";
   Finish();
@@ -516,27 +548,38 @@ void HttpConnection::Finish() {
   Pump();
 }
 
+// Posted, since the Exchange that is writing must not be cancelled under its own feet.
+void HttpConnection::CloseSoon() {
+  lost_ = true;
+  asio::post(thread_.context, [self = shared_from_this()] { self->Close(); });
+}
+
+// Hands the kernel what it takes, and waits where it has no room.
 void HttpConnection::Pump() {
-  if (writing_ || closed_) return;
-  if (sent_ == sending_.size()) {
-    sending_.clear();
-    sent_ = 0;
-    sending_.swap(queued_);
-  }
-  if (sending_.empty()) {
-    if (finished_ && !answered_) {
-      answered_ = true;
-      stream_.Cancel();  // ends the watch; nothing is being written
+  if (writing_ || closed_ || lost_) return;
+  error_code error;
+  while (true) {
+    if (sent_ == sending_.size()) {
+      sending_.clear();
+      sent_ = 0;
+      sending_.swap(queued_);
     }
+    if (sending_.empty()) break;
+    const asio::const_buffer rest(sending_.data() + sent_, sending_.size() - sent_);
+    sent_ += stream_.WriteNow(rest, error);
+    if (!error) continue;
+    if (error != asio::error::would_block) return CloseSoon();
+    writing_ = true;
+    write_deadline_.Set(thread_.options.write_timeout, shared_from_this());
+    stream_.Write(rest, [self = shared_from_this()](error_code failure, size_t bytes) {
+      self->OnWritten(failure, bytes);
+    });
     return;
   }
-  writing_ = true;
-  write_deadline_.Set(thread_.options.write_timeout,
-                      [self = shared_from_this()] { self->Close(); });
-  stream_.Write(asio::buffer(sending_.data() + sent_, sending_.size() - sent_),
-                [self = shared_from_this()](error_code error, size_t bytes) {
-                  self->OnWritten(error, bytes);
-                });
+  if (finished_ && !answered_) {
+    answered_ = true;
+    stream_.Cancel();  // ends the watch; nothing is being written
+  }
 }
 
 void HttpConnection::OnWritten(error_code error, size_t bytes) {

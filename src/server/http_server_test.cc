@@ -225,6 +225,32 @@ TEST_F(HttpServerTest, KeepAliveAndPipelining) {
   EXPECT_TRUE(closed);
 }
 
+TEST_F(HttpServerTest, OptionsOfTheServerAsAWhole) {
+  StartServer();
+  Client client(server_->port());
+  client.Send("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n");
+  const std::string answer = client.ReadThrough("\r\n\r\n");
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 204 No Content\r\n"));
+  EXPECT_THAT(answer, HasSubstr("Allow: GET, HEAD, POST, OPTIONS\r\n"));
+  client.Send("GET * HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadAnswer(), StartsWith("HTTP/1.1 400 Bad Request\r\n"));
+}
+
+TEST_F(HttpServerTest, WhatTheKernelDoesNotTakeAtOnceFollows) {
+  StartServer();
+  Client client(server_->port());
+  std::string prompt;
+  for (int i = 0; i < 500'000; ++i) prompt += " x";
+  client.Send(Post("/tokenize", R"({"return_token_strs": true, "prompt": ")" + prompt + "\"}"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));  // its buffers are full by then
+  const std::string answer = client.ReadAnswer();
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 200 OK\r\n"));
+  EXPECT_GT(answer.size(), size_t{5} << 20);
+  EXPECT_TRUE(answer.ends_with("]}")) << answer.substr(answer.size() - 100);
+  client.Send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadAnswer(), HasSubstr(R"({"status":"ok"})"));
+}
+
 TEST_F(HttpServerTest, ChunkedRequestBodyAndContinue) {
   StartServer();
   Client client(server_->port());

@@ -165,8 +165,9 @@ RequestRecord Routes::RecordOf(const HttpRequest& request) const {
           .arrival = request.arrival};
 }
 
-void Routes::CheckDraining() const {
-  if (draining_) throw Error(ErrorCode::kUnavailable, "the server is draining: it is to stop");
+std::optional<Error> Routes::Draining() const {
+  if (!draining_) return std::nullopt;
+  return Error(ErrorCode::kUnavailable, "the server is draining: it is to stop");
 }
 
 // What tells clients, which wait and try again by themselves, that a refusal will pass.
@@ -187,6 +188,10 @@ const Routes::Route* Routes::Find(std::string_view path) {
 }
 
 std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseWriter& writer) {
+  if (request.path == "*" && request.method == "OPTIONS") {  // of the server as a whole
+    writer.Send({.status = 204, .headers = {{"Allow", "GET, HEAD, POST, OPTIONS"}}});
+    return nullptr;
+  }
   const Route* found = Find(request.path);
   if (found == nullptr) {
     throw ApiError(404,
@@ -217,9 +222,14 @@ std::shared_ptr<Exchange> Routes::Dispatch(const HttpRequest& request, ResponseW
     return nullptr;
   }
   if (found->generates) {
-    // Before the body is parsed: under overload a refusal must cost next to nothing.
-    CheckDraining();
-    model_.generator.CheckAccepts();
+    // Before the body is parsed, and nothing is thrown: under overload a refusal must cost next to
+    // nothing.
+    std::optional<Error> refusal = Draining();
+    if (!refusal) refusal = model_.generator.Refusal();
+    if (refusal) {
+      Refuse(ApiError::From(*refusal), RetryHeaders(*refusal), request, writer);
+      return nullptr;
+    }
   }
   return (this->*found->endpoint)(request, writer);
 }
@@ -427,7 +437,7 @@ std::shared_ptr<Exchange> Routes::Model(const HttpRequest& request, ResponseWrit
 }
 
 std::shared_ptr<Exchange> Routes::Health(const HttpRequest&, ResponseWriter& writer) {
-  CheckDraining();
+  if (const std::optional<Error> draining = Draining()) throw *draining;
   const std::string failure = model_.generator.Stats().failure;
   if (!failure.empty()) throw Error(ErrorCode::kUnavailable, failure);
   SendJson({{"status", "ok"}}, writer);

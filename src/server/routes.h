@@ -3,6 +3,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,7 +44,7 @@ class Routes : public HttpHandler {
 
   static const Route* Find(std::string_view path);
   std::shared_ptr<Exchange> Dispatch(const HttpRequest& request, ResponseWriter& writer);
-  void CheckDraining() const;
+  std::optional<Error> Draining() const;
   void Refuse(const ApiError& error, HttpFields headers, const HttpRequest& request,
               ResponseWriter& writer) const;
   RequestRecord RecordOf(const HttpRequest& request) const;

@@ -48,7 +48,7 @@ class SteppedGenerator : public Generator {
     std::erase_if(live_,
                   [&](const Live& live) { return live.request == request && live.index == index; });
   }
-  void CheckAccepts() const override {}
+  std::optional<Error> Refusal() const override { return std::nullopt; }
   EngineStats Stats() const override { return {}; }
   std::vector<StepTiming> RecentSteps() const override { return {}; }
 
