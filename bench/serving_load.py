@@ -8,8 +8,8 @@ Starts `sluice serve` with the embedded model (--sluice names the program, what 
 prints a JSON object of what was measured; "held" says of each limit whether it was kept, and the exit code is 1 when
 one was not. --name NAME also keeps it under bench/results/, from a clean checkout, as record.py does.
 
-overload     the best goodput of a closed loop, then arrivals at so many times that rate: goodput against the best,
-             when refusals come, memory from second to second
+overload     the best goodput, of closed loops, one before and one after arrivals at so many times that rate (machines
+             that are shared change their pace): goodput against it, when refusals come, memory from second to second
 disconnects  clients that go while they connect, send the head, send the body, wait, have the first token, and in
              mid-stream; then nothing of them may be left in /metrics
 memory       short requests on connections that are kept, growth of the resident memory after a tenth of them
@@ -21,6 +21,7 @@ import collections
 import json
 import pathlib
 import random
+import resource
 import subprocess
 import sys
 import threading
@@ -93,7 +94,7 @@ def bench(server, sluice, *flags):
 
 
 class MemoryWatch(threading.Thread):
-    """Samples the server's resident memory every second."""
+    """Samples the server's resident memory every second: the kernel is asked, since the server has enough to do."""
 
     def __init__(self, server):
         super().__init__(daemon=True)
@@ -102,7 +103,8 @@ class MemoryWatch(threading.Thread):
 
     def run(self):
         while not self.done.wait(1):
-            self.samples.append(self.server.metrics()["process_resident_memory_bytes"])
+            pages = pathlib.Path(f"/proc/{self.server.process.pid}/statm").read_text().split()[1]
+            self.samples.append(int(pages) * resource.getpagesize())
 
     def stop(self):
         self.done.set()
@@ -116,22 +118,25 @@ def overload(arguments, flags):
         bench(server, arguments.sluice, "--num-prompts", 128, "--max-concurrency", 64, *lengths)
         probe = bench(server, arguments.sluice, "--num-prompts", 256, "--max-concurrency", 64, *lengths)
         count = max(128, round(probe["request_throughput"] * arguments.seconds / 3))
-        best = bench(server, arguments.sluice, "--num-prompts", count, "--max-concurrency", 64, *lengths)
-        rate = arguments.times * best["request_throughput"]
+        closed_loop = ["--num-prompts", count, "--max-concurrency", 64, *lengths]
+        before = bench(server, arguments.sluice, *closed_loop)
+        rate = arguments.times * before["request_throughput"]
         watch = MemoryWatch(server)
         loaded = bench(server, arguments.sluice, "--num-prompts", round(rate * arguments.seconds),
                        "--request-rate", rate, *lengths)
         memory = watch.stop()
         left = server.await_idle()
+        after = bench(server, arguments.sluice, *closed_loop)
+    best = (before["output_throughput"] + after["output_throughput"]) / 2
     refusals = [kind for kind in loaded["failures"] if kind["error"].startswith("HTTP 429")]
     others = [kind for kind in loaded["failures"] if kind not in refusals]
     waits = sorted(one["e2el_ms"] for one in loaded["requests"] if one.get("error", "").startswith("HTTP 429"))
     refusal_p99 = waits[int(0.99 * len(waits))] if waits else 0
     middle = len(memory) // 2
-    result = {"best_output_tokens_per_s": best["output_throughput"], "best_requests_per_s": best["request_throughput"],
-              "offered_requests_per_s": rate, "requests": loaded["num_prompts"], "completed": loaded["completed"],
+    result = {"best_output_tokens_per_s": best, "best_before": before["output_throughput"],
+              "best_after": after["output_throughput"], "offered_requests_per_s": rate, "requests": loaded["num_prompts"], "completed": loaded["completed"],
               "refused": len(waits), "output_tokens_per_s": loaded["output_throughput"],
-              "goodput_share": loaded["output_throughput"] / best["output_throughput"],
+              "goodput_share": loaded["output_throughput"] / best,
               "refusal_median_ms": waits[len(waits) // 2] if waits else 0, "refusal_p99_ms": refusal_p99,
               "refusal_most_ms": waits[-1] if waits else 0, "other_failures": others,
               "p99_ttft_ms": loaded["p99_ttft_ms"], "resident_bytes": memory}

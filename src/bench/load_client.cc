@@ -11,7 +11,10 @@
 #include <exception>
 #include <limits>
 #include <memory>
+#include <optional>
+#include <string>
 #include <type_traits>
+#include <unordered_set>
 #include <utility>
 
 #include "base/check.h"
@@ -35,9 +38,8 @@ using boost::system::error_code;
 
 namespace {
 
-using PlainStream = beast::tcp_stream;
-using TlsStream = ssl::stream<beast::tcp_stream>;
-using Message = http::request<http::string_body>;
+using PlainStream = asio::ip::tcp::socket;
+using TlsStream = ssl::stream<asio::ip::tcp::socket>;
 using Parser = http::response_parser<http::buffer_body>;
 
 constexpr size_t kChunkBytes = 16 << 10;
@@ -72,7 +74,7 @@ std::string RequestBody(const LoadTarget& target, const LoadRequest& request) {
 }
 
 std::string Named(const std::string& what, const error_code& error) {
-  if (error == beast::error::timeout) return what + ": no byte came in time";
+  if (error == asio::error::timed_out) return what + ": no byte came in time";
   if (error == http::error::partial_message || error == http::error::end_of_stream ||
       error == ssl::error::stream_truncated) {
     return what + ": the connection ended early";
@@ -83,16 +85,39 @@ std::string Named(const std::string& what, const error_code& error) {
 // A connection and what was read from it beyond the answer before.
 template <class Stream>
 struct Connection {
+  using All = std::unordered_set<Connection*>;
+
+  // Is among `all` as long as it lives.
   template <class... Args>
-  explicit Connection(Args&&... args) : stream(std::forward<Args>(args)...) {}
+  explicit Connection(All& all_of_load, Args&&... args)
+      : stream(std::forward<Args>(args)...), all(all_of_load) {
+    all.insert(this);
+  }
+  ~Connection() { all.erase(this); }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  asio::ip::tcp::socket& socket() {
+    if constexpr (std::is_same_v<Stream, TlsStream>) {
+      return stream.next_layer();
+    } else {
+      return stream;
+    }
+  }
 
   Stream stream;
   beast::flat_buffer input;
   std::array<char, kChunkBytes> chunk;
+  // Since when it has waited for a byte, or for the server to take some; none between requests.
+  std::optional<BenchClock::time_point> waits_since;
+  bool timed_out = false;
+  All& all;
 };
 
 // One load on its way. A coroutine sends the requests in turn, each has one of its own for its
-// answer, and all are run by the thread that calls Run.
+// answer, one looks after connections that wait too long, and all are run by the thread that calls
+// Run. What a request costs here is taken from a server on the same machine: it is one string, and
+// no timer is set for it.
 template <class Stream>
 class LoadRun {
  public:
@@ -104,15 +129,21 @@ class LoadRun {
         at_s_(at_s),
         max_in_flight_(max_concurrency.value_or(std::numeric_limits<int>::max())),
         outcomes_(requests.size()),
-        timer_(context_) {
+        timer_(context_),
+        watch_(context_) {
     tls_.set_default_verify_paths();
     tls_.set_verify_mode(ssl::verify_peer);
     Resolve();
+    head_ = "POST " + address_.path + " HTTP/1.1\r\nHost: " + address_.authority +
+            "\r\nUser-Agent: " + kUserAgent +
+            "\r\nContent-Type: application/json\r\nAccept-Encoding: identity\r\n";
+    if (!target_.api_key.empty()) head_ += "Authorization: Bearer " + target_.api_key + "\r\n";
   }
 
   std::vector<RequestOutcome> Run() {
     begin_ = BenchClock::now();
     asio::co_spawn(context_, SendAll(), OnEnd);
+    asio::co_spawn(context_, Watch(), OnEnd);
     context_.run();
     return std::move(outcomes_);
   }
@@ -135,23 +166,14 @@ class LoadRun {
 
   double Now() const { return SecondsSince(begin_); }
 
-  Message MessageOf(const LoadRequest& request) const {
-    Message message(http::verb::post, address_.path, 11);
-    message.set(http::field::host, address_.authority);
-    message.set(http::field::user_agent, kUserAgent);
-    message.set(http::field::content_type, "application/json");
-    message.set(http::field::accept_encoding, "identity");
-    if (!target_.api_key.empty()) {
-      message.set(http::field::authorization, "Bearer " + target_.api_key);
-    }
-    message.body() = RequestBody(target_, request);
-    message.prepare_payload();
-    return message;
+  std::string MessageOf(const LoadRequest& request) const {
+    const std::string body = RequestBody(target_, request);
+    return head_ + "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
   }
 
   asio::awaitable<void> SendAll() {
     for (size_t i = 0; i < requests_.size(); ++i) {
-      Message message = MessageOf(requests_[i]);
+      std::string message = MessageOf(requests_[i]);
       outcomes_[i].prompt_tokens = requests_[i].prompt_tokens;
       co_await WaitUntil(at_s_[i]);
       co_await WaitForPlace();
@@ -160,6 +182,35 @@ class LoadRun {
       // Answers on their way are not to wait until all requests have been sent.
       co_await asio::post(context_, use_awaitable);
     }
+    all_sent_ = true;
+    EndWatch();
+  }
+
+  bool over() const { return all_sent_ && in_flight_ == 0; }
+  void EndWatch() {
+    if (over()) watch_.cancel();
+  }
+
+  // Ends connections that have waited for too long, an eighth of that too late at most.
+  asio::awaitable<void> Watch() {
+    while (!over()) {
+      watch_.expires_after(target_.timeout / 8 + std::chrono::milliseconds(1));
+      error_code cancelled;
+      co_await watch_.async_wait(redirect_error(use_awaitable, cancelled));
+      for (Link* link : links_) {
+        if (!link->waits_since || BenchClock::now() - *link->waits_since < target_.timeout)
+          continue;
+        link->timed_out = true;
+        error_code ignored;
+        link->socket().close(ignored);
+      }
+    }
+  }
+
+  // After each wait.
+  static void Came(Link& link, error_code& error) {
+    link.waits_since = BenchClock::now();
+    if (link.timed_out) error = asio::error::timed_out;
   }
 
   asio::awaitable<void> WaitUntil(double at_s) {
@@ -180,7 +231,7 @@ class LoadRun {
     }
   }
 
-  asio::awaitable<void> Send(RequestOutcome& outcome, Message message) {
+  asio::awaitable<void> Send(RequestOutcome& outcome, std::string message) {
     outcome.sent_s = Now();
     try {
       co_await Exchange(outcome, message);
@@ -190,16 +241,17 @@ class LoadRun {
     if (!outcome.error.empty()) outcome.ended_s = Now();
     --in_flight_;
     timer_.cancel();
+    EndWatch();
   }
 
-  asio::awaitable<void> Exchange(RequestOutcome& outcome, const Message& message) {
+  asio::awaitable<void> Exchange(RequestOutcome& outcome, const std::string& message) {
     std::unique_ptr<Link> link = TakeIdle();
     const bool reused = link != nullptr;
     if (!reused) link = co_await Connect();
     std::optional<Parser> parser(std::in_place);
     error_code error = co_await Ask(*link, message, *parser);
     // A server may end a connection that has been idle at the moment it is used.
-    if (error && error != beast::error::timeout && reused && !parser->got_some()) {
+    if (error && error != asio::error::timed_out && reused && !parser->got_some()) {
       link = co_await Connect();
       parser.emplace();
       error = co_await Ask(*link, message, *parser);
@@ -218,6 +270,7 @@ class LoadRun {
       });
       outcome.error = RefusalText(static_cast<int>(parser->get().result_int()), body);
     }
+    link->waits_since.reset();
     if (!error && parser->keep_alive()) idle_.push_back(std::move(link));
   }
 
@@ -230,26 +283,27 @@ class LoadRun {
 
   std::unique_ptr<Link> MakeLink() {
     if constexpr (std::is_same_v<Stream, TlsStream>) {
-      auto link = std::make_unique<Link>(context_, tls_);
+      auto link = std::make_unique<Link>(links_, context_, tls_);
       SSL_set_tlsext_host_name(link->stream.native_handle(), address_.host.c_str());
       link->stream.set_verify_callback(ssl::host_name_verification(address_.host));
       return link;
     } else {
-      return std::make_unique<Link>(context_);
+      return std::make_unique<Link>(links_, context_);
     }
   }
 
   asio::awaitable<std::unique_ptr<Link>> Connect() {
     std::unique_ptr<Link> link = MakeLink();
-    beast::tcp_stream& tcp = beast::get_lowest_layer(link->stream);
     error_code error;
-    tcp.expires_after(target_.timeout);
-    co_await tcp.async_connect(endpoints_, redirect_error(use_awaitable, error));
-    if (!error) tcp.socket().set_option(asio::ip::tcp::no_delay(true), error);
+    link->waits_since = BenchClock::now();
+    co_await asio::async_connect(link->socket(), endpoints_, redirect_error(use_awaitable, error));
+    Came(*link, error);
+    if (!error) link->socket().set_option(asio::ip::tcp::no_delay(true), error);
     if constexpr (std::is_same_v<Stream, TlsStream>) {
       if (!error) {
         co_await link->stream.async_handshake(ssl::stream_base::client,
                                               redirect_error(use_awaitable, error));
+        Came(*link, error);
       }
     }
     if (error) throw Error(ErrorCode::kUnavailable, Named("no connection", error));
@@ -257,14 +311,17 @@ class LoadRun {
   }
 
   // Sends the request and reads the head of its answer.
-  asio::awaitable<error_code> Ask(Link& link, const Message& message, Parser& parser) {
+  asio::awaitable<error_code> Ask(Link& link, const std::string& message, Parser& parser) {
     parser.body_limit(boost::none);
     error_code error;
-    beast::get_lowest_layer(link.stream).expires_after(target_.timeout);
-    co_await http::async_write(link.stream, message, redirect_error(use_awaitable, error));
+    link.waits_since = BenchClock::now();
+    co_await asio::async_write(link.stream, asio::buffer(message),
+                               redirect_error(use_awaitable, error));
+    Came(link, error);
     if (error) co_return error;
     co_await http::async_read_header(link.stream, link.input, parser,
                                      redirect_error(use_awaitable, error));
+    Came(link, error);
     co_return error;
   }
 
@@ -275,9 +332,9 @@ class LoadRun {
       auto& body = parser.get().body();
       body.data = link.chunk.data();
       body.size = link.chunk.size();
-      beast::get_lowest_layer(link.stream).expires_after(target_.timeout);
       co_await http::async_read_some(link.stream, link.input, parser,
                                      redirect_error(use_awaitable, error));
+      Came(link, error);
       if (error == http::error::need_buffer) error = {};
       const size_t count = link.chunk.size() - body.size;
       if (count > 0) on_bytes(std::string_view(link.chunk.data(), count));
@@ -297,9 +354,13 @@ class LoadRun {
   ssl::context tls_{ssl::context::tls_client};
   asio::ip::tcp::resolver::results_type endpoints_;
   asio::steady_timer timer_;  // that SendAll waits on; the end of an answer cancels it
+  asio::steady_timer watch_;
+  std::string head_;          // of every request, but for its body's length
+  typename Link::All links_;  // outlives those
   std::vector<std::unique_ptr<Link>> idle_;
   BenchClock::time_point begin_;
   int in_flight_ = 0;
+  bool all_sent_ = false;
 };
 
 }  // namespace
