@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -66,6 +67,11 @@ class WireWriter {
   void Write(const std::optional<T>& value) {
     Write(value.has_value());
     if (value.has_value()) Write(*value);
+  }
+  template <class T>
+  void Write(const std::shared_ptr<T>& value) {
+    Write(value != nullptr);
+    if (value != nullptr) Write(*value);
   }
   template <class A, class B>
   void Write(const std::pair<A, B>& pair) {
@@ -136,6 +142,18 @@ class WireReader {
     Read(there);
     value.reset();
     if (there) Read(value.emplace());
+  }
+  // A value of its own, whoever had it in common before.
+  template <class T>
+  void Read(std::shared_ptr<T>& value) {
+    bool there = false;
+    Read(there);
+    if (!there) {
+      value.reset();
+    } else {
+      if (value.use_count() != 1) value = std::make_shared<T>();
+      Read(*value);
+    }
   }
   template <class A, class B>
   void Read(std::pair<A, B>& pair) {

@@ -30,10 +30,11 @@ struct Outer {
   std::vector<Inner> inners;
   std::optional<uint64_t> maybe;
   std::pair<int, std::string> pair;
+  std::shared_ptr<std::vector<int>> shared;
 };
 inline auto Fields(Outer& value) {
-  auto& [flag, colour, real, reals, inners, maybe, pair] = value;
-  return std::tie(flag, colour, real, reals, inners, maybe, pair);
+  auto& [flag, colour, real, reals, inners, maybe, pair, shared] = value;
+  return std::tie(flag, colour, real, reals, inners, maybe, pair, shared);
 }
 
 namespace {
@@ -69,7 +70,8 @@ Outer Sample() {
           .reals = {1, -INFINITY},
           .inners = {{.number = 1, .text = "a"}, {.number = -2, .text = std::string("\0b", 2)}},
           .maybe = ~uint64_t{0},
-          .pair = {3, "c"}};
+          .pair = {3, "c"},
+          .shared = std::make_shared<std::vector<int>>(2, 4)};
 }
 
 TEST(Wire, EveryKindOfFieldComesBack) {
@@ -83,6 +85,8 @@ TEST(Wire, EveryKindOfFieldComesBack) {
   EXPECT_EQ(got.inners[1].text, std::string("\0b", 2));
   EXPECT_EQ(got.maybe, ~uint64_t{0});
   EXPECT_EQ(got.pair, std::make_pair(3, std::string("c")));
+  ASSERT_NE(got.shared, nullptr);
+  EXPECT_THAT(*got.shared, ElementsAre(4, 4));
 }
 
 TEST(Wire, ReadingReplacesWhatWasThere) {
@@ -93,6 +97,19 @@ TEST(Wire, ReadingReplacesWhatWasThere) {
   EXPECT_FALSE(value.maybe.has_value());
   EXPECT_TRUE(value.inners.empty());
   EXPECT_EQ(value.pair.second, "");
+  EXPECT_EQ(value.shared, nullptr);
+}
+
+TEST(Wire, ReadingLeavesWhatWasInCommonToOthers) {
+  Outer value = Sample();
+  const auto others = value.shared;
+  Outer sent = Sample();
+  *sent.shared = {5};
+  const std::vector<std::byte> bytes = ToWire(sent);
+  WireReader reader(bytes);
+  reader.Read(value);
+  EXPECT_THAT(*value.shared, ElementsAre(5));
+  EXPECT_THAT(*others, ElementsAre(4, 4));
 }
 
 TEST(Wire, ACutMessageIsRefusedWhereverItIsCut) {

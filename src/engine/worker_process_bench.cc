@@ -21,7 +21,7 @@ StepPlan DecodePlan(int64_t sequences) {
     slice.tokens = {7};
     slice.positions = slice.kv_positions = {2047};
     slice.kv_length = 2048;
-    slice.pages.resize(128, static_cast<int32_t>(i));
+    slice.pages = BlockTable(std::vector<PageId>(128, static_cast<PageId>(i)));
     slice.sample_rows = {0};
   }
   return plan;

@@ -50,7 +50,7 @@ void PageList::push_back(PageHandle page) {
 
 void PageList::Replace(size_t nth, PageHandle page) {
   SLUICE_CHECK(allocator_ == page.allocator_);
-  std::swap(ids_[nth], page.id_);
+  ids_.Replace(nth, std::exchange(page.id_, ids_[nth]));
 }
 
 void PageList::Truncate(size_t count) noexcept {

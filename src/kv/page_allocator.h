@@ -6,9 +6,9 @@
 #include <utility>
 #include <vector>
 
-namespace sluice {
+#include "kv/block_table.h"
 
-using PageId = int32_t;
+namespace sluice {
 
 class PageAllocator;
 
@@ -36,8 +36,7 @@ class PageHandle {
 
 // Shares in the pages of one text, in the order of its positions. Gives them back from the last to
 // the first: of cached pages a text's end is then given up before its beginning, without which it
-// is worth nothing. All are of one allocator; what every step copies is their ids, which lie behind
-// each other.
+// is worth nothing. All are of one allocator.
 class PageList {
  public:
   PageList() = default;
@@ -48,7 +47,7 @@ class PageList {
   size_t size() const { return ids_.size(); }
   bool empty() const { return ids_.empty(); }
   PageId operator[](size_t nth) const { return ids_[nth]; }
-  const std::vector<PageId>& ids() const { return ids_; }
+  const BlockTable& ids() const { return ids_; }
 
   // `page` must be valid.
   void push_back(PageHandle page);
@@ -59,7 +58,7 @@ class PageList {
 
  private:
   PageAllocator* allocator_ = nullptr;  // of the pages, if there are any
-  std::vector<PageId> ids_;             // a share in each
+  BlockTable ids_;                      // a share in each
 };
 
 // Bookkeeping of a fixed number of KV pages. Knows ids and shares only; the memory is PagePool's.

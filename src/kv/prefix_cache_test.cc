@@ -45,7 +45,7 @@ class PrefixCacheTest : public testing::Test {
 };
 
 TEST_F(PrefixCacheTest, FindsTheLongestKnownBeginning) {
-  const std::vector<PageId> written = Write({1, 2, 3, 4, 5, 6}).ids();
+  const BlockTable written = Write({1, 2, 3, 4, 5, 6}).ids();
   EXPECT_EQ(allocator_.num_free(), 8);
   EXPECT_EQ(allocator_.num_cached(), 3);
   EXPECT_EQ(cache_.Find("", Tokens{1, 2, 3, 4, 5, 6, 7}).ids(), written);
@@ -87,9 +87,9 @@ TEST_F(PrefixCacheTest, TextsThatWereWrittenAtOnceShareFromThenOn) {
 }
 
 TEST_F(PrefixCacheTest, EvictsTheLeastRecentlyUsedAndTheEndOfATextFirst) {
-  const std::vector<PageId> a = Write({1, 2, 3, 4}).ids();
-  const std::vector<PageId> b = Write({5, 6, 7, 8}).ids();
-  const std::vector<PageId> c = Write({1, 2, 9, 9}).ids();  // uses the first page of a again
+  const BlockTable a = Write({1, 2, 3, 4}).ids();
+  const BlockTable b = Write({5, 6, 7, 8}).ids();
+  const BlockTable c = Write({1, 2, 9, 9}).ids();  // uses the first page of a again
   ASSERT_EQ(c[0], a[0]);
   EXPECT_EQ(allocator_.num_cached(), 5);
   std::vector<PageHandle> taken;

@@ -2,6 +2,8 @@
 
 #include <iterator>
 #include <numeric>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 
@@ -35,8 +37,9 @@ SequenceSlice ContiguousSlice(SequenceId id, std::span<const TokenId> tokens, in
   slice.positions.resize(end - begin);
   std::iota(slice.positions.begin(), slice.positions.end(), begin);
   slice.kv_positions = slice.positions;
-  slice.pages.resize((end + page_size - 1) / page_size);
-  std::iota(slice.pages.begin(), slice.pages.end(), first_page);
+  std::vector<PageId> pages((end + page_size - 1) / page_size);
+  std::iota(pages.begin(), pages.end(), first_page);
+  slice.pages = BlockTable(std::move(pages));
   return slice;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "device/timeline.h"
+#include "kv/block_table.h"
 #include "request/request.h"
 
 namespace sluice {
@@ -35,7 +36,7 @@ struct SequenceSlice {
   std::vector<TokenId> tokens;        // [q] ids, or TokenDrawnBy
   std::vector<int32_t> positions;     // [q] absolute
   std::vector<int32_t> kv_positions;  // [q] where K/V are written; equals positions but for trees
-  std::vector<int32_t> pages;         // block table: covers every kv position below kv_length
+  BlockTable pages;                   // covers every kv position below kv_length
   int kv_length = 0;                  // after this step
   StepMask mask = StepMask::kCausal;
   std::vector<uint64_t> ancestors;   // [q] for kTree: bit i = query row i is visible

@@ -197,7 +197,7 @@ void LoadSim::NotePreemptions() {
     Track& track = TrackOf(IdOf(rank));
     track.state = Track::State::kPutBack;
     track.kv_length = 0;
-    track.pages.clear();
+    track.pages = {};
     put_back_.insert(rank);
     batch_.erase(rank);
     --clients_.at(LifeOf(IdOf(rank)).client).in_batch;

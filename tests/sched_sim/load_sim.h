@@ -104,7 +104,7 @@ class LoadSim {
     // With all that is planned done:
     int kv_length = 0;
     int length = 0;
-    std::vector<int32_t> pages;
+    BlockTable pages;
     uint64_t planned = 0;  // the stamp of its last step
     double last_token = 0;
   };

@@ -468,8 +468,7 @@ TEST(SchedSim, KnownBeginningsUnderPreemptionAbortsAndFailures) {
 
 // The double itself: a wrong page, a stale page and a page of two sequences do not go unseen.
 TEST(FakeWorker, SeesWrongPages) {
-  const auto slice = [](SequenceId id, std::vector<TokenId> tokens, int from,
-                        std::vector<int32_t> pages) {
+  const auto slice = [](SequenceId id, std::vector<TokenId> tokens, int from, BlockTable pages) {
     SequenceSlice made{.sequence = id, .tokens = std::move(tokens), .pages = std::move(pages)};
     for (size_t i = 0; i < made.tokens.size(); ++i) {
       made.positions.push_back(from + static_cast<int>(i));
