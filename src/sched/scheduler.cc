@@ -351,12 +351,22 @@ void Scheduler::GivePagesBack(Sequence& sequence) {
   sequence.kv_length = 0;
 }
 
+// How many of its first pages stay known when it gives its own back.
+int Scheduler::PagesHeldByOthers(const Sequence& sequence) const {
+  size_t held = 0;
+  while (held < sequence.num_sealed && pages_.shares(sequence.pages[held]) > 1) ++held;
+  return static_cast<int>(held);
+}
+
 void Scheduler::PreemptLast(StepPlan& plan) {
   SLUICE_CHECK(under_way_.empty() && planned_.empty());
   SLUICE_CHECK_GE(running_.size(), 2u);  // one alone has room
   Sequence& victim = *running_.back();
   const int pages = PagesFor(victim.kv_length, config_.page_size);
-  if (pages <= host_pages_.num_free() && swap_policy_.SwapIsCheaper(victim.kv_length, pages)) {
+  const int known = PagesHeldByOthers(victim);
+  if (pages <= host_pages_.num_free() &&
+      swap_policy_.SwapIsCheaper(pages, pages - known,
+                                 victim.kv_length - known * config_.page_size)) {
     SwapOut(victim, plan);
   }
   GivePagesBack(victim);

@@ -138,6 +138,7 @@ class Scheduler {
   int PagesToReach(int kv_length, const Sequence& sequence) const;
   void GrowPages(int kv_length, Sequence& sequence);
   static void GivePagesBack(Sequence& sequence);
+  int PagesHeldByOthers(const Sequence& sequence) const;
   void PreemptLast(StepPlan& plan);
   void SwapOut(Sequence& sequence, StepPlan& plan);
   void SwapIn(Sequence& sequence, StepPlan& plan);

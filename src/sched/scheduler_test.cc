@@ -361,6 +361,32 @@ TEST_F(SwappingKnownPagesTest, WhatIsKnownIsNotCopiedBack) {
   EXPECT_EQ(back.swap_in[0].to, back.slices[0].pages[1]);
 }
 
+// Of two sequences with prompts of six tokens, where a copied page takes as long as a computed
+// token and a half: the pages that the first preemption, of the second one, swaps out.
+size_t PagesSwappedBeside(const std::vector<TokenId>& first, const std::vector<TokenId>& second,
+                          int num_pages) {
+  const auto strategy = MakeAutoregressive();
+  SchedulerConfig config = SmallConfig();
+  config.num_pages = num_pages;
+  config.num_host_pages = 3;
+  config.swap_seconds_per_page = 1.5e-4;
+  Scheduler scheduler(config, *strategy);
+  const auto step = [&] {
+    const StepPlan plan = scheduler.Plan();
+    scheduler.Commit(plan, Answer(plan, 7));
+  };
+  scheduler.Add(1, {.prompt = first, .sampling = {.max_tokens = 30}}, 0);
+  step();
+  scheduler.Add(2, {.prompt = second, .sampling = {.max_tokens = 30}}, 0);
+  while (scheduler.Stats().preemptions == 0) step();
+  return scheduler.Stats().pages_swapped_out;
+}
+
+TEST(Swapping, PagesThatOthersHoldAreNoReasonForIt) {
+  EXPECT_EQ(PagesSwappedBeside({1, 2, 3, 4, 5, 6}, {9, 2, 3, 4, 5, 6}, 5), 2u);
+  EXPECT_EQ(PagesSwappedBeside({1, 2, 3, 4, 5, 6}, {1, 2, 3, 4, 9, 9}, 4), 0u);
+}
+
 class PrefixCachingTest : public SchedulerTest {
  protected:
   // A text of different tokens; `first` tells texts apart.

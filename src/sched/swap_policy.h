@@ -18,9 +18,10 @@ class SwapPolicy {
     seconds_per_token_ += kWeight * (seconds / static_cast<double>(rows) - seconds_per_token_);
   }
 
-  // Of a sequence with so many tokens in so many pages.
-  bool SwapIsCheaper(int tokens, int pages) const {
-    return 2 * pages * seconds_per_page_ < tokens * seconds_per_token_;
+  // Of a sequence whose pages are all copied out; of them so many would have to come back, or else
+  // so many tokens to be computed: those in pages that others hold too stay known.
+  bool SwapIsCheaper(int pages_out, int pages_back, int tokens) const {
+    return (pages_out + pages_back) * seconds_per_page_ < tokens * seconds_per_token_;
   }
 
   double seconds_per_token() const { return seconds_per_token_; }
