@@ -32,6 +32,8 @@ namespace {
 
 // How often a draining server is looked at.
 constexpr std::chrono::milliseconds kDrainLook{5};
+// For the step that runs when the time to end is over. One that hangs would take for ever.
+constexpr std::chrono::milliseconds kLastStep{5000};
 // For the ends of answers that were cut short to reach their clients.
 constexpr std::chrono::milliseconds kFlush{2000};
 // A twelfth of the window of the experts' imbalance.
@@ -201,7 +203,10 @@ void Drain(Server& server, EngineLoop& loop, std::chrono::milliseconds timeout) 
   if (!AwaitAnswered(server, timeout)) {
     spdlog::warn("the time to end is over: {} requests are cut short", server.answering());
   }
-  loop.Stop();
+  if (!loop.StopWithin(kLastStep)) {
+    spdlog::critical("a step does not end: the server ends without it");
+    std::_Exit(EXIT_FAILURE);
+  }
   AwaitAnswered(server, kFlush);
 }
 

@@ -78,12 +78,30 @@ EngineLoop::~EngineLoop() {
 }
 
 void EngineLoop::Stop() {
+  RequestStop();
+  Join();
+}
+
+bool EngineLoop::StopWithin(std::chrono::milliseconds most) {
+  RequestStop();
+  {
+    std::unique_lock lock(mutex_);
+    if (!end_.wait_for(lock, most, [this] { return ended_; })) return false;
+  }
+  Join();
+  return true;
+}
+
+void EngineLoop::RequestStop() {
   {
     const std::lock_guard lock(mutex_);
     stop_.request_stop();
   }
   wake_.notify_one();
   watch_.notify_one();
+}
+
+void EngineLoop::Join() {
   const std::lock_guard lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
   if (watchdog_.joinable()) watchdog_.join();
@@ -193,6 +211,11 @@ void EngineLoop::Run() {
     }
   }
   EndEverything();
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  end_.notify_all();
 }
 
 // Waits a while for commands when there is nothing to run; none when the loop is to stop.
@@ -412,6 +435,7 @@ void EngineLoop::RestartWorker() {
         return SetFailure("the engine has lost its worker: " + reason, false);
       }
       spdlog::info("the worker runs again");
+      if (metrics_) metrics_->OnRestart();
       lost_by_.clear();
       return SetFailure("", false);
     } catch (const std::exception& error) {

@@ -69,6 +69,8 @@ class EngineLoop : public Generator {
   // Ends every request with kAbort, once the steps under way are over, and joins the thread. Later
   // submissions are refused. Not to be called from a callback.
   void Stop();
+  // Likewise, where that takes so long at most. Otherwise false: a step does not end.
+  bool StopWithin(std::chrono::milliseconds most);
 
  private:
   struct Command {
@@ -163,6 +165,8 @@ class EngineLoop : public Generator {
   bool restarting_ = false;  // likewise
   RequestId next_id_ = 1;
   std::stop_source stop_;  // asked for under the mutex
+  bool ended_ = false;     // the engine's thread, but for its return
+  std::condition_variable end_;
 
   std::mutex join_mutex_;
   std::thread thread_;

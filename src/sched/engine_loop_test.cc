@@ -628,6 +628,7 @@ TEST_P(EngineLoopTest, CountsUnderVllmsNames) {
   EXPECT_EQ(ValueOf(metrics, "vllm:request_params_max_tokens"), 1);
   EXPECT_EQ(ValueOf(metrics, "vllm:num_requests_waiting_by_reason", "capacity"), 0);
   EXPECT_EQ(ValueOf(metrics, "vllm:num_requests_waiting_by_reason", "deferred"), 0);
+  EXPECT_EQ(ValueOf(metrics, "vllm:engine_sleep_state", "awake"), 1);
   EXPECT_EQ(ValueOf(metrics, "sluice:waiting_prompt_tokens"), 0);
 }
 

@@ -32,6 +32,11 @@ prometheus::Gauge& WaitingGauge(Metrics& metrics, Metrics::Labels labels,
                        labels);
 }
 
+prometheus::Gauge& SleepGauge(Metrics& metrics, Metrics::Labels labels, const std::string& state) {
+  labels["sleep_state"] = state;
+  return metrics.Gauge("vllm:engine_sleep_state", "1 for the state that the engine is in.", labels);
+}
+
 prometheus::Counter& FinishCounter(Metrics& metrics, Metrics::Labels labels, FinishReason reason) {
   labels["finished_reason"] = FinishReasonName(reason);
   return metrics.Counter("vllm:request_success_total", "Finished sequences by reason.", labels);
@@ -67,6 +72,8 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
                                    "KV pages copied to host memory by preemptions.", labels)),
       swapped_in_(metrics.Counter("sluice:swapped_in_pages_total",
                                   "KV pages copied back from host memory.", labels)),
+      restarts_(metrics.Counter("sluice:worker_restarts_total",
+                                "Times that a lost worker was started again.", labels)),
       finished_{&FinishCounter(metrics, labels, FinishReason::kStop),
                 &FinishCounter(metrics, labels, FinishReason::kLength),
                 &FinishCounter(metrics, labels, FinishReason::kAbort),
@@ -105,6 +112,9 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
       request_max_tokens_(metrics.Histogram("vllm:request_params_max_tokens",
                                             "Tokens asked for by a request.", kTokens, labels)) {
   WaitingGauge(metrics, labels, "deferred").Set(0);  // nothing here waits for anything else
+  for (const std::string state : {"awake", "weights_offloaded", "discard_all"}) {
+    SleepGauge(metrics, labels, state).Set(state == "awake" ? 1 : 0);  // it never sleeps
+  }
 }
 
 void EngineMetrics::OnSubmit(const Request& request) {
@@ -155,6 +165,10 @@ void EngineMetrics::OnFinish(FinishReason reason, EngineClock::time_point now,
   decode_.Observe(decode);
   if (times.admitted) inference_.Observe(Seconds(times.last_token - *times.admitted));
   if (times.generated > 1) time_per_output_token_.Observe(decode / (times.generated - 1));
+}
+
+void EngineMetrics::OnRestart() {
+  restarts_.Increment();
 }
 
 void EngineMetrics::SetGauges(const EngineStats& stats) {

@@ -34,6 +34,7 @@ class EngineMetrics {
   // `tokens` more tokens of a sequence at `now`; `times` as they were before them.
   void OnTokens(int tokens, EngineClock::time_point now, const SequenceTimes& times);
   void OnFinish(FinishReason reason, EngineClock::time_point now, const SequenceTimes& times);
+  void OnRestart();
   void SetGauges(const EngineStats& stats);
 
  private:
@@ -51,6 +52,7 @@ class EngineMetrics {
   prometheus::Counter& preemptions_;
   prometheus::Counter& swapped_out_;
   prometheus::Counter& swapped_in_;
+  prometheus::Counter& restarts_;
   std::array<prometheus::Counter*, 5> finished_;  // by FinishReason
   prometheus::Histogram& step_tokens_;
   prometheus::Histogram& first_token_;

@@ -1,6 +1,8 @@
 """How a server starts and ends: what it says meanwhile, and that no stream is lost."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import threading
@@ -82,6 +84,24 @@ def test_what_takes_too_long_ends_with_an_error():
     assert b'"type":"server_error"' in rest and b"the server is stopping" in rest
     assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert process.wait(timeout=30) == 0
+
+
+def test_a_step_that_hangs_does_not_keep_it():
+    log = []
+    process = launch("--worker-process", "on", "--shutdown-timeout", 0.3)
+    address = wait_for_address(process, log)
+    connection, file = begin(address, max_tokens=1900)
+    with connection, file:
+        assert file.readline().startswith(b"HTTP/1.1 200")
+        worker = int(re.search(r"the worker is process (\d+)", "".join(log))[1])
+        os.kill(worker, signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 1
+    assert any("a step does not end" in line for line in log)
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{worker}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_second_signal_ends_it_at_once():

@@ -79,6 +79,7 @@ def test_a_killed_worker_fails_what_ran_and_is_started_again(apart):
     assert len(workers(log)) == started + 1
     assert complete(address).json()["choices"] == before
     raw_http.await_metric(address, "vllm:kv_cache_usage_perc", 0)
+    raw_http.await_metric(address, "sluice:worker_restarts_total", started)
 
 
 def test_an_idle_worker_that_is_killed_is_missed_by_no_request(apart):
