@@ -18,6 +18,7 @@ memory       short requests on connections that are kept, growth of the resident
 import argparse
 import asyncio
 import collections
+import itertools
 import json
 import pathlib
 import random
@@ -50,6 +51,7 @@ class Server:
         else:
             sys.exit("serving_load.py: the server did not come up")
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        self.seeds = itertools.count(SEED)
 
     def __enter__(self):
         return self
@@ -89,7 +91,9 @@ class Server:
 
 
 def bench(server, sluice, *flags):
-    command = [sluice, "bench", "serve", "--base-url", server.url, "--ignore-eos", "--json", *map(str, flags)]
+    """One run of bench serve, with prompts of its own: those of a run before would be found in the prefix cache."""
+    command = [sluice, "bench", "serve", "--base-url", server.url, "--ignore-eos", "--json",
+               "--seed", str(next(server.seeds)), *map(str, flags)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
