@@ -48,8 +48,8 @@ int64_t BytesToLoad(const ModelSpec& spec, const RunnerOptions& options) {
     const bool fills_host = options.offload.shared_host == nullptr;
     held = fills_host ? std::min<int64_t>(here, options.offload.host_slots) : 0;
   }
-  const int64_t expert = int64_t{3} * spec.hidden_size * moe.expert_ffn *
-                         static_cast<int64_t>(SizeOf(options.dtype));
+  const int64_t expert =
+      int64_t{3} * spec.hidden_size * moe.expert_ffn * static_cast<int64_t>(SizeOf(options.dtype));
   return static_cast<int64_t>(WeightBytes(spec, options.dtype)) -
          (layers * moe.num_experts - held) * expert;
 }
@@ -224,8 +224,9 @@ struct ModelRunner::Rows {
   std::vector<int32_t> positions;
   std::vector<int64_t> kv_slots;
   std::vector<ops::AttentionSequence> sequences;
-  std::vector<RoutingKey> keys;  // [T]
-  int64_t padding = 0;           // of the rows, so many at the end are nobody's
+  std::vector<std::vector<ops::AttentionSequence>> parts;  // of DecoderInput's parts
+  std::vector<RoutingKey> keys;                            // [T]
+  int64_t padding = 0;  // of the rows, so many at the end are nobody's
   // The rows whose logits are wanted, and where they are among all. There may be more of the
   // latter: the others are nobody's.
   std::vector<WantedRow> wanted;
@@ -458,6 +459,7 @@ void ModelRunner::Prepare(const StepPlan& plan, bool draws, StepInput& input, St
                      .positions = ops::Upload(std::span(rows.positions), ctx),
                      .kv_slots = ops::Upload(std::span(rows.kv_slots), ctx),
                      .attention = ops::PlaceSequences(rows.sequences, ctx)};
+    if (streamed_ != nullptr) CutIntoParts(input.decoder, ctx);
     input.wanted_rows = ops::Upload(std::span(rows.wanted_rows), ctx);
     if (experts_ != nullptr) {
       input.routing.emplace(StepRouting::Options{.layers = moe_layers_,
@@ -468,11 +470,10 @@ void ModelRunner::Prepare(const StepPlan& plan, bool draws, StepInput& input, St
                                                  .tokens = rows.keys,
                                                  .padding = rows.padding},
                             ctx);
-      input.moe.emplace(
-          MoeContext{.experts = *experts_,
-                     .dispatcher = *dispatcher_,
-                     .routing = *input.routing,
-                     .streamed = streamed_.get()});
+      input.moe.emplace(MoeContext{.experts = *experts_,
+                                   .dispatcher = *dispatcher_,
+                                   .routing = *input.routing,
+                                   .streamed = streamed_.get()});
       if (streamed_ != nullptr) streamed_->BeginStep();
     }
   }
@@ -482,6 +483,30 @@ void ModelRunner::Prepare(const StepPlan& plan, bool draws, StepInput& input, St
   inbox_->Send();
   if (!rows.AllKnown()) sampler_->FillIn(tokens);
   MarkDevice("upload", step);
+}
+
+// As many parts of whole sequences as the options say, of about as many rows each.
+void ModelRunner::CutIntoParts(DecoderInput& input, ops::OpContext& ctx) {
+  Rows& rows = *rows_;
+  rows.parts.clear();
+  const int64_t all = input.tokens.dim(0);
+  const int64_t wanted =
+      std::min<int64_t>(options_.offload.streaming.batch_groups, std::ssize(rows.sequences));
+  if (wanted <= 1) return;
+  for (const ops::AttentionSequence& sequence : rows.sequences) {
+    const int64_t begin = sequence.query_begin;
+    if (begin * wanted >= std::ssize(rows.parts) * all) rows.parts.emplace_back();
+    rows.parts.back().push_back(sequence);
+  }
+  for (std::vector<ops::AttentionSequence>& part : rows.parts) {
+    const int begin = part.front().query_begin;
+    const int end = part.back().query_begin + part.back().query_count;
+    for (ops::AttentionSequence& sequence : part) sequence.query_begin -= begin;
+    input.parts.push_back({.tokens = input.tokens.Slice(begin, end),
+                           .positions = input.positions.Slice(begin, end),
+                           .kv_slots = input.kv_slots.Slice(begin, end),
+                           .attention = ops::PlaceSequences(part, ctx)});
+  }
 }
 
 // The layers, and the logits of the first rows that are wanted: as a graph where that can be.

@@ -162,6 +162,7 @@ class ModelRunner {
   void QueueStep(const StepPlan& plan, bool draws, const LogitsSink& sink, StepUnderWay& step);
   void Prepare(const StepPlan& plan, bool draws, StepInput& input, StepUnderWay& step,
                ops::OpContext& ctx);
+  void CutIntoParts(DecoderInput& input, ops::OpContext& ctx);
   StepOutput Compute(StepInput& input, StepUnderWay& step, ops::OpContext& ctx);
   // What was queued until here is the part `name` of the step, on the device's track.
   void MarkDevice(const char* name, StepUnderWay& step) {

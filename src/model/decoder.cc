@@ -42,8 +42,13 @@ TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, Mo
 
   ops::Embedding(weights_.embedding(), input.tokens, x, ctx);
   for (int layer = 0; layer < spec_.num_layers; ++layer) {
-    AttentionLayer(layer, input, cos_sin, pages, x, ctx);
-    FeedForward(layer, x, moe, ctx);
+    if (spec_.ffn[layer] == FfnKind::kMoe) {
+      SLUICE_CHECK(moe != nullptr);
+      AttendAndMoe(layer, input, cos_sin, pages, x, *moe, ctx);
+    } else {
+      AttentionLayer(layer, input, cos_sin, pages, x, ctx);
+      FeedForward(layer, x, ctx);
+    }
   }
   return x;
 }
@@ -136,15 +141,30 @@ void Decoder::AttendLatent(int layer, const DecoderInput& input, ConstTensorView
             weights_.layer(layer).o_bias, x, ctx);
 }
 
-// x += ffn(norm(x))
-void Decoder::FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpContext& ctx) const {
+// A layer with experts: x += attention(norm(x)), then x += moe(norm(x)).
+void Decoder::AttendAndMoe(int layer, const DecoderInput& input, ConstTensorView cos_sin,
+                           const PagePool& pages, TensorView x, MoeContext& moe,
+                           ops::OpContext& ctx) const {
   Arena::Scope scope(ctx.arena);
   const LayerWeights& w = weights_.layer(layer);
-  if (spec_.ffn[layer] == FfnKind::kMoe) {
-    SLUICE_CHECK(moe != nullptr);
-    MoeLayer(spec_.moe, layer, norm_, w.post_attention_norm, w.moe, x, *moe, ctx);
-    return;
+  const TensorView h = ctx.arena.Allocate(ctx.ProductDType(moe.experts.layout().dtype), x.shape());
+  MoeLayer experts(spec_.moe, layer, norm_, w.post_attention_norm, w.moe, moe, ctx);
+  const std::span<const DecoderInput> parts =
+      input.parts.empty() ? std::span(&input, 1) : std::span(input.parts);
+  int64_t begin = 0;
+  for (const DecoderInput& part : parts) {
+    const int64_t end = begin + part.tokens.dim(0);
+    AttentionLayer(layer, part, cos_sin.Slice(begin, end), pages, x.Slice(begin, end), ctx);
+    experts.Route(x, begin, end, h);
+    begin = end;
   }
+  experts.RunExperts(h, x);
+}
+
+// x += ffn(norm(x)) of a layer without experts
+void Decoder::FeedForward(int layer, TensorView x, ops::OpContext& ctx) const {
+  Arena::Scope scope(ctx.arena);
+  const LayerWeights& w = weights_.layer(layer);
   const DType product = ctx.ProductDType(weights_.embedding().dtype());
   const TensorView inner = ctx.arena.Allocate(product, {x.dim(0), w.down.dim(1)});
   ops::NormGemm({.norm = norm_, .epilogue = ops::GemmEpilogue::kSwiGlu}, x, w.post_attention_norm,

@@ -21,6 +21,9 @@ struct DecoderInput {
   ConstTensorView positions;  // [T] i32 absolute
   ConstTensorView kv_slots;   // [T] i64: page * page_size + offset that row t's K/V are written to
   ops::AttentionBatch attention;  // the rows' sequences
+  // The same rows in parts of whole sequences, one behind the other; or none. The parts take turns
+  // before a layer's experts run: while one attends, what those before it chose is on its way.
+  std::vector<DecoderInput> parts = {};
 };
 
 // The model: embedding, layers, final norm and head, for every family. What differs between
@@ -50,7 +53,10 @@ class Decoder {
               TensorView x, ops::OpContext& ctx) const;
   void AttendLatent(int layer, const DecoderInput& input, ConstTensorView cos_sin,
                     const PagePool& pages, TensorView x, ops::OpContext& ctx) const;
-  void FeedForward(int layer, TensorView x, MoeContext* moe, ops::OpContext& ctx) const;
+  void FeedForward(int layer, TensorView x, ops::OpContext& ctx) const;
+  void AttendAndMoe(int layer, const DecoderInput& input, ConstTensorView cos_sin,
+                    const PagePool& pages, TensorView x, MoeContext& moe,
+                    ops::OpContext& ctx) const;
 
   const ModelSpec& spec_;
   const ModelWeights& weights_;

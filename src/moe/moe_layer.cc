@@ -5,33 +5,6 @@
 #include "ops/router/norm_router.h"
 
 namespace sluice {
-namespace {
-
-// h = norm(x), and what h's tokens are routed to.
-Routing Route(const MoeSpec& spec, int layer, const ops::NormDesc& norm,
-              ConstTensorView norm_weight, const MoeWeights& weights, ConstTensorView x,
-              TensorView h, MoeContext& moe, ops::OpContext& ctx) {
-  const Routing chosen = moe.routing.RouterOutput(layer);
-  ops::NormRouter({.norm = norm, .router = RouterDescOf(spec)}, x, norm_weight, weights.router,
-                  weights.router_bias, h, chosen.weights, chosen.ids, ctx);
-  return moe.routing.Settle(layer);
-}
-
-// All active experts of rows that the dispatcher brought.
-void RunExperts(int layer, ConstTensorView ids, const ExpertRows& rows, MoeContext& moe,
-                ops::OpContext& ctx) {
-  if (moe.streamed != nullptr) {
-    moe.streamed->Run(layer, ids, rows, ctx);
-    return;
-  }
-  const ExpertLayout& layout = moe.experts.layout();
-  const TensorView inner =
-      ctx.arena.Allocate(ctx.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn});
-  RunSlots(rows, moe.experts.SlotTable(layer), inner, moe.experts, ctx);
-}
-
-}  // namespace
-
 ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab) {
   const ops::ExpertMatrix gate_up{.slab = slab,
                                   .slot_stride = layout.SlotBytes(),
@@ -66,26 +39,46 @@ ops::RouterDesc RouterDescOf(const MoeSpec& spec) {
           .scale = spec.scale};
 }
 
-void MoeLayer(const MoeSpec& spec, int layer, const ops::NormDesc& norm,
-              ConstTensorView norm_weight, const MoeWeights& weights, TensorView x, MoeContext& moe,
-              ops::OpContext& ctx) {
-  Arena::Scope scope(ctx.arena);
-  const DType product = ctx.ProductDType(moe.experts.layout().dtype);
-  const TensorView h = ctx.arena.Allocate(product, x.shape());
-  const Routing routing = Route(spec, layer, norm, norm_weight, weights, x, h, moe, ctx);
-  const ops::SharedExpert shared{.gate_up = weights.shared_gate_up,
-                                 .down = weights.shared_down,
-                                 .gate = weights.shared_expert_gate};
-  if (moe.experts.AllResident() && moe.experts.num_experts() == spec.num_experts) {
-    const auto [gate_up, down] = MatricesOf(moe.experts.layout(), moe.experts.slab());
-    ops::Experts(h, routing.ids, routing.weights, moe.experts.SlotTable(layer), gate_up, down,
-                 shared, x, ctx);
+void MoeLayer::Route(ConstTensorView x, int64_t begin, int64_t end, TensorView h) {
+  const Routing chosen = moe_.routing.RouterOutput(layer_);
+  ops::NormRouter({.norm = norm_, .router = RouterDescOf(spec_)}, x.Slice(begin, end), norm_weight_,
+                  weights_.router, weights_.router_bias, h.Slice(begin, end),
+                  chosen.weights.Slice(begin, end), chosen.ids.Slice(begin, end), ctx_);
+  moe_.routing.Settle(layer_, begin, end);
+  const bool is_part = end - begin < x.dim(0);
+  if (moe_.streamed != nullptr && is_part) {
+    const Routing settled = moe_.routing.Settled(layer_);
+    moe_.streamed->Announce(layer_, settled.ids.Slice(begin, end), ctx_);
+  }
+}
+
+void MoeLayer::RunExperts(ConstTensorView h, TensorView x) {
+  const Routing routing = moe_.routing.Settled(layer_);
+  const ops::SharedExpert shared{.gate_up = weights_.shared_gate_up,
+                                 .down = weights_.shared_down,
+                                 .gate = weights_.shared_expert_gate};
+  if (moe_.experts.AllResident() && moe_.experts.num_experts() == spec_.num_experts) {
+    const auto [gate_up, down] = MatricesOf(moe_.experts.layout(), moe_.experts.slab());
+    ops::Experts(h, routing.ids, routing.weights, moe_.experts.SlotTable(layer_), gate_up, down,
+                 shared, x, ctx_);
     return;
   }
-  const ExpertRows rows = moe.dispatcher.Dispatch(h, routing.ids, ctx);
-  RunExperts(layer, routing.ids, rows, moe, ctx);
-  moe.dispatcher.Combine(routing.weights, x, ctx);
-  ops::AddSharedExpert(shared, h, x, ctx);
+  const ExpertRows rows = moe_.dispatcher.Dispatch(h, routing.ids, ctx_);
+  RunRows(routing, rows);
+  moe_.dispatcher.Combine(routing.weights, x, ctx_);
+  ops::AddSharedExpert(shared, h, x, ctx_);
+}
+
+// Rows that the dispatcher brought.
+void MoeLayer::RunRows(const Routing& routing, const ExpertRows& rows) {
+  if (moe_.streamed != nullptr) {
+    moe_.streamed->Run(layer_, routing.ids, rows, ctx_);
+    return;
+  }
+  const ExpertLayout& layout = moe_.experts.layout();
+  const TensorView inner =
+      ctx_.arena.Allocate(ctx_.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn});
+  RunSlots(rows, moe_.experts.SlotTable(layer_), inner, moe_.experts, ctx_);
 }
 
 }  // namespace sluice

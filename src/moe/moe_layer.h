@@ -54,11 +54,38 @@ ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab);
 void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner,
               const ExpertStore& experts, ops::OpContext& ctx);
 
-// x += experts(h) + shared expert(h), h = norm(x). x [T, hidden] f32, norm_weight [hidden] f32.
-// Where every expert is on this rank and in a slot, ops::Experts does all that follows the choice.
-// Else rows go through the dispatcher.
-void MoeLayer(const MoeSpec& spec, int layer, const ops::NormDesc& norm,
-              ConstTensorView norm_weight, const MoeWeights& weights, TensorView x, MoeContext& moe,
-              ops::OpContext& ctx);
+// x += experts(h) + shared expert(h), h = norm(x), in two halves, so that rows may be routed in
+// parts. x [T, hidden] f32, h likewise or on CUDA of the weights' dtype.
+class MoeLayer {
+ public:
+  // norm_weight [hidden] f32. All references outlive this.
+  MoeLayer(const MoeSpec& spec, int layer, const ops::NormDesc& norm, ConstTensorView norm_weight,
+           const MoeWeights& weights, MoeContext& moe, ops::OpContext& ctx)
+      : spec_(spec),
+        layer_(layer),
+        norm_(norm),
+        norm_weight_(norm_weight),
+        weights_(weights),
+        moe_(moe),
+        ctx_(ctx) {}
+
+  // Writes rows [begin, end) of h, and chooses their experts. Each row belongs to one call.
+  void Route(ConstTensorView x, int64_t begin, int64_t end, TensorView h);
+
+  // Once all rows are routed. Where every expert is on this rank and in a slot, ops::Experts does
+  // it all; else rows go through the dispatcher.
+  void RunExperts(ConstTensorView h, TensorView x);
+
+ private:
+  void RunRows(const Routing& routing, const ExpertRows& rows);
+
+  const MoeSpec& spec_;
+  const int layer_;
+  const ops::NormDesc& norm_;
+  const ConstTensorView norm_weight_;
+  const MoeWeights& weights_;
+  MoeContext& moe_;
+  ops::OpContext& ctx_;
+};
 
 }  // namespace sluice

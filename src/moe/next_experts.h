@@ -38,15 +38,15 @@ class NextExperts {
 
   size_t experts_;
   size_t top_k_;
-  CorrelationTable table_;       // a row's layer is the one predicted from
-  int last_layer_ = -1;          // observed last
-  size_t last_tokens_ = 0;       // of it
-  std::vector<uint16_t> last_;   // [sample, top_k] what they chose
-  std::vector<uint16_t> sample_; // [sample, top_k] of the layer in hand
-  std::vector<double> expected_; // [experts] of the layer behind last_layer_
-  std::vector<int> ranked_;      // [experts] scratch
-  std::vector<uint8_t> needed_;  // [experts] scratch
-  std::vector<Hits> hits_;       // [layers]
+  CorrelationTable table_;        // a row's layer is the one predicted from
+  int last_layer_ = -1;           // observed last
+  size_t last_tokens_ = 0;        // of it
+  std::vector<uint16_t> last_;    // [sample, top_k] what they chose
+  std::vector<uint16_t> sample_;  // [sample, top_k] of the layer in hand
+  std::vector<double> expected_;  // [experts] of the layer behind last_layer_
+  std::vector<int> ranked_;       // [experts] scratch
+  std::vector<uint8_t> needed_;   // [experts] scratch
+  std::vector<Hits> hits_;        // [layers]
 };
 
 }  // namespace sluice

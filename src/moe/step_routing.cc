@@ -59,7 +59,7 @@ void StepRouting::GiveAll(const Shape& shape) {
         }
       });
   for (size_t i = 0; i < options_.layers.size(); ++i) {
-    ShowToObserver(options_.layers[i], Layer(host, i));
+    ShowToObserver(options_.layers[i], 0, Layer(host, i));
   }
   context_.inbox->Filled(weights);
   context_.inbox->Filled(ids);
@@ -76,35 +76,46 @@ Routing StepRouting::RouterOutput(int layer) {
   return keeps_ ? Layer(all_, Ordinal(layer)) : scratch_;
 }
 
-Routing StepRouting::Settle(int layer) {
-  if (given_ || keeps_) return Layer(all_, Ordinal(layer));
+void StepRouting::Settle(int layer, int64_t begin, int64_t end) {
+  if (given_ || keeps_) return;
+  const Routing part = {.weights = scratch_.weights.Slice(begin, end),
+                        .ids = scratch_.ids.Slice(begin, end)};
   if (waits_) {
-    ShowDeviceToHost(layer, scratch_);
+    ShowDeviceToHost(layer, begin, part);
   } else if (!context_.OnCuda()) {
-    ShowToHost(layer, scratch_);
+    ShowToHost(layer, begin, part);
   }
-  return scratch_;
 }
 
-void StepRouting::ShowToHost(int layer, const Routing& routing) {
-  options_.source.Apply(layer, options_.tokens, routing.weights, routing.ids);
-  ShowToObserver(layer, routing);
+Routing StepRouting::Settled(int layer) const {
+  return given_ || keeps_ ? Layer(all_, Ordinal(layer)) : scratch_;
 }
 
-void StepRouting::ShowToObserver(int layer, const Routing& routing) {
+void StepRouting::ShowToHost(int layer, int64_t begin, const Routing& routing) {
+  const auto tokens =
+      options_.tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(routing.ids.dim(0)));
+  options_.source.Apply(layer, tokens, routing.weights, routing.ids);
+  ShowToObserver(layer, begin, routing);
+}
+
+void StepRouting::ShowToObserver(int layer, int64_t begin, const Routing& routing) {
   if (options_.observer == nullptr) return;
-  const int64_t seen = std::ssize(options_.tokens) - options_.padding;
-  options_.observer->Observe(options_.step, layer, options_.tokens.first(seen),
-                             routing.weights.Slice(0, seen), routing.ids.Slice(0, seen));
+  const int64_t all = std::ssize(options_.tokens) - options_.padding;
+  const int64_t seen = std::min(routing.ids.dim(0), all - begin);
+  if (seen <= 0) return;
+  const auto tokens =
+      options_.tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(seen));
+  options_.observer->Observe(options_.step, layer, tokens, routing.weights.Slice(0, seen),
+                             routing.ids.Slice(0, seen));
 }
 
 // The host works on a copy that then goes back.
-void StepRouting::ShowDeviceToHost(int layer, const Routing& routing) {
+void StepRouting::ShowDeviceToHost(int layer, int64_t begin, const Routing& routing) {
   const Arena::Scope scope(*context_.staging);
   const Routing copy = Allocate(*context_.staging, routing.ids.shape());
   Copy(routing, copy, *context_.cuda);
   context_.cuda->Synchronize();
-  ShowToHost(layer, copy);
+  ShowToHost(layer, begin, copy);
   Copy(copy, routing, *context_.cuda);
   context_.cuda->Synchronize();  // the next layer writes the copy anew
 }
@@ -116,7 +127,7 @@ void StepRouting::Report() {
   Copy(all_, host, *context_.cuda);
   context_.cuda->Synchronize();
   for (size_t i = 0; i < options_.layers.size(); ++i) {
-    ShowToHost(options_.layers[i], Layer(host, i));
+    ShowToHost(options_.layers[i], 0, Layer(host, i));
   }
 }
 

@@ -24,6 +24,7 @@ struct Routing {
 //   StepRouting routing(...);
 //   for each layer: the router writes to routing.RouterOutput(layer);
 //                   the experts run with routing.Settle(layer);
+//                   or: Settle(layer, begin, end) as rows have been routed, then Settled(layer)
 //   routing.Report();
 class StepRouting {
  public:
@@ -51,14 +52,21 @@ class StepRouting {
   // Where the router of `layer` writes its choice; the same tensors until Settle.
   Routing RouterOutput(int layer);
   // What `layer` runs with, after the router.
-  Routing Settle(int layer);
+  Routing Settle(int layer) {
+    Settle(layer, 0, std::ssize(options_.tokens));
+    return Settled(layer);
+  }
+  // The same by parts: each row belongs to one call.
+  void Settle(int layer, int64_t begin, int64_t end);
+  Routing Settled(int layer) const;
   // Tells the observer what it was not told yet; waits for the device if there is something.
   void Report();
 
  private:
-  void ShowToHost(int layer, const Routing& routing);
-  void ShowToObserver(int layer, const Routing& routing);
-  void ShowDeviceToHost(int layer, const Routing& routing);
+  // Routing of rows [begin, ...) of the step.
+  void ShowToHost(int layer, int64_t begin, const Routing& routing);
+  void ShowToObserver(int layer, int64_t begin, const Routing& routing);
+  void ShowDeviceToHost(int layer, int64_t begin, const Routing& routing);
   void GiveAll(const Shape& shape);
   size_t Ordinal(int layer) const;
 

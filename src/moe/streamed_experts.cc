@@ -71,6 +71,7 @@ StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
                .timeline = options.timeline},
       next_(store.experts().num_layers(), store.num_experts(), options.top_k),
       window_(store.experts().num_layers()),
+      asked_early_(static_cast<size_t>(store.num_experts())),
       counts_(static_cast<size_t>(store.num_experts())),
       slots_(static_cast<size_t>(store.num_experts())) {
   stats_.layers.resize(static_cast<size_t>(store.experts().num_layers()));
@@ -78,7 +79,6 @@ StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
 
 void StreamedExperts::Run(int layer, ConstTensorView ids, const ExpertRows& rows,
                           ops::OpContext& ctx) {
-  SLUICE_CHECK_EQ(ids.dim(1), options_.top_k);
   const Arena::Scope scope(ctx.arena);
   const ExpertLayout& layout = store_.layout();
   LayerRun run{
@@ -89,7 +89,13 @@ void StreamedExperts::Run(int layer, ConstTensorView ids, const ExpertRows& rows
       .inner = ctx.arena.Allocate(ctx.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn})};
   std::optional<Arena::Scope> staging_scope;
   if (ctx.OnCuda()) staging_scope.emplace(*ctx.staging);
-  AwaitChoice(run, ids);
+  if (options_.cpu != nullptr && ids.dim(0) <= kMostHostTokens) run.host_x = OnHost(rows.x, ctx);
+  AddPart(ids, ctx);
+  AskEarly(layer, num_parts_ - 1);
+  run.ids = AwaitPart(layer, num_parts_ - 1);
+  num_parts_ = parts_asked_ = 0;
+  Count(run.ids);
+  store_.NoteUse(layer, counts_);
   FindNeeded(run);
   TakeHostShare(run);
   AskForMissing(run);
@@ -122,39 +128,88 @@ bool StreamedExperts::Waits(const LayerRun& run) const {
   return run.held.empty() || (!options_.streaming.ready_first && !run.reading.empty());
 }
 
-// The router's cut: waits for what it chose and counts each expert's tokens.
-void StreamedExperts::AwaitChoice(LayerRun& run, ConstTensorView ids) {
-  const TimelineSpan span(options_.timeline, "router cut");
-  const bool ran_before = std::exchange(ran_, false);
-  std::swap(chosen_, chosen_before_);
-  const int32_t* host_ids = nullptr;
-  if (run.ctx.OnCuda()) {
-    const TensorView copy = run.ctx.staging->Allocate(DType::kI32, ids.shape());
-    run.ctx.cuda->Copy(copy.raw(), ids.raw(), static_cast<size_t>(ids.NumBytes()));
-    host_ids = copy.data<int32_t>();
-  } else {
-    host_ids = ids.data<int32_t>();
-  }
-  if (options_.cpu != nullptr && ids.dim(0) <= kMostHostTokens)
-    run.host_x = OnHost(run.rows.x, run.ctx);
-  chosen_.Mark(run.ctx);
-  chosen_.Await();
-  run.ids = {host_ids, static_cast<size_t>(ids.NumElements())};
-  if (ran_before) NoteTimes(run);
-  waves_ = transfers_ = 0;
-  last_nth_ = run.nth;
+void StreamedExperts::BeginStep() {
+  failures_.clear();
+  num_parts_ = parts_asked_ = 0;
+}
 
-  std::fill(counts_.begin(), counts_.end(), 0);
-  for (const int32_t id : run.ids) {
-    SLUICE_CHECK(id >= 0 && id < store_.num_experts());
-    ++counts_[static_cast<size_t>(id)];
+void StreamedExperts::Announce(int layer, ConstTensorView ids, ops::OpContext& ctx) {
+  if (options_.streaming.policy != OffloadPolicy::kPipeline) return;
+  AddPart(ids, ctx);
+  AskEarly(layer, ctx.OnCuda() ? num_parts_ - 1 : num_parts_);
+}
+
+// Begins to bring a choice to the host.
+void StreamedExperts::AddPart(ConstTensorView ids, const ops::OpContext& ctx) {
+  SLUICE_CHECK_EQ(ids.dim(1), options_.top_k);
+  if (num_parts_ == 0) std::swap(chosen_, chosen_before_);
+  if (parts_.size() == num_parts_) parts_.emplace_back();
+  Part& part = parts_[num_parts_++];
+  const int32_t* host = nullptr;
+  if (ctx.OnCuda()) {
+    if (part.pinned.view().empty() || part.pinned.view().NumElements() < ids.NumElements()) {
+      part.pinned = Tensor(DType::kI32, {ids.NumElements()}, MemoryKind::kPinned);
+    }
+    host = part.pinned.data<int32_t>();
+    ctx.cuda->Copy(part.pinned.view().raw(), ids.raw(), static_cast<size_t>(ids.NumBytes()));
+  } else {
+    host = ids.data<int32_t>();
   }
-  store_.BeginLayer(run.layer);
-  store_.NoteUse(run.layer, counts_);
+  part.ids = {host, static_cast<size_t>(ids.NumElements())};
+  (num_parts_ == 1 ? chosen_ : part.known).Mark(ctx);
+}
+
+// The router's cut: waits for a part's choice. With the first one the layer begins.
+std::span<const int32_t> StreamedExperts::AwaitPart(int layer, size_t index) {
+  const TimelineSpan span(options_.timeline, "router cut");
+  Part& part = parts_[index];
+  (index == 0 ? chosen_ : part.known).Await();
+  for (const int32_t id : part.ids) SLUICE_CHECK(id >= 0 && id < store_.num_experts());
+  if (index > 0) return part.ids;
+  const auto nth = static_cast<size_t>(store_.experts().OrdinalOf(layer));
+  if (std::exchange(ran_, false)) NoteTimes(nth);
+  waves_ = transfers_ = 0;
+  last_nth_ = nth;
+  std::fill(asked_early_.begin(), asked_early_.end(), 0);
+  num_asked_early_ = 0;
+  store_.BeginLayer(layer);
+  return part.ids;
+}
+
+// Asks for what the parts before `until` chose, as far as there are slots.
+void StreamedExperts::AskEarly(int layer, size_t until) {
+  for (; parts_asked_ < until; ++parts_asked_) {
+    Count(AwaitPart(layer, parts_asked_));
+    std::vector<int32_t> away;
+    for (int32_t expert = 0; expert < store_.num_experts(); ++expert) {
+      const bool chosen = counts_[static_cast<size_t>(expert)] > 0;
+      if (chosen && store_.PlaceOf(layer, expert) == ExpertStore::Place::kAway) {
+        away.push_back(expert);
+      }
+    }
+    SortForAsking(away);
+    for (; !away.empty(); away.pop_back()) {
+      if (!Ask(layer, last_nth_, away.back(), FetchReason::kDemand)) break;
+      asked_early_[static_cast<size_t>(away.back())] = ++num_asked_early_;
+    }
+  }
+}
+
+void StreamedExperts::Count(std::span<const int32_t> ids) {
+  std::fill(counts_.begin(), counts_.end(), 0);
+  for (const int32_t id : ids) ++counts_[static_cast<size_t>(id)];
+}
+
+// Of experts in the order of their ids: puts the first one to be asked for last.
+void StreamedExperts::SortForAsking(std::vector<int32_t>& experts) const {
+  std::reverse(experts.begin(), experts.end());
+  if (options_.streaming.policy != OffloadPolicy::kPipeline) return;
+  std::stable_sort(experts.begin(), experts.end(),
+                   [&](int32_t a, int32_t b) { return counts_[a] < counts_[b]; });
 }
 
 // What the layer before waited for, whose last wave is behind the device by now.
-void StreamedExperts::NoteTimes(const LayerRun& run) {
+void StreamedExperts::NoteTimes(size_t nth) {
   LayerOffloadStats& stats = StatsOf(last_nth_);
   for (size_t i = 0; i < waves_; ++i) {
     const double waited = times_[i].began.SecondsSince(times_[i].came);
@@ -163,8 +218,8 @@ void StreamedExperts::NoteTimes(const LayerRun& run) {
   const bool waited = transfers_ > 0 && waves_ > 0;
   const ComputeMoment& idle = waited ? times_[waves_ - 1].began : chosen_before_;
   window_.NoteTransfers(idle.SecondsSince(chosen_before_), transfers_);
-  if ((last_nth_ + 1) % stats_.layers.size() == run.nth) {
-    window_.NoteWindow(static_cast<int>(run.nth), chosen_.SecondsSince(idle));
+  if ((last_nth_ + 1) % stats_.layers.size() == nth) {
+    window_.NoteWindow(static_cast<int>(nth), chosen_.SecondsSince(idle));
   }
 }
 
@@ -173,15 +228,19 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
   LayerOffloadStats& stats = StatsOf(run.nth);
   JudgePrefetch(run);
   const bool whole = options_.streaming.policy == OffloadPolicy::kSerial;
+  uint64_t early = 0;  // asked for, though the layer's last choice was not known
   for (int32_t expert = 0; expert < store_.num_experts(); ++expert) {
     if (counts_[static_cast<size_t>(expert)] == 0 && !whole) continue;
     ++stats.requests;
+    const bool is_early = asked_early_[static_cast<size_t>(expert)] > 0;
     switch (store_.PlaceOf(run.layer, expert)) {
       case ExpertStore::Place::kSlot:
-        if (!store_.Ready(run.layer, expert)) ++transfers_;
+        if (is_early) ++early;
+        if (is_early || !store_.Ready(run.layer, expert)) ++transfers_;
         Hold(run, expert);
         break;
       case ExpertStore::Place::kReading:
+        if (is_early) ++early;
         ++transfers_;
         run.reading.push_back(expert);
         break;
@@ -194,22 +253,24 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
         run.away.push_back(expert);
     }
   }
-  stats.misses += run.away.size();
-  stats.hits += run.held.size() + run.reading.size();
-  // The first to be asked for comes last.
-  std::reverse(run.away.begin(), run.away.end());
-  if (options_.streaming.policy == OffloadPolicy::kPipeline) {
-    std::stable_sort(run.away.begin(), run.away.end(),
-                     [&](int32_t a, int32_t b) { return counts_[a] < counts_[b]; });
-  }
+  stats.misses += run.away.size() + early;
+  stats.hits += run.held.size() + run.reading.size() - early;
+  run.held.sort([&](const Held& a, const Held& b) {
+    return asked_early_[a.expert] < asked_early_[b.expert];
+  });
+  SortForAsking(run.away);
 }
 
 // What was brought ahead for the layer, now that it is known what it needs.
 void StreamedExperts::JudgePrefetch(const LayerRun& run) {
   if (ahead_nth_ == run.nth) {
-    StatsOf(run.nth).prefetch_used += static_cast<uint64_t>(
-        std::count_if(asked_ahead_.begin(), asked_ahead_.end(),
-                      [&](int32_t expert) { return counts_[static_cast<size_t>(expert)] > 0; }));
+    const auto is_used = [&](int32_t expert) {
+      const auto e = static_cast<size_t>(expert);
+      return counts_[e] > 0 && asked_early_[e] == 0 &&
+             store_.PlaceOf(run.layer, expert) != ExpertStore::Place::kAway;
+    };
+    StatsOf(run.nth).prefetch_used +=
+        static_cast<uint64_t>(std::count_if(asked_ahead_.begin(), asked_ahead_.end(), is_used));
   }
   ahead_.clear();
   asked_ahead_.clear();

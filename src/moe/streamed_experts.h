@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "device/buffer.h"
 #include "device/tensor.h"
 #include "device/timeline.h"
 #include "moe/compute_moment.h"
@@ -54,11 +55,17 @@ class StreamedExperts {
   // The store and what the options name must outlive this.
   StreamedExperts(ExpertStore& store, const Options& options);
 
-  // Forgets the failures of the step before.
-  void BeginStep() { failures_.clear(); }
+  // Forgets the failures of the step before, and what it did not come to run.
+  void BeginStep();
+
+  // What a part of a step's tokens chose in `layer`, ids [*, top_k] i32 (as Run's): those missing
+  // are asked for while the rest of the tokens attend. Where the host waits for a device, that is
+  // for the part before. Asks for nothing but in a pipeline.
+  void Announce(int layer, ConstTensorView ids, ops::OpContext& ctx);
 
   // Fills rows.y for the experts that `ids` [T, top_k] i32 (of the context's memory, contiguous)
-  // names, in `layer`. Rows of an expert that could not be read are zeros.
+  // names, in `layer`: all that the step's tokens chose there. Rows of an expert that could not be
+  // read are zeros.
   void Run(int layer, ConstTensorView ids, const ExpertRows& rows, ops::OpContext& ctx);
 
   // The tokens of the step that needed an expert which could not be read, and why.
@@ -82,6 +89,12 @@ class StreamedExperts {
     ComputeMoment came;
     ComputeMoment began;
   };
+  // What some of a layer's tokens chose.
+  struct Part {
+    ComputeMoment known;           // when it had come to the host; of the first one it is chosen_
+    Tensor pinned;                 // what a device's copy goes to
+    std::span<const int32_t> ids;  // [*, top_k] of the host's, once known
+  };
   struct LayerRun;
 
   LayerOffloadStats& StatsOf(size_t nth) { return stats_.layers[nth]; }
@@ -89,8 +102,12 @@ class StreamedExperts {
   int LayerOf(size_t nth) const {
     return store_.experts().LayerOf(static_cast<int32_t>(nth) * store_.num_experts());
   }
-  void AwaitChoice(LayerRun& run, ConstTensorView ids);
-  void NoteTimes(const LayerRun& run);
+  void AddPart(ConstTensorView ids, const ops::OpContext& ctx);
+  std::span<const int32_t> AwaitPart(int layer, size_t index);
+  void AskEarly(int layer, size_t until);
+  void Count(std::span<const int32_t> ids);
+  void SortForAsking(std::vector<int32_t>& experts) const;
+  void NoteTimes(size_t nth);
   void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
   void Hold(LayerRun& run, int32_t expert);
@@ -114,7 +131,12 @@ class StreamedExperts {
   std::vector<Failure> failures_;
 
   // Of the layer in hand.
-  std::vector<int32_t> counts_;  // [experts] its tokens
+  std::vector<Part> parts_;           // kept for their memory
+  size_t num_parts_ = 0;              // those that are known or on their way to the host
+  size_t parts_asked_ = 0;            // whose experts were asked for
+  std::vector<int32_t> asked_early_;  // [experts] the how manieth they asked for, from 1; or 0
+  int32_t num_asked_early_ = 0;
+  std::vector<int32_t> counts_;  // [experts] tokens
   std::vector<int32_t> slots_;   // [experts] slots of a wave, or -1
 
   // What is brought ahead.
@@ -123,7 +145,7 @@ class StreamedExperts {
   std::vector<int32_t> asked_ahead_;  // asked for
 
   // When things were, of the layer that ran last and the one in hand.
-  ComputeMoment chosen_;         // its router had chosen
+  ComputeMoment chosen_;         // the router had chosen for the first tokens
   ComputeMoment chosen_before_;  // the same of the layer before
   std::vector<WaveTimes> times_;
   size_t waves_ = 0;      // of times_

@@ -13,6 +13,7 @@
 #include "arch/testing.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/config.h"
+#include "device/cuda_stream.h"
 #include "engine/model_runner.h"
 #include "engine/verify.h"
 
@@ -45,6 +46,11 @@ std::vector<Way> Ways() {
       {"few slots from the files, no forecast", 0.2, 0, {.streaming = {.prefetch = false}}},
       {"few slots over a link", 0.2, 1, {.link = kSlowLink}},
       {"few slots and a part of the experts in host memory", 0.2, 0.5, {.link = kSlowLink}},
+      {"few slots, in three parts",
+       0.3,
+       0.5,
+       {.streaming = {.batch_groups = 3}, .link = kSlowLink}},
+      {"two slots, in three parts", 0, 0, {.streaming = {.batch_groups = 3}}},
       {"few slots, in the order of ids", 0.3, 1, {.streaming = {.ready_first = false}}},
       {"few slots on demand",
        0.3,
@@ -82,14 +88,14 @@ class OffloadBitsTest : public ::testing::TestWithParam<std::string> {
     return std::make_unique<ModelRunner>(spec_, source_, options, std::make_unique<ModelRouting>());
   }
 
-  std::unique_ptr<ModelRunner> MakeRunner(DType dtype, const Way& way) const {
+  std::unique_ptr<ModelRunner> MakeRunner(RunnerOptions options, const Way& way) const {
     const double all = static_cast<double>(MoeLayers(spec_).size()) * spec_.moe.num_experts;
-    OffloadOptions offload = way.offload;
-    if (way.host_slots > 0)
-      offload.host_slots = std::max(2, static_cast<int>(way.host_slots * all));
-    return MakeRunner({.dtype = dtype,
-                       .expert_slots = std::max(2, static_cast<int>(way.slots * all)),
-                       .offload = offload});
+    options.expert_slots = std::max(2, static_cast<int>(way.slots * all));
+    options.offload = way.offload;
+    if (way.host_slots > 0) {
+      options.offload.host_slots = std::max(2, static_cast<int>(way.host_slots * all));
+    }
+    return MakeRunner(options);
   }
 
   // All that a runner says: every row's logits, in a large step and in several, then greedy text.
@@ -109,18 +115,12 @@ class OffloadBitsTest : public ::testing::TestWithParam<std::string> {
             GreedyContinuation(runner, golden_.row(0), count)};
   }
 
-  ModelSpec spec_;
-  CheckpointSource source_;
-  Golden golden_;
-  std::vector<std::span<const TokenId>> rows_;
-};
-
-TEST_P(OffloadBitsTest, SlotsPoliciesAndOrdersDoNotChangeABit) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    const Said expected = Ask(*MakeRunner({.dtype = dtype}));
-    for (const Way& way : Ways()) {
+  // Each of `ways` says what a runner with these options does that has a slot for every expert.
+  void ExpectTheSame(const RunnerOptions& options, const std::vector<Way>& ways) const {
+    const Said expected = Ask(*MakeRunner(options));
+    for (const Way& way : ways) {
       SCOPED_TRACE(way.name);
-      const auto runner = MakeRunner(dtype, way);
+      const auto runner = MakeRunner(options, way);
       const Said said = Ask(*runner);
       EXPECT_EQ(said.whole, expected.whole);
       EXPECT_EQ(said.chunks, expected.chunks);
@@ -138,6 +138,27 @@ TEST_P(OffloadBitsTest, SlotsPoliciesAndOrdersDoNotChangeABit) {
         EXPECT_EQ(stats.prefetched, 0u);
       }
     }
+  }
+
+  ModelSpec spec_;
+  CheckpointSource source_;
+  Golden golden_;
+  std::vector<std::span<const TokenId>> rows_;
+};
+
+TEST_P(OffloadBitsTest, SlotsPoliciesAndOrdersDoNotChangeABit) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) ExpectTheSame({.dtype = dtype}, Ways());
+}
+
+TEST_P(OffloadBitsTest, NorDoTheyOnADevice) {
+  if (CudaDevices().empty()) GTEST_SKIP() << "there is no CUDA device";
+  std::vector<Way> ways = Ways();
+  // Slots of a device are not read from files, and the CPU does not round as it does.
+  std::erase_if(ways, [](const Way& way) {
+    return way.host_slots == 0 || way.offload.streaming.cpu_experts;
+  });
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    ExpectTheSame({.cuda = 0, .dtype = dtype, .batch_invariant = true}, ways);
   }
 }
 

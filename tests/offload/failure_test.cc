@@ -169,9 +169,8 @@ TEST_P(OffloadFailureTest, OnlyWhatNeedsTheExpertFailsByNameAndLaterRequestsTryA
     }
     for (const int i : {1, 2}) {
       EXPECT_EQ(answers[i].finish, FinishReason::kError) << i;
-      EXPECT_THAT(answers[i].error,
-                  AllOf(HasSubstr("expert 7"), HasSubstr("layer 1"),
-                        HasSubstr("part-2.safetensors: input/output error")));
+      EXPECT_THAT(answers[i].error, AllOf(HasSubstr("expert 7"), HasSubstr("layer 1"),
+                                          HasSubstr("part-2.safetensors: input/output error")));
       // What came before is right.
       ASSERT_LT(answers[i].tokens.size(), expected[i].tokens.size());
       EXPECT_TRUE(std::equal(answers[i].tokens.begin(), answers[i].tokens.end(),
