@@ -140,7 +140,7 @@ void EngineLoop::WatchSteps() {
 std::optional<Error> EngineLoop::Refusal() const {
   {
     const std::lock_guard lock(mutex_);
-    if (const std::optional<Error> unavailable = Unavailable()) return unavailable;
+    if (std::optional<Error> unavailable = Unavailable()) return unavailable;
   }
   return admission_.Full();
 }
