@@ -285,6 +285,10 @@ void StreamedExperts::TakeHostShare(LayerRun& run) {
   for (const int32_t expert : run.away) {
     if (host.SlotOf(store_.experts().IndexOf(run.layer, expert)) >= 0) candidates.push_back(expert);
   }
+  // Those beyond a small host tier are read by way of its slots, of which half stay free for that.
+  if (!host.HoldsAll()) {
+    candidates.resize(std::min(candidates.size(), static_cast<size_t>(host.num_slots() / 2)));
+  }
   std::vector<int> tokens;
   for (auto it = candidates.rbegin(); it != candidates.rend(); ++it) tokens.push_back(counts_[*it]);
   const double transfer_s = window_.TransferSeconds();

@@ -65,6 +65,10 @@ std::vector<Way> Ways() {
        0.2,
        1,
        {.streaming = {.cpu_experts = true}, .link = kSlowLink}},
+      {"two slots, and the CPU computes some of those in host memory",
+       0,
+       0.5,
+       {.streaming = {.cpu_experts = true}, .link = kSlowLink}},
       {"many slots", 0.8, 0.9, {.eviction = EvictionPolicy::kLfu, .link = kSlowLink}},
       {"many slots, no forecast", 0.8, 1, {.streaming = {.prefetch = false}, .link = kSlowLink}},
   };
