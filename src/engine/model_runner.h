@@ -200,7 +200,7 @@ class ModelRunner {
   std::unique_ptr<HostExperts> host_experts_;
   std::unique_ptr<ExpertLink> link_;
   std::unique_ptr<ExpertStore> experts_;
-  std::unique_ptr<CpuExperts> cpu_experts_;    // null where the CPU computes none
+  std::unique_ptr<CpuExperts> cpu_experts_;  // null where the CPU computes none
   std::unique_ptr<StreamedExperts> streamed_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
   std::unique_ptr<RoutingSource> routing_;
