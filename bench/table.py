@@ -166,7 +166,8 @@ def print_offload():
                 offload_rows(budget),
             )
             solver = budget["solver"]
-            print(f"The solver takes n = {solver['sequences']}; the best is n = {solver['best_sequences']}.\n")
+            if any(row["sequences"] == solver["sequences"] for row in budget["rows"]):
+                print(f"The solver takes n = {solver['sequences']}; the best is n = {solver['best_sequences']}.\n")
 
 
 def shape_of(row, name):
