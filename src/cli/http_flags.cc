@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/machine.h"
 #include "cli/model_flags.h"
 #include "server/api_keys.h"
 #include "server/tls.h"
@@ -214,6 +215,9 @@ ServerOptions ServerOptionsFrom(const HttpFlags& flags) {
   HttpServerOptions& http = options.http;
   http.host = flags.host;
   http.port = flags.port;
+  // A thread that a connection wakes takes a core from computing, and all of the pool waits then.
+  constexpr int kManyCores = 8;
+  http.io_threads = AvailableCores() < kManyCores ? 1 : 2;
   http.tls = TlsFrom(flags);
   http.cors = CorsFrom(flags);
   http.max_connections = flags.max_connections;
