@@ -13,28 +13,6 @@
 namespace sluice {
 namespace {
 
-LayerOffloadStats Minus(const LayerOffloadStats& after, const LayerOffloadStats& before) {
-  return {.requests = after.requests - before.requests,
-          .hits = after.hits - before.hits,
-          .misses = after.misses - before.misses,
-          .cpu = after.cpu - before.cpu,
-          .failed = after.failed - before.failed,
-          .prefetched = after.prefetched - before.prefetched,
-          .prefetch_used = after.prefetch_used - before.prefetch_used,
-          .forecast = after.forecast - before.forecast,
-          .forecast_hits = after.forecast_hits - before.forecast_hits,
-          .link_bytes = after.link_bytes - before.link_bytes,
-          .disk_bytes = after.disk_bytes - before.disk_bytes,
-          .wait_s = after.wait_s - before.wait_s,
-          .between_s = after.between_s - before.between_s};
-}
-
-LayerOffloadStats Total(std::span<const LayerOffloadStats> layers) {
-  LayerOffloadStats total;
-  for (const LayerOffloadStats& layer : layers) total += layer;
-  return total;
-}
-
 // Experts that were in a slot without having been brought for this run.
 uint64_t Kept(const LayerOffloadStats& stats) {
   return stats.hits - std::min(stats.hits, stats.prefetch_used);
@@ -96,7 +74,7 @@ OffloadRun RunOffload(ModelRunner& runner, int sequences, const OffloadBenchOpti
   });
   const Counters after(runner);
   for (size_t i = 0; i < after.layers.size(); ++i) {
-    run.layers.push_back(Minus(after.layers[i], before.layers[i]));
+    run.layers.push_back(Since(before.layers[i], after.layers[i]));
   }
   run.link = {.copies = after.link.copies - before.link.copies,
               .bytes = after.link.bytes - before.link.bytes,

@@ -117,13 +117,12 @@ ConstTensorView CpuExperts::Widened(const HostRows& rows, std::span<const int32_
 void CpuExperts::Compute(const HostRows& rows, std::span<const int32_t> slots, TensorView y) {
   const Arena::Scope scope(arena_);
   ops::OpContext ctx{.pool = pool_, .arena = arena_, .tier = tier_};
-  const auto [gate_up, down] = MatricesOf(layout_, slab_);
-  const ConstTensorView offsets = AsTensor(rows.offsets);
   const TensorView inner = arena_.Allocate(DType::kF32, {y.dim(0), layout_.ffn});
-  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, Widened(rows, slots),
-                   AsTensor(rows.gather), offsets, AsTensor(slots), gate_up, {}, inner, ctx);
-  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, offsets, AsTensor(slots),
-                   down, {}, y, ctx);
+  RunSlots({.x = Widened(rows, slots),
+            .gather = AsTensor(rows.gather),
+            .offsets = AsTensor(rows.offsets),
+            .y = y},
+           AsTensor(slots), inner, layout_, slab_, ctx);
 }
 
 }  // namespace sluice

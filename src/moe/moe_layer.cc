@@ -20,8 +20,8 @@ ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab) {
 }
 
 void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner,
-              const ExpertStore& experts, ops::OpContext& ctx) {
-  const auto [gate_up, down] = MatricesOf(experts.layout(), experts.slab());
+              const ExpertLayout& layout, const std::byte* slab, ops::OpContext& ctx) {
+  const auto [gate_up, down] = MatricesOf(layout, slab);
   ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, rows.x, rows.gather, rows.offsets,
                    slots, gate_up, {}, inner, ctx);
   ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, rows.offsets, slots, down,
@@ -78,7 +78,7 @@ void MoeLayer::RunRows(const Routing& routing, const ExpertRows& rows) {
   const ExpertLayout& layout = moe_.experts.layout();
   const TensorView inner =
       ctx_.arena.Allocate(ctx_.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn});
-  RunSlots(rows, moe_.experts.SlotTable(layer_), inner, moe_.experts, ctx_);
+  RunSlots(rows, moe_.experts.SlotTable(layer_), inner, layout, moe_.experts.slab(), ctx_);
 }
 
 }  // namespace sluice

@@ -49,10 +49,10 @@ struct ExpertMatrices {
 };
 ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab);
 
-// Runs the experts that `slots` [local experts] i32 has a slot for over their rows; those of -1 are
-// left alone. `inner` [R, ffn] is scratch: its rows are the experts' own.
+// Runs the experts that `slots` [local experts] i32 has a slot of the slab for over their rows;
+// those of -1 are left alone. `inner` [R, ffn] is scratch: its rows are the experts' own.
 void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner,
-              const ExpertStore& experts, ops::OpContext& ctx);
+              const ExpertLayout& layout, const std::byte* slab, ops::OpContext& ctx);
 
 // x += experts(h) + shared expert(h), h = norm(x), in two halves, so that rows may be routed in
 // parts. x [T, hidden] f32, h likewise or on CUDA of the weights' dtype.

@@ -492,7 +492,7 @@ void StreamedExperts::RunWave(LayerRun& run, std::list<Held> wave) {
     lease.Await();
   }
   times.began.Mark(run.ctx);
-  RunSlots(run.rows, slots, run.inner, store_, run.ctx);
+  RunSlots(run.rows, slots, run.inner, store_.layout(), store_.slab(), run.ctx);
   lease.CheckUnchanged();
 }
 

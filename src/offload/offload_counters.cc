@@ -8,23 +8,14 @@
 namespace sluice {
 namespace {
 
-constexpr uint64_t LayerOffloadStats::*kCounts[] = {
-    &LayerOffloadStats::requests,      &LayerOffloadStats::hits,
-    &LayerOffloadStats::misses,        &LayerOffloadStats::cpu,
-    &LayerOffloadStats::failed,        &LayerOffloadStats::prefetched,
-    &LayerOffloadStats::prefetch_used, &LayerOffloadStats::forecast,
-    &LayerOffloadStats::forecast_hits, &LayerOffloadStats::link_bytes,
-    &LayerOffloadStats::disk_bytes};
-constexpr double LayerOffloadStats::*kTimes[] = {&LayerOffloadStats::wait_s,
-                                                 &LayerOffloadStats::between_s};
-constexpr size_t kOfLayer = std::size(kCounts) + std::size(kTimes);
+constexpr size_t kOfLayer = std::size(kOffloadCounts) + std::size(kOffloadTimes);
 
 uint64_t Nanoseconds(double seconds) {
   return static_cast<uint64_t>(std::llround(seconds * 1e9));
 }
 
 // Both are rounded, so that nothing is lost from one difference to the next.
-uint64_t Since(double before_s, double now_s) {
+uint64_t NanosecondsSince(double before_s, double now_s) {
   return Nanoseconds(now_s) - Nanoseconds(before_s);
 }
 
@@ -48,12 +39,13 @@ void OffloadCounters::Publish(const OffloadStats& stats, const LinkUse& link) {
     const LayerOffloadStats& now = stats.layers[nth];
     const LayerOffloadStats& before = published_.layers[nth];
     size_t place = PlaceOf(nth);
-    for (const auto count : kCounts) counts_.Add(place++, now.*count - before.*count);
-    for (const auto time : kTimes) counts_.Add(place++, Since(before.*time, now.*time));
+    for (const auto count : kOffloadCounts) counts_.Add(place++, now.*count - before.*count);
+    for (const auto time : kOffloadTimes)
+      counts_.Add(place++, NanosecondsSince(before.*time, now.*time));
   }
   counts_.Add(kCopies, link.copies - published_link_.copies);
   counts_.Add(kBytes, link.bytes - published_link_.bytes);
-  counts_.Add(kBusy, Since(published_link_.busy_s, link.busy_s));
+  counts_.Add(kBusy, NanosecondsSince(published_link_.busy_s, link.busy_s));
   published_ = stats;
   published_link_ = link;
 }
@@ -66,8 +58,9 @@ void OffloadCounters::SetSlots(int expert_slots, int host_slots) {
 LayerOffloadStats OffloadCounters::Layer(int nth) const {
   LayerOffloadStats stats;
   size_t place = PlaceOf(nth);
-  for (const auto count : kCounts) stats.*count = counts_.Read(place++);
-  for (const auto time : kTimes) stats.*time = static_cast<double>(counts_.Read(place++)) * 1e-9;
+  for (const auto count : kOffloadCounts) stats.*count = counts_.Read(place++);
+  for (const auto time : kOffloadTimes)
+    stats.*time = static_cast<double>(counts_.Read(place++)) * 1e-9;
   return stats;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace sluice {
@@ -21,33 +22,40 @@ struct LayerOffloadStats {
   uint64_t disk_bytes = 0;     // that were asked for from the checkpoint
   double wait_s = 0.0;         // compute waited for experts behind the layer's first
   double between_s = 0.0;      // compute waited for the first ones after the router had chosen
-
-  LayerOffloadStats& operator+=(const LayerOffloadStats& other) {
-    requests += other.requests;
-    hits += other.hits;
-    misses += other.misses;
-    cpu += other.cpu;
-    failed += other.failed;
-    prefetched += other.prefetched;
-    prefetch_used += other.prefetch_used;
-    forecast += other.forecast;
-    forecast_hits += other.forecast_hits;
-    link_bytes += other.link_bytes;
-    disk_bytes += other.disk_bytes;
-    wait_s += other.wait_s;
-    between_s += other.between_s;
-    return *this;
-  }
 };
+
+// All of them, for whoever goes through them.
+inline constexpr uint64_t LayerOffloadStats::*kOffloadCounts[] = {
+    &LayerOffloadStats::requests,      &LayerOffloadStats::hits,
+    &LayerOffloadStats::misses,        &LayerOffloadStats::cpu,
+    &LayerOffloadStats::failed,        &LayerOffloadStats::prefetched,
+    &LayerOffloadStats::prefetch_used, &LayerOffloadStats::forecast,
+    &LayerOffloadStats::forecast_hits, &LayerOffloadStats::link_bytes,
+    &LayerOffloadStats::disk_bytes};
+inline constexpr double LayerOffloadStats::*kOffloadTimes[] = {&LayerOffloadStats::wait_s,
+                                                               &LayerOffloadStats::between_s};
+
+inline LayerOffloadStats Total(std::span<const LayerOffloadStats> layers) {
+  LayerOffloadStats total;
+  for (const LayerOffloadStats& layer : layers) {
+    for (const auto count : kOffloadCounts) total.*count += layer.*count;
+    for (const auto time : kOffloadTimes) total.*time += layer.*time;
+  }
+  return total;
+}
+
+// What came about between two looks at the same layer.
+inline LayerOffloadStats Since(const LayerOffloadStats& before, const LayerOffloadStats& now) {
+  LayerOffloadStats since = now;
+  for (const auto count : kOffloadCounts) since.*count -= before.*count;
+  for (const auto time : kOffloadTimes) since.*time -= before.*time;
+  return since;
+}
 
 struct OffloadStats {
   std::vector<LayerOffloadStats> layers;  // those with routed experts, ascending
 
-  LayerOffloadStats Total() const {
-    LayerOffloadStats total;
-    for (const LayerOffloadStats& layer : layers) total += layer;
-    return total;
-  }
+  LayerOffloadStats Total() const { return sluice::Total(layers); }
 };
 
 }  // namespace sluice
