@@ -41,6 +41,7 @@ LatencySpread Spread(const std::vector<double>& seconds, std::span<const double>
   spread.mean = 1e3 * sum / count;
   spread.deviation = 1e3 * std::sqrt(squares / count);
   spread.median = 1e3 * Median(seconds);
+  spread.most = 1e3 * *std::max_element(seconds.begin(), seconds.end());
   for (size_t i = 0; i < percentiles.size(); ++i) {
     spread.percentiles[i] = 1e3 * Quantile(seconds, percentiles[i] / 100.0);
   }
@@ -207,12 +208,15 @@ std::string ServingBlock(const ServingFigures& figures, const ServingReport& rep
              "Peak output token throughput (tok/s):", number(figures.peak_output_tokens_per_s));
   AppendLine(block, "Peak concurrent requests:", number(figures.peak_concurrent));
   AppendLine(block, "Total token throughput (tok/s):", number(figures.total_tokens_per_s));
+  const auto is_wanted = [&](const char* key) {
+    return std::find(report.metrics.begin(), report.metrics.end(), key) != report.metrics.end();
+  };
   for (const LatencyName& name : kLatencies) {
-    const auto& wanted = report.metrics;
-    if (std::find(wanted.begin(), wanted.end(), name.key) == wanted.end()) continue;
+    if (!is_wanted(name.key)) continue;
     AppendLatency(block, name, figures.*name.spread, report.percentiles);
   }
   block += std::string(50, '=') + "\n";
+  if (is_wanted("itl")) AppendLine(block, "Max ITL (ms):", number(figures.itl.most));
   return block;
 }
 
@@ -236,6 +240,7 @@ json::object ServingJson(const ServingFigures& figures, std::span<const double> 
     result[key("mean")] = spread.mean;
     result[key("median")] = spread.median;
     result[key("std")] = spread.deviation;
+    result[key("max")] = spread.most;
     for (size_t i = 0; i < percentiles.size(); ++i) {
       result[key("p" + PercentileName(percentiles[i]))] = spread.percentiles[i];
     }

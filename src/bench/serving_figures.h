@@ -25,7 +25,8 @@ struct RequestOutcome {
 struct LatencySpread {
   double mean = 0.0;
   double median = 0.0;
-  double deviation = 0.0;           // standard, of the population
+  double deviation = 0.0;  // standard, of the population
+  double most = 0.0;
   std::vector<double> percentiles;  // as many as were asked for, in that order
 };
 
@@ -66,11 +67,12 @@ struct ServingReport {
   std::vector<double> percentiles = {99.0};
 };
 
-// The block that vLLM's `bench serve` prints, in its names and order, ended by a newline.
+// The block that vLLM's `bench serve` prints, in its names and order, ended by a newline. Where it
+// has the ITL, the longest stall of a stream stands behind it.
 std::string ServingBlock(const ServingFigures& figures, const ServingReport& report);
 
-// Every figure under the key that vLLM's result files have for it ("p99_ttft_ms"), the failures,
-// and what happened to each request.
+// Every figure under the key that vLLM's result files have for it ("p99_ttft_ms"), the greatest of
+// each latency ("max_itl_ms"), the failures, and what happened to each request.
 boost::json::object ServingJson(const ServingFigures& figures, std::span<const double> percentiles,
                                 std::span<const RequestOutcome> outcomes);
 

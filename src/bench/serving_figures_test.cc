@@ -49,6 +49,7 @@ TEST(ServingFigures, AreThoseOfTheAnswersThatCameWhole) {
   EXPECT_NEAR(figures.itl.mean, 400.0, 1e-9);
   EXPECT_NEAR(figures.itl.median, 150.0, 1e-9);
   EXPECT_NEAR(figures.itl.percentiles[0], 150.0, 1e-9);
+  EXPECT_NEAR(figures.itl.most, 1200.0, 1e-9);
   EXPECT_NEAR(figures.e2el.median, 1000.0, 1e-9);
 }
 
@@ -111,7 +112,8 @@ TEST(ServingBlock, HasTheNamesAndTheOrderThatScriptsRead) {
           "-----Time per Output Token (excl. 1st token)------", "Mean TPOT (ms)",
           "Median TPOT (ms)", "P99 TPOT (ms)", "---------------Inter-token Latency----------------",
           "Mean ITL (ms)", "Median ITL (ms)", "P99 ITL (ms)",
-          "=================================================="));
+          "==================================================", "Max ITL (ms)"));
+  EXPECT_THAT(block, ::testing::EndsWith("\nMax ITL (ms):                            1200.00\n"));
   EXPECT_THAT(block, HasSubstr("Successful requests:                     2\n"));
   EXPECT_THAT(block, HasSubstr("Request rate configured (RPS):           2.50\n"));
   EXPECT_THAT(block, HasSubstr("Mean TTFT (ms):                          200.00\n"));
@@ -124,6 +126,7 @@ TEST(ServingBlock, PrintsTheLatenciesAndPercentilesThatWereAskedFor) {
   EXPECT_THAT(block, HasSubstr("P50 E2EL (ms):                           1000.00\n"));
   EXPECT_THAT(block, HasSubstr("P99.9 E2EL (ms): "));
   EXPECT_THAT(block, Not(HasSubstr("TTFT")));
+  EXPECT_THAT(block, Not(HasSubstr("ITL")));
   EXPECT_THAT(block, Not(HasSubstr("configured")));
   EXPECT_THAT(block, Not(HasSubstr("Maximum request concurrency")));
 }
@@ -138,6 +141,8 @@ TEST(ServingJson, HasEveryLatencyAndEveryRequest) {
   for (const char* key : {"p99_ttft_ms", "p99.9_tpot_ms", "std_itl_ms", "mean_e2el_ms"}) {
     EXPECT_TRUE(result.contains(key)) << key;
   }
+  EXPECT_NEAR(result.at("max_itl_ms").as_double(), 1200.0, 1e-9);
+  EXPECT_NEAR(result.at("max_ttft_ms").as_double(), 300.0, 1e-9);
   EXPECT_EQ(result.at("failures").as_array().size(), 2u);
   const boost::json::array& requests = result.at("requests").as_array();
   ASSERT_EQ(requests.size(), 5u);
