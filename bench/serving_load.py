@@ -4,14 +4,17 @@
     python3 bench/serving_load.py disconnects [--requests 10000]
     python3 bench/serving_load.py memory      [--requests 20000]
 
-Starts `sluice serve` with the embedded model (--sluice names the program, what follows -- are more flags of serve) and
-prints a JSON object of what was measured; "held" says of each limit whether it was kept, and the exit code is 1 when
-one was not. --name NAME also keeps it under bench/results/, from a clean checkout, as record.py does.
+Starts `sluice serve` with the embedded model and prints a JSON object of what was measured; "held" says of each limit
+whether it was kept, and the exit code is 1 when one was not. --sluice names the program. What follows -- goes to serve,
+as `-- MODEL --expert-slots 16`, and comes before what is said here for it. --name NAME also keeps the object under
+bench/results/, from a clean checkout, as record.py does.
 
-overload     the best goodput, of closed loops, one before and one after arrivals at so many times that rate (machines
-             that are shared change their pace): goodput against it, when refusals come, memory from second to second
+overload     the best goodput, of closed loops of --at-once, one before and one after arrivals at so many times that
+             rate (machines that are shared change their pace): goodput against it, when refusals come, the longest
+             stall of a stream, memory from second to second
 disconnects  clients that go while they connect, send the head, send the body, wait, have the first token, and in
-             mid-stream; then nothing of them may be left in /metrics
+             mid-stream, beside one that stays, whose longest stall is taken; then nothing of them may be left in
+             /metrics
 memory       short requests on connections that are kept, growth of the resident memory after a tenth of them
 """
 
@@ -34,6 +37,7 @@ import record
 MOST_REFUSAL_MS = 20  # at the 99th percentile, on two cores that are shared with the load
 LEAST_GOODPUT = 0.95  # of the best
 MOST_GROWTH = 1024  # bytes a request
+MOST_STALL_MS = 1000  # between two pieces of a stream
 SEED = 1
 
 
@@ -51,6 +55,8 @@ class Server:
         else:
             sys.exit("serving_load.py: the server did not come up")
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        with urllib.request.urlopen(f"{self.url}/v1/models") as page:
+            self.most_positions = json.load(page)["data"][0]["max_model_len"]
         self.seeds = itertools.count(SEED)
 
     def __enter__(self):
@@ -90,10 +96,10 @@ class Server:
             time.sleep(0.1)
 
 
-def bench(server, sluice, *flags):
+def bench(server, arguments, *flags):
     """One run of bench serve, with prompts of its own: those of a run before would be found in the prefix cache."""
-    command = [sluice, "bench", "serve", "--base-url", server.url, "--ignore-eos", "--json",
-               "--seed", str(next(server.seeds)), *map(str, flags)]
+    command = [arguments.sluice, "bench", "serve", "--base-url", server.url, "--ignore-eos", "--json",
+               "--vocab-size", str(arguments.vocab_size), "--seed", str(next(server.seeds)), *map(str, flags)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -118,19 +124,22 @@ class MemoryWatch(threading.Thread):
 
 def overload(arguments, flags):
     lengths = ["--random-input-len", arguments.input_len, "--random-output-len", arguments.output_len]
-    with Server(arguments.sluice, ["--max-num-seqs", "32", "--max-num-queued-reqs", "64", *flags]) as server:
-        bench(server, arguments.sluice, "--num-prompts", 128, "--max-concurrency", 64, *lengths)
-        probe = bench(server, arguments.sluice, "--num-prompts", 256, "--max-concurrency", 64, *lengths)
-        count = max(128, round(probe["request_throughput"] * arguments.seconds / 3))
-        closed_loop = ["--num-prompts", count, "--max-concurrency", 64, *lengths]
-        before = bench(server, arguments.sluice, *closed_loop)
+    at_once = arguments.at_once
+    own = {"--max-num-seqs": max(1, at_once // 2), "--max-num-queued-reqs": at_once}
+    own_flags = [str(part) for flag in own.items() if flag[0] not in flags for part in flag]
+    with Server(arguments.sluice, [*own_flags, *flags]) as server:
+        loop = ["--max-concurrency", at_once, *lengths]
+        bench(server, arguments, "--num-prompts", 2 * at_once, *loop)
+        probe = bench(server, arguments, "--num-prompts", 4 * at_once, *loop)
+        count = max(2 * at_once, round(probe["request_throughput"] * arguments.seconds / 3))
+        before = bench(server, arguments, "--num-prompts", count, *loop)
         rate = arguments.times * before["request_throughput"]
         watch = MemoryWatch(server)
-        loaded = bench(server, arguments.sluice, "--num-prompts", round(rate * arguments.seconds),
-                       "--request-rate", rate, *lengths)
+        loaded = bench(server, arguments, "--num-prompts", round(rate * arguments.seconds), "--request-rate", rate,
+                       *lengths)
         memory = watch.stop()
         left = server.await_idle()
-        after = bench(server, arguments.sluice, *closed_loop)
+        after = bench(server, arguments, "--num-prompts", count, *loop)
     best = (before["output_throughput"] + after["output_throughput"]) / 2
     refusals = [kind for kind in loaded["failures"] if kind["error"].startswith("HTTP 429")]
     others = [kind for kind in loaded["failures"] if kind not in refusals]
@@ -138,15 +147,18 @@ def overload(arguments, flags):
     refusal_p99 = waits[int(0.99 * len(waits))] if waits else 0
     middle = len(memory) // 2
     result = {"best_output_tokens_per_s": best, "best_before": before["output_throughput"],
-              "best_after": after["output_throughput"], "offered_requests_per_s": rate, "requests": loaded["num_prompts"], "completed": loaded["completed"],
+              "best_after": after["output_throughput"], "offered_requests_per_s": rate,
+              "requests": loaded["num_prompts"], "completed": loaded["completed"],
               "refused": len(waits), "output_tokens_per_s": loaded["output_throughput"],
               "goodput_share": loaded["output_throughput"] / best,
               "refusal_median_ms": waits[len(waits) // 2] if waits else 0, "refusal_p99_ms": refusal_p99,
               "refusal_most_ms": waits[-1] if waits else 0, "other_failures": others,
-              "p99_ttft_ms": loaded["p99_ttft_ms"], "resident_bytes": memory}
+              "p99_ttft_ms": loaded["p99_ttft_ms"], "p99_itl_ms": loaded["p99_itl_ms"],
+              "longest_stall_ms": loaded["max_itl_ms"], "resident_bytes": memory}
     result["held"] = {"goodput": result["goodput_share"] >= LEAST_GOODPUT,
                       "refusals": bool(waits) and refusal_p99 <= MOST_REFUSAL_MS,
                       "only_refusals": not others,
+                      "stall": result["longest_stall_ms"] <= MOST_STALL_MS,
                       "memory": max(memory[middle:]) <= 1.05 * max(memory[: middle + 1]),
                       "nothing_left": not left}
     return result
@@ -155,11 +167,29 @@ def overload(arguments, flags):
 PHASES = ("connecting", "head", "body", "waiting", "first token", "mid-stream")
 
 
+def completion(server, **fields):
+    """The head and the body of a request whose answer may be long, for a model with any tokenizer or none."""
+    prompt = [1, 2, 3, 4, 5, 6]
+    body = json.dumps({"prompt": prompt, "max_tokens": min(400, server.most_positions - len(prompt)),
+                       "ignore_eos": True, **fields}).encode()
+    return f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode(), body
+
+
+async def read_some(reader):
+    return await asyncio.wait_for(reader.read(2048), 60)
+
+
+async def begin_to_read(reader):
+    """What comes first of an answer has to be one that goes well."""
+    start = await read_some(reader)
+    if not start.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(f"answered by {start[:200]}")
+
+
 async def vanish(server, phase, draw):
     """One client that goes at a phase of its request, in one of the ways that sockets have."""
-    body = json.dumps({"prompt": "Once upon a time there was", "max_tokens": 400, "ignore_eos": True,
-                       "stream": draw.random() < 0.8, "n": draw.choice([1, 1, 2])}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    stream = draw.random() < 0.8
+    head, body = completion(server, stream=stream, n=draw.choice([1, 1, 2]))
     reader, writer = await asyncio.open_connection(server.host, server.port)
     try:
         if phase == "head":
@@ -171,10 +201,12 @@ async def vanish(server, phase, draw):
         if phase == "waiting":
             await asyncio.sleep(draw.random() * 0.02)
         elif phase == "first token":
-            await asyncio.wait_for(reader.read(1), 60) if b'"stream": true' in body else await asyncio.sleep(0.05)
+            await begin_to_read(reader) if stream else await asyncio.sleep(0.05)
         elif phase == "mid-stream":
-            for _ in range(draw.randrange(2, 12) if b'"stream": true' in body else 0):
-                await asyncio.wait_for(reader.read(2048), 60)
+            if stream:
+                await begin_to_read(reader)
+                for _ in range(draw.randrange(1, 11)):
+                    await read_some(reader)
         else:
             await writer.drain()
     finally:
@@ -184,19 +216,49 @@ async def vanish(server, phase, draw):
             writer.close()
 
 
+async def stay(server, others_are_gone):
+    """A client that reads one stream after another; returns the longest time in ms between two pieces of one."""
+    longest = 0
+    head, body = completion(server, stream=True)
+    while not others_are_gone.is_set():
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        try:
+            writer.write(head + body)
+            await begin_to_read(reader)
+            last = time.monotonic()
+            text = b""
+            while b"[DONE]" not in text and not others_are_gone.is_set():
+                piece = await read_some(reader)
+                now = time.monotonic()
+                longest = max(longest, 1e3 * (now - last))
+                last = now
+                text += piece
+                if not piece or b'"error"' in text:
+                    raise RuntimeError(f"a stream that nobody left ended with {text[-200:]}")
+        finally:
+            writer.close()
+    return longest
+
+
 async def vanish_all(server, requests):
+    """How many clients went at each phase, what failed, and the longest stall of the one that stays."""
     draw = random.Random(SEED)
     counts = collections.Counter()
     places = asyncio.Semaphore(64)
+    gone = asyncio.Event()
 
     async def one(phase, own):
         async with places:
             await vanish(server, phase, own)
             counts[phase] += 1
 
+    stays = asyncio.create_task(stay(server, gone))
     tasks = [one(draw.choice(PHASES), random.Random(draw.random())) for _ in range(requests)]
-    failures = [str(error) for error in await asyncio.gather(*tasks, return_exceptions=True) if error]
-    return counts, failures
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    gone.set()
+    stall = (await asyncio.gather(stays, return_exceptions=True))[0]
+    failures = [repr(error) for error in [*outcomes, stall] if isinstance(error, Exception)]
+    return counts, failures, stall if isinstance(stall, float) else None
 
 
 def disconnects(arguments, flags):
@@ -205,17 +267,17 @@ def disconnects(arguments, flags):
         server.await_idle()
         before = server.metrics()
         begin = time.monotonic()
-        counts, failures = asyncio.run(vanish_all(server, arguments.requests))
+        counts, failures, stall = asyncio.run(vanish_all(server, arguments.requests))
         seconds = time.monotonic() - begin
         left = server.await_idle()
         after = server.metrics()
         alive = server.process.poll() is None
     grown = after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
     result = {"requests": arguments.requests, "seconds": seconds, "phases": counts, "client_failures": failures[:5],
-              "left": left,
+              "left": left, "longest_stall_ms": stall,
               "open_files_grown": after["process_open_fds"] - before["process_open_fds"],
               "resident_bytes_grown": grown}
-    result["held"] = {"nothing_left": not left, "alive": alive,
+    result["held"] = {"nothing_left": not left, "alive": alive, "stall": stall is not None and stall <= MOST_STALL_MS,
                       "files": result["open_files_grown"] <= 0, "clients": not failures}
     return result
 
@@ -223,9 +285,9 @@ def disconnects(arguments, flags):
 def memory(arguments, flags):
     load = ["--max-concurrency", 64, "--random-input-len", 16, "--random-output-len", 4]
     with Server(arguments.sluice, flags) as server:
-        bench(server, arguments.sluice, "--num-prompts", max(64, arguments.requests // 10), *load)
+        bench(server, arguments, "--num-prompts", max(64, arguments.requests // 10), *load)
         before = server.metrics()["process_resident_memory_bytes"]
-        done = bench(server, arguments.sluice, "--num-prompts", arguments.requests, *load)
+        done = bench(server, arguments, "--num-prompts", arguments.requests, *load)
         left = server.await_idle()
         after = server.metrics()["process_resident_memory_bytes"]
     result = {"requests": arguments.requests, "completed": done["completed"], "resident_bytes_before": before,
@@ -237,7 +299,8 @@ def memory(arguments, flags):
 
 
 def main():
-    own, _, flags = " ".join(sys.argv[1:]).partition(" -- ")
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    own, flags = sys.argv[1:split], sys.argv[split + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("overload", "disconnects", "memory"))
     parser.add_argument("--sluice", default="build/release/bin/sluice")
@@ -245,16 +308,18 @@ def main():
     parser.add_argument("--times", type=float, default=10)
     parser.add_argument("--input-len", type=int, default=64)
     parser.add_argument("--output-len", type=int, default=200)
+    parser.add_argument("--at-once", type=int, default=64, help="requests of the closed loop, and half of them the batch")
+    parser.add_argument("--vocab-size", type=int, default=1024, help="prompts are ids below this")
     parser.add_argument("--requests", type=int)
     parser.add_argument("--name")
-    arguments = parser.parse_args(own.split())
+    arguments = parser.parse_args(own)
     arguments.sluice = str(pathlib.Path(arguments.sluice).resolve())
     if arguments.requests is None:
         arguments.requests = 20000 if arguments.what == "memory" else 10000
     if arguments.name:
         record.require_clean_checkout()
     measure = {"overload": overload, "disconnects": disconnects, "memory": memory}[arguments.what]
-    result = measure(arguments, flags.split())
+    result = measure(arguments, flags)
     print(json.dumps(result, indent=1))
     if arguments.name:
         record.write_result(arguments.name, ["bench/serving_load.py", *sys.argv[1:]], [result])
