@@ -4,25 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "arch/registry.h"
-#include "arch/testing.h"
-#include "checkpoint/checkpoint.h"
-#include "checkpoint/config.h"
 #include "device/cuda_stream.h"
-#include "engine/model_runner.h"
-#include "engine/verify.h"
+#include "golden_model.h"
 
 namespace sluice {
 namespace {
-
-namespace fs = std::filesystem;
-
-const fs::path kFolder = fs::path(SLUICE_SOURCE_DIR) / "tests/golden";
 
 // Slow enough that compute waits for it, and everything is still quick.
 constexpr SimulatedLink kSlowLink{.bytes_per_s = 1e9, .latency_s = 20e-6};
@@ -76,30 +66,14 @@ std::vector<Way> Ways() {
 
 class OffloadBitsTest : public ::testing::TestWithParam<std::string> {
  protected:
-  OffloadBitsTest()
-      : spec_(SpecFromConfig(HfConfig::FromFolder(kFolder / GetParam()))),
-        source_(Checkpoint::Open(kFolder / GetParam()), spec_.block_scaled),
-        golden_(LoadGolden(kFolder / GetParam() / "golden.safetensors")) {
-    for (int b = 0; b < golden_.batch; ++b) rows_.push_back(golden_.row(b));
-  }
-
-  std::unique_ptr<ModelRunner> MakeRunner(RunnerOptions options) const {
-    options.num_threads = 2;
-    options.tier = DetectCpuTier();
-    options.num_pages = 64;
-    options.max_model_len = spec_.max_positions;
-    options.poison_freed_slots = true;
-    return std::make_unique<ModelRunner>(spec_, source_, options, std::make_unique<ModelRouting>());
-  }
-
   std::unique_ptr<ModelRunner> MakeRunner(RunnerOptions options, const Way& way) const {
-    const double all = static_cast<double>(MoeLayers(spec_).size()) * spec_.moe.num_experts;
+    const double all = model_.NumExperts();
     options.expert_slots = std::max(2, static_cast<int>(way.slots * all));
     options.offload = way.offload;
     if (way.host_slots > 0) {
       options.offload.host_slots = std::max(2, static_cast<int>(way.host_slots * all));
     }
-    return MakeRunner(options);
+    return model_.MakeRunner(options);
   }
 
   // All that a runner says: every row's logits, in a large step and in several, then greedy text.
@@ -109,19 +83,15 @@ class OffloadBitsTest : public ::testing::TestWithParam<std::string> {
     std::vector<TokenId> text;
   };
   Said Ask(ModelRunner& runner) const {
-    const auto values = [](const Tensor& logits) {
-      return std::vector<float>(logits.data<float>(),
-                                logits.data<float>() + logits.view().NumElements());
-    };
-    const auto count = static_cast<int>(golden_.greedy_ids.size());
-    return {values(ForwardSequences(runner, rows_)),
-            values(ForwardSequences(runner, rows_, {.chunk = 9})),
-            GreedyContinuation(runner, golden_.row(0), count)};
+    const Golden& golden = model_.golden();
+    return {ValuesOf(ForwardSequences(runner, model_.rows())),
+            ValuesOf(ForwardSequences(runner, model_.rows(), {.chunk = 9})),
+            GreedyContinuation(runner, golden.row(0), static_cast<int>(golden.greedy_ids.size()))};
   }
 
   // Each of `ways` says what a runner with these options does that has a slot for every expert.
   void ExpectTheSame(const RunnerOptions& options, const std::vector<Way>& ways) const {
-    const Said expected = Ask(*MakeRunner(options));
+    const Said expected = Ask(*model_.MakeRunner(options));
     for (const Way& way : ways) {
       SCOPED_TRACE(way.name);
       const auto runner = MakeRunner(options, way);
@@ -144,10 +114,7 @@ class OffloadBitsTest : public ::testing::TestWithParam<std::string> {
     }
   }
 
-  ModelSpec spec_;
-  CheckpointSource source_;
-  Golden golden_;
-  std::vector<std::span<const TokenId>> rows_;
+  GoldenModel model_{GetParam()};
 };
 
 TEST_P(OffloadBitsTest, SlotsPoliciesAndOrdersDoNotChangeABit) {
@@ -164,14 +131,6 @@ TEST_P(OffloadBitsTest, NorDoTheyOnADevice) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     ExpectTheSame({.cuda = 0, .dtype = dtype, .batch_invariant = true}, ways);
   }
-}
-
-std::vector<std::string> GoldensWithExperts() {
-  std::vector<std::string> names = GoldenNames(kFolder);
-  std::erase_if(names, [](const std::string& name) {
-    return SpecFromConfig(HfConfig::FromFolder(kFolder / name)).moe.num_experts == 0;
-  });
-  return names;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, OffloadBitsTest, ::testing::ValuesIn(GoldensWithExperts()),
