@@ -145,7 +145,8 @@ std::optional<Error> EngineLoop::Refusal() const {
   return admission_.Full();
 }
 
-RequestId EngineLoop::Submit(Request request, OutputCallback callback) {
+RequestId EngineLoop::Submit(Request request, OutputCallback callback,
+                             std::shared_ptr<Executor> executor) {
   Validate(request.sampling, info_.vocab_size);
   CheckPrompt(request.prompt, info_.vocab_size);
   scheduler_.CheckFits(request);
@@ -159,7 +160,8 @@ RequestId EngineLoop::Submit(Request request, OutputCallback callback) {
     commands_.push_back({.kind = Command::Kind::kSubmit,
                          .id = id,
                          .request = std::move(request),
-                         .callback = std::move(callback),
+                         .receiver = {std::make_shared<const OutputCallback>(std::move(callback)),
+                                      std::move(executor)},
                          .submitted = EngineClock::now(),
                          .places = std::move(places)});
   }
@@ -243,13 +245,13 @@ void EngineLoop::Start(Command command) {
     // Queued before the worker was lost.
     const std::string failure = Stats().failure;
     for (int i = 0; i < command.request.sampling.n; ++i) {
-      command.callback({.index = i,
-                        .tokens = {},
-                        .prompt = {},
-                        .finish = FinishReason::kError,
-                        .error = failure});
+      outbox_.Put(command.receiver, {.index = i,
+                                     .tokens = {},
+                                     .prompt = {},
+                                     .finish = FinishReason::kError,
+                                     .error = failure});
     }
-    return;
+    return outbox_.Flush();
   }
   const SamplingParams& sampling = command.request.sampling;
   if (metrics_) metrics_->OnSubmit(command.request);
@@ -262,7 +264,7 @@ void EngineLoop::Start(Command command) {
     queue_deadlines_.emplace_back(command.submitted + queue_timeout_, command.id);
   }
   LiveRequest live{
-      .callback = std::move(command.callback), .unfinished = sampling.n, .deadline = deadline};
+      .receiver = std::move(command.receiver), .unfinished = sampling.n, .deadline = deadline};
   for (Admission::Place& place : command.places)
     live.sequences.push_back({times, std::move(place)});
   live_.emplace(command.id, std::move(live));
@@ -496,6 +498,7 @@ void EngineLoop::Deliver(std::vector<SequenceReport> reports) {
       PublishStats();
     }
   }
+  outbox_.Flush();
 }
 
 void EngineLoop::Retire(RequestId request) {
@@ -504,7 +507,7 @@ void EngineLoop::Retire(RequestId request) {
   live_.erase(it);
 }
 
-// Counts and hands over one report; false if the callback threw.
+// Counts one report and puts it on its way; false if the callback threw.
 bool EngineLoop::Report(LiveRequest& live, Output output) {
   const EngineClock::time_point now = EngineClock::now();
   auto& [times, place] = live.sequences[output.index];
@@ -522,7 +525,7 @@ bool EngineLoop::Report(LiveRequest& live, Output output) {
     --live.unfinished;
   }
   try {
-    live.callback(std::move(output));
+    outbox_.Put(live.receiver, std::move(output));
   } catch (const std::exception& error) {
     spdlog::error("a request's callback threw, ending the request: {}", error.what());
     return false;

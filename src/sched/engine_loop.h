@@ -22,6 +22,7 @@
 #include "sched/admission.h"
 #include "sched/engine_metrics.h"
 #include "sched/generator.h"
+#include "sched/outbox.h"
 #include "sched/restart_budget.h"
 #include "sched/scheduler.h"
 #include "sched/step_log.h"
@@ -60,7 +61,9 @@ class EngineLoop : public Generator {
   ~EngineLoop() override;
 
   std::optional<Error> Refusal() const override;
-  RequestId Submit(Request request, OutputCallback callback) override;
+  using Generator::Submit;
+  RequestId Submit(Request request, OutputCallback callback,
+                   std::shared_ptr<Executor> executor) override;
   void Abort(RequestId request) override;
   void AbortSequence(RequestId request, int index) override;
   EngineStats Stats() const override;
@@ -78,7 +81,7 @@ class EngineLoop : public Generator {
     RequestId id = 0;
     int index = 0;  // of kAbortSequence
     Request request;
-    OutputCallback callback;
+    OutputReceiver receiver;
     EngineClock::time_point submitted;
     std::vector<Admission::Place> places;  // of kSubmit: one for each sequence
   };
@@ -89,7 +92,7 @@ class EngineLoop : public Generator {
   };
   // A request with sequences that are not finished.
   struct LiveRequest {
-    OutputCallback callback;
+    OutputReceiver receiver;
     std::vector<LiveSequence> sequences;
     int unfinished = 0;
     std::optional<EngineClock::time_point> deadline;
@@ -154,6 +157,7 @@ class EngineLoop : public Generator {
   std::deque<Deadline> queue_deadlines_;  // ascending; of requests that may have begun or gone
   const uint64_t seed_base_;              // of requests without a seed
   RestartBudget restarts_;
+  Outbox outbox_;
   std::string lost_by_;  // what the worker was lost by; empty while it runs
 
   mutable std::mutex mutex_;       // guards what follows

@@ -114,6 +114,15 @@ class Sink {
   std::string error_;
 };
 
+// Runs what is posted at once.
+struct CountingExecutor : Executor {
+  void Post(std::function<void()> function) override {
+    ++posts;
+    function();
+  }
+  std::atomic<int> posts = 0;
+};
+
 Request Ask(std::vector<TokenId> prompt, int max_tokens) {
   Request request{.prompt = std::move(prompt), .sampling = {}};
   request.sampling.max_tokens = max_tokens;
@@ -353,6 +362,21 @@ TEST_P(EngineLoopTest, AFailedCallbackLeavesNothingInTheQueue) {
   after.Wait();
   EXPECT_EQ(loop.Stats().waiting_tokens, 0);
   EXPECT_EQ(loop.Stats().waiting, 0);
+}
+
+TEST_P(EngineLoopTest, ReportsOfAStepGoToAThreadTogether) {
+  CountingWorker worker(GetParam());
+  CountingExecutor executor;
+  Sink sink(3);
+  {
+    EngineLoop loop(worker, MakeAutoregressive(), {});
+    Request three = Ask({1, 2, 3}, 8);
+    three.sampling.n = 3;
+    loop.Submit(three, sink.Callback(), std::shared_ptr<Executor>(&executor, [](Executor*) {}));
+    sink.Wait();
+  }
+  EXPECT_EQ(sink.tokens().size(), 3 * 8);
+  EXPECT_LE(executor.posts, 8 + 2);  // where prefills are cut, the three may be some steps apart
 }
 
 TEST_P(EngineLoopTest, AStuckStepIsToldUntilItReturns) {

@@ -1,19 +1,21 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/executor.h"
 #include "request/request.h"
 #include "sched/step_log.h"
 
 namespace sluice {
 
-// Called on the engine's thread, once for each report; must not block or throw, may call Submit,
-// Abort and AbortSequence. After a report with `finish` for each of the request's n sequences there
-// are no more.
+// Called once for each report; must not block or throw, may call Submit, Abort and AbortSequence.
+// After a report with `finish` for each of the request's n sequences there are no more.
 using OutputCallback = std::function<void(Output)>;
 
 struct EngineStats {
@@ -48,8 +50,13 @@ class Generator {
 
   // Queues a request. Throws Error(kInvalidArgument) for what can never run (prompt longer than the
   // context, parameters out of range, token ids outside the vocabulary), kResourceExhausted where
-  // as much waits as may, kUnavailable when stopped or while there is a Stats().failure.
-  virtual RequestId Submit(Request request, OutputCallback callback) = 0;
+  // as much waits as may, kUnavailable when stopped or while there is a Stats().failure. Reports
+  // are called through `executor`, those of one step together; null = on the engine's thread.
+  virtual RequestId Submit(Request request, OutputCallback callback,
+                           std::shared_ptr<Executor> executor) = 0;
+  RequestId Submit(Request request, OutputCallback callback) {
+    return Submit(std::move(request), std::move(callback), nullptr);
+  }
 
   // Ends a request's sequences and frees their pages; each still running is reported with kAbort.
   // Unknown or finished ids are ignored.

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -15,6 +16,7 @@
 
 #include "base/error.h"
 #include "sched/generator.h"
+#include "sched/outbox.h"
 
 namespace sluice {
 
@@ -44,13 +46,17 @@ class FakeGenerator : public Generator {
     return refusal_;
   }
 
-  RequestId Submit(Request request, OutputCallback callback) override {
+  using Generator::Submit;
+  RequestId Submit(Request request, OutputCallback callback,
+                   std::shared_ptr<Executor> executor) override {
     const std::lock_guard lock(mutex_);
     if (refusal_) throw *refusal_;
     const RequestId id = next_++;
     for (int index = 0; index < request.sampling.n; ++index) {
       live_[{id, index}] = {
-          .request = request, .tokens = script_(request, index), .callback = callback};
+          .request = request,
+          .tokens = script_(request, index),
+          .receiver = {std::make_shared<const OutputCallback>(callback), executor}};
     }
     submitted_.push_back(request);
     wake_.notify_all();
@@ -152,10 +158,10 @@ class FakeGenerator : public Generator {
   struct Live {
     Request request;
     std::vector<TokenId> tokens;
-    OutputCallback callback;
+    OutputReceiver receiver;
     size_t made = 0;
   };
-  using Report = std::pair<OutputCallback, Output>;
+  using Report = std::pair<OutputReceiver, Output>;
 
   static SampledToken Scored(TokenId token, const std::optional<int>& alternatives) {
     SampledToken scored{.token = token, .logprob = -0.5f, .rank = 1};
@@ -193,6 +199,7 @@ class FakeGenerator : public Generator {
   }
 
   void Run() {
+    Outbox outbox;
     std::unique_lock lock(mutex_);
     while (true) {
       wake_.wait(lock, [&] { return stop_ || !live_.empty(); });
@@ -201,13 +208,14 @@ class FakeGenerator : public Generator {
       for (auto entry = live_.begin(); entry != live_.end();) {
         Output output = Advance(entry->first.second, entry->second);
         const bool ended = output.finish.has_value();
-        reports.emplace_back(entry->second.callback, std::move(output));
+        reports.emplace_back(entry->second.receiver, std::move(output));
         entry = ended ? live_.erase(entry) : std::next(entry);
       }
       failure_.reset();
       changed_.notify_all();
       lock.unlock();
-      for (auto& [callback, output] : reports) callback(std::move(output));
+      for (auto& [receiver, output] : reports) outbox.Put(receiver, std::move(output));
+      outbox.Flush();
       reports.clear();
       if (round_.count() > 0) std::this_thread::sleep_for(round_);
       lock.lock();

@@ -37,7 +37,7 @@ Generation::Generation(GenerationJob job, std::unique_ptr<AnswerFormat> format,
 }
 
 void Generation::Start() {
-  const Executor executor = writer_.executor();
+  const std::shared_ptr<Executor> executor = writer_.executor();
   const std::weak_ptr<Generation> weak = weak_from_this();
   try {
     for (size_t prompt = 0; prompt < job_.prompts.size(); ++prompt) {
@@ -49,12 +49,10 @@ void Generation::Start() {
                       .cache_salt = job_.cache_salt};
       request.sampling.max_tokens = job_.prompts[prompt].max_tokens;
       request.sampling.stop.clear();  // matched here, on text
-      requests_.push_back(
-          generator_.Submit(std::move(request), [executor, weak, prompt](Output output) {
-            executor([weak, prompt, output = std::move(output)] {
-              if (const auto self = weak.lock()) self->OnOutput(prompt, output);
-            });
-          }));
+      const auto on_output = [weak, prompt](const Output& output) {
+        if (const auto self = weak.lock()) self->OnOutput(prompt, output);
+      };
+      requests_.push_back(generator_.Submit(std::move(request), on_output, executor));
     }
   } catch (...) {
     AbortAll();

@@ -220,10 +220,7 @@ class HttpConnection : public ResponseWriter, public std::enable_shared_from_thi
   void StartStream(std::string_view content_type) override;
   void Write(std::string_view data) override;
   void EndStream() override;
-  Executor executor() override {
-    return
-        [gate = thread_.gate](std::function<void()> function) { gate->Post(std::move(function)); };
-  }
+  std::shared_ptr<Executor> executor() override { return thread_.gate; }
 
  private:
   using Parser = http::request_parser<http::string_body>;

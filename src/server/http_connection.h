@@ -15,10 +15,10 @@ namespace sluice {
 
 // The door through which other threads reach an I/O thread. Closed before its io_context dies, so
 // that holders may outlive it.
-class IoGate {
+class IoGate : public Executor {
  public:
   explicit IoGate(boost::asio::io_context& context) : context_(&context) {}
-  void Post(std::function<void()> function);
+  void Post(std::function<void()> function) override;
   void Close();
 
  private:

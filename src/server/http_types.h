@@ -1,12 +1,13 @@
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "base/executor.h"
 
 namespace sluice {
 
@@ -30,10 +31,6 @@ struct HttpResponse {
   bool close = false;  // the connection, after it
 };
 
-// Runs a function on the thread of the connection that it came from. May be called from any thread
-// and outlive the connection and the server: a function that can no longer run is dropped.
-using Executor = std::function<void(std::function<void()>)>;
-
 // Where the answer to one request goes: either one Send, or StartStream, Writes and EndStream. Used
 // on the connection's thread only. After the client has gone, calls do nothing.
 class ResponseWriter {
@@ -46,7 +43,9 @@ class ResponseWriter {
   virtual void StartStream(std::string_view content_type) = 0;
   virtual void Write(std::string_view data) = 0;
   virtual void EndStream() = 0;
-  virtual Executor executor() = 0;
+  // That of the connection's thread, shared with the thread's other connections. May outlive the
+  // connection and the server.
+  virtual std::shared_ptr<Executor> executor() = 0;
 };
 
 // A request whose answer is still being made after its handler returned. Owned by the connection,

@@ -32,13 +32,7 @@ class FakeWriter : public ResponseWriter {
   void StartStream(std::string_view content_type) override { stream_type = content_type; }
   void Write(std::string_view data) override { stream += data; }
   void EndStream() override { ++endings; }
-  Executor executor() override {
-    return [queue = queue_](std::function<void()> function) {
-      const std::lock_guard lock(queue->mutex);
-      queue->functions.push_back(std::move(function));
-      queue->wake.notify_all();
-    };
-  }
+  std::shared_ptr<Executor> executor() override { return queue_; }
 
   bool Await() {
     std::unique_lock lock(queue_->mutex);
@@ -85,7 +79,13 @@ class FakeWriter : public ResponseWriter {
   int endings = 0;
 
  private:
-  struct Queue {
+  struct Queue : Executor {
+    void Post(std::function<void()> function) override {
+      const std::lock_guard lock(mutex);
+      functions.push_back(std::move(function));
+      wake.notify_all();
+    }
+
     std::mutex mutex;
     std::condition_variable wake;
     std::deque<std::function<void()>> functions;

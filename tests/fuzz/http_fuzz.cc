@@ -5,8 +5,10 @@
 
 #include <boost/asio.hpp>
 #include <deque>
+#include <memory>
 
 #include "fuzz_support.h"
+#include "sched/outbox.h"
 #include "server/http_connection.h"
 #include "server/routes.h"
 
@@ -34,10 +36,14 @@ std::string ByteTokenizerJson() {
 // Gives each sequence one token whenever it is asked to.
 class SteppedGenerator : public Generator {
  public:
-  RequestId Submit(Request request, OutputCallback callback) override {
+  RequestId Submit(Request request, OutputCallback callback,
+                   std::shared_ptr<Executor> executor) override {
     const RequestId id = next_++;
     for (int index = 0; index < request.sampling.n; ++index) {
-      live_.push_back({id, index, std::min(request.sampling.max_tokens, 4), callback});
+      live_.push_back({id,
+                       index,
+                       std::min(request.sampling.max_tokens, 4),
+                       {std::make_shared<const OutputCallback>(callback), executor}});
     }
     return id;
   }
@@ -57,7 +63,7 @@ class SteppedGenerator : public Generator {
     if (live_.empty()) return false;
     Live live = std::move(live_.front());
     live_.pop_front();
-    const OutputCallback callback = live.callback;
+    const OutputReceiver receiver = live.receiver;
     Output output{.index = live.index};
     output.tokens.push_back({.token = 'a' + live.left, .logprob = -1.0f, .rank = 1});
     if (--live.left <= 0) {
@@ -65,7 +71,8 @@ class SteppedGenerator : public Generator {
     } else {
       live_.push_back(std::move(live));
     }
-    callback(std::move(output));
+    outbox_.Put(receiver, std::move(output));
+    outbox_.Flush();
     return true;
   }
 
@@ -74,9 +81,10 @@ class SteppedGenerator : public Generator {
     RequestId request;
     int index;
     int left;
-    OutputCallback callback;
+    OutputReceiver receiver;
   };
   std::deque<Live> live_;
+  Outbox outbox_;
   RequestId next_ = 1;
 };
 
