@@ -32,6 +32,8 @@ std::string FactsJson(const SpanFacts& facts) {
   add("step", facts.step);
   add("sequences", facts.sequences);
   add("tokens", facts.tokens);
+  add("layer", facts.layer);
+  add("expert", facts.expert);
   return json;
 }
 

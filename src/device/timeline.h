@@ -17,6 +17,8 @@ struct SpanFacts {
   int64_t step = -1;
   int64_t sequences = -1;
   int64_t tokens = -1;
+  int64_t layer = -1;
+  int64_t expert = -1;  // of the layer
 };
 
 // What a process did when: spans on a track for each thread and for the GPU, written to a file of

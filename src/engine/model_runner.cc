@@ -118,7 +118,8 @@ void ModelRunner::PrepareExperts(const WeightSource& source, const OnBytesRead& 
       host = host_experts_.get();
     }
     if (host != nullptr) {
-      link_ = stream_ != nullptr ? MakeCudaLink(*stream_) : MakeThreadLink(offload.link);
+      link_ = stream_ != nullptr ? MakeCudaLink(*stream_, options_.timeline)
+                                 : MakeThreadLink(offload.link, options_.timeline);
     }
   }
   experts_ = std::make_unique<ExpertStore>(

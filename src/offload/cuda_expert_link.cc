@@ -1,6 +1,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -15,9 +16,15 @@
 namespace sluice {
 namespace {
 
+using Clock = Timeline::Clock;
+
 class CudaLink : public ExpertLink {
  public:
-  explicit CudaLink(CudaStream& compute) : compute_(compute), stream_(compute.device()) {}
+  CudaLink(CudaStream& compute, Timeline* timeline)
+      : compute_(compute),
+        stream_(compute.device()),
+        timeline_(timeline),
+        track_(timeline == nullptr ? -1 : timeline->AddTrack("link")) {}
 
   // What is under way reads and writes memory of others.
   ~CudaLink() override {
@@ -30,11 +37,12 @@ class CudaLink : public ExpertLink {
   CudaLink(const CudaLink&) = delete;
   CudaLink& operator=(const CudaLink&) = delete;
 
-  Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark readers) override {
-    return Queue(bytes, readers, [=, this] { stream_.Copy(target, source, bytes); });
+  Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark readers,
+              const Label& label) override {
+    return Queue(bytes, readers, label, [=, this] { stream_.Copy(target, source, bytes); });
   }
   Ticket Poison(std::byte* target, size_t bytes, Mark readers) override {
-    return Queue(0, readers, [=, this] { stream_.Fill(target, 0xff, bytes); });
+    return Queue(0, readers, {}, [=, this] { stream_.Fill(target, 0xff, bytes); });
   }
 
   bool Arrived(Ticket ticket) override {
@@ -80,6 +88,10 @@ class CudaLink : public ExpertLink {
     // ended, and one event tells both.
     std::optional<CudaEvent> begin;
     CudaEvent end;
+    // For a timeline.
+    Label label;
+    Clock::time_point queued;
+    bool at_once = false;  // it began when it was queued
   };
 
   Entry& Find(Ticket ticket) {
@@ -88,11 +100,16 @@ class CudaLink : public ExpertLink {
   }
 
   template <class Work>
-  Ticket Queue(size_t bytes, Mark readers, const Work& work) {
+  Ticket Queue(size_t bytes, Mark readers, const Label& label, const Work& work) {
     NoteArrivals();
     const bool is_idle = entries_.empty();
     const bool waits = HoldBack(readers);
-    Entry entry{.bytes = bytes, .begin = {}, .end = TakeEvent()};
+    Entry entry{.bytes = bytes,
+                .begin = {},
+                .end = TakeEvent(),
+                .label = label,
+                .queued = Clock::now(),
+                .at_once = is_idle && !waits};
     if (is_idle || waits) {
       entry.begin = TakeEvent();
       entry.begin->Record(stream_);
@@ -119,14 +136,38 @@ class CudaLink : public ExpertLink {
       if (entry.bytes > 0) {
         ++use_.copies;
         use_.bytes += entry.bytes;
-        use_.busy_s += entry.end.SecondsSince(entry.begin ? *entry.begin : *last_end_);
+        use_.busy_s += SecondsOf(entry);
       }
+      if (timeline_ != nullptr) NoteTimes(entry);
       if (entry.begin) events_.push_back(std::move(*entry.begin));
       if (last_end_) events_.push_back(std::move(*last_end_));
       last_end_ = std::move(entry.end);
       entries_.pop_front();
       ++first_;
     }
+  }
+
+  // Of the first of those that have not been noted, which has ended.
+  double SecondsOf(const Entry& entry) const {
+    return entry.end.SecondsSince(entry.begin ? *entry.begin : *last_end_);
+  }
+
+  // Likewise. Laid on the host's clock where it began when it was queued; else by the time since
+  // the end of the one before.
+  void NoteTimes(const Entry& entry) {
+    Clock::time_point begin = last_end_at_;
+    if (entry.at_once || !last_end_) {
+      begin = std::max(entry.queued, last_end_at_);
+    } else if (entry.begin) {
+      begin += ToDuration(entry.begin->SecondsSince(*last_end_));
+    }
+    last_end_at_ = begin + ToDuration(SecondsOf(entry));
+    if (entry.bytes == 0) return;
+    timeline_->Add(track_, entry.label.name, begin, last_end_at_, entry.label.facts);
+  }
+
+  static Clock::duration ToDuration(double seconds) {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   }
 
   CudaEvent TakeEvent() {
@@ -138,10 +179,13 @@ class CudaLink : public ExpertLink {
 
   CudaStream& compute_;
   CudaStream stream_;
+  Timeline* const timeline_;
+  const int track_;
   std::deque<Entry> entries_;  // under way; of tickets first_ and on
   Ticket first_ = 1;
   Ticket awaited_ = 0;                 // the last one that the compute waits for
   std::optional<CudaEvent> last_end_;  // of the last one that has arrived
+  Clock::time_point last_end_at_;      // on the host's clock, where there is a timeline
   std::deque<CudaEvent> marks_;        // those not known to be reached; of marks first_mark_ and on
   Mark first_mark_ = 1;
   Mark held_back_ = 0;             // the last readers that the stream waits for
@@ -151,8 +195,8 @@ class CudaLink : public ExpertLink {
 
 }  // namespace
 
-std::unique_ptr<ExpertLink> MakeCudaLink(CudaStream& compute) {
-  return std::make_unique<CudaLink>(compute);
+std::unique_ptr<ExpertLink> MakeCudaLink(CudaStream& compute, Timeline* timeline) {
+  return std::make_unique<CudaLink>(compute, timeline);
 }
 
 }  // namespace sluice

@@ -21,8 +21,11 @@ using Seconds = std::chrono::duration<double>;
 
 class ThreadLink : public ExpertLink {
  public:
-  explicit ThreadLink(const SimulatedLink& simulated)
-      : simulated_(simulated), thread_([this] { Main(); }) {}
+  ThreadLink(const SimulatedLink& simulated, Timeline* timeline)
+      : simulated_(simulated),
+        timeline_(timeline),
+        track_(timeline == nullptr ? -1 : timeline->AddTrack("link")),
+        thread_([this] { Main(); }) {}
 
   // Ends the copy that runs and drops the others.
   ~ThreadLink() override {
@@ -36,11 +39,17 @@ class ThreadLink : public ExpertLink {
   ThreadLink(const ThreadLink&) = delete;
   ThreadLink& operator=(const ThreadLink&) = delete;
 
-  Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark /*readers*/) override {
-    return Queue({.target = target, .source = source, .bytes = bytes, .queued = Clock::now()});
+  Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark /*readers*/,
+              const Label& label) override {
+    return Queue({.target = target,
+                  .source = source,
+                  .bytes = bytes,
+                  .queued = Clock::now(),
+                  .label = label});
   }
   Ticket Poison(std::byte* target, size_t bytes, Mark /*readers*/) override {
-    return Queue({.target = target, .source = nullptr, .bytes = bytes, .queued = Clock::now()});
+    return Queue(
+        {.target = target, .source = nullptr, .bytes = bytes, .queued = Clock::now(), .label = {}});
   }
   bool Arrived(Ticket ticket) override {
     return ticket <= arrived_.load(std::memory_order_acquire);
@@ -64,6 +73,7 @@ class ThreadLink : public ExpertLink {
     const std::byte* source;  // null = poison
     size_t bytes;
     Clock::time_point queued;
+    Label label;
   };
 
   Ticket Queue(const Job& job) {
@@ -106,6 +116,9 @@ class ThreadLink : public ExpertLink {
       free_at_ = std::max(due, Clock::now());
       std::this_thread::sleep_until(due);
       busy = free_at_ - begin;
+      if (timeline_ != nullptr) {
+        timeline_->Add(track_, job.label.name, begin, free_at_, job.label.facts);
+      }
     }
     const std::lock_guard lock(mutex_);
     if (job.source != nullptr) {
@@ -124,6 +137,8 @@ class ThreadLink : public ExpertLink {
   }
 
   const SimulatedLink simulated_;
+  Timeline* const timeline_;
+  const int track_;
   Ticket last_ = 0;            // the caller's
   Clock::time_point free_at_;  // the thread's
   std::atomic<Ticket> arrived_{0};
@@ -137,8 +152,8 @@ class ThreadLink : public ExpertLink {
 
 }  // namespace
 
-std::unique_ptr<ExpertLink> MakeThreadLink(const SimulatedLink& simulated) {
-  return std::make_unique<ThreadLink>(simulated);
+std::unique_ptr<ExpertLink> MakeThreadLink(const SimulatedLink& simulated, Timeline* timeline) {
+  return std::make_unique<ThreadLink>(simulated, timeline);
 }
 
 }  // namespace sluice

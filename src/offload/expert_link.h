@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "device/cuda_stream.h"
+#include "device/timeline.h"
 #include "offload/simulated_link.h"
 
 namespace sluice {
@@ -26,12 +27,18 @@ class ExpertLink {
   using Ticket = uint64_t;
   // A point in what was queued to be computed: ascending. 0 is the beginning.
   using Mark = uint64_t;
+  // What a timeline says of a copy; its name is a literal.
+  struct Label {
+    const char* name = "copy";
+    SpanFacts facts;
+  };
 
   virtual ~ExpertLink() = default;
 
   // Queues a copy, which begins once compute has passed `readers`. `source` stays as it is, and
   // both stay allocated, until it has arrived.
-  virtual Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark readers) = 0;
+  virtual Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark readers,
+                      const Label& label) = 0;
   // Queues filling with 0xff bytes, likewise: NaN in every float format.
   virtual Ticket Poison(std::byte* target, size_t bytes, Mark readers) = 0;
 
@@ -51,11 +58,15 @@ class ExpertLink {
 
 // The link of a CPU: a thread copies, as slowly as `simulated` says: a copy takes latency_s + bytes
 // / bytes_per_s, or as long as memory does where that is more. Compute is over when the call that
-// made it returns, so it needs no marks.
-std::unique_ptr<ExpertLink> MakeThreadLink(const SimulatedLink& simulated = {});
+// made it returns, so it needs no marks. With a timeline, which outlives it, each copy is a span on
+// a track "link".
+std::unique_ptr<ExpertLink> MakeThreadLink(const SimulatedLink& simulated = {},
+                                           Timeline* timeline = nullptr);
 
 // The link of a CUDA device: a stream of its own beside `compute`, which must outlive it. Sources
-// that are not pinned are copied as well, but the caller waits for them.
-std::unique_ptr<ExpertLink> MakeCudaLink(CudaStream& compute);
+// that are not pinned are copied as well, but the caller waits for them. On a timeline, likewise,
+// spans have the device's times, laid on the host's clock whenever the link had nothing to do: they
+// stand too early by the microseconds that the device takes to begin.
+std::unique_ptr<ExpertLink> MakeCudaLink(CudaStream& compute, Timeline* timeline = nullptr);
 
 }  // namespace sluice

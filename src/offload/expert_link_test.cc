@@ -2,10 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -28,7 +34,7 @@ TEST(ThreadLink, CopiesInTheOrderQueued) {
   stages[0].assign(kBytes, std::byte{42});
   ExpertLink::Ticket last = 0;
   for (size_t i = 1; i < stages.size(); ++i) {
-    const auto ticket = link->Copy(stages[i].data(), stages[i - 1].data(), kBytes, 0);
+    const auto ticket = link->Copy(stages[i].data(), stages[i - 1].data(), kBytes, 0, {});
     EXPECT_GT(ticket, last);
     last = ticket;
   }
@@ -47,7 +53,7 @@ TEST(ThreadLink, IsBusyAsLongAsItsBandwidthAndLatencySay) {
   const auto link = MakeThreadLink({.bytes_per_s = 2e8, .latency_s = 1e-3});
   const auto begin = Clock::now();
   ExpertLink::Ticket last = 0;
-  for (int i = 0; i < kCopies; ++i) last = link->Copy(target.data(), source.data(), kBytes, 0);
+  for (int i = 0; i < kCopies; ++i) last = link->Copy(target.data(), source.data(), kBytes, 0, {});
   EXPECT_LT(SecondsSince(begin), 0.02);  // queueing does not wait
   EXPECT_FALSE(link->Arrived(last));
   link->Wait(last);
@@ -63,7 +69,8 @@ TEST(ThreadLink, KeepsItsRateOverManySmallCopies) {
   std::vector<std::byte> target(1000);
   const auto link = MakeThreadLink({.bytes_per_s = 1e7, .latency_s = 0});  // 100 us each
   ExpertLink::Ticket last = 0;
-  for (int i = 0; i < 400; ++i) last = link->Copy(target.data(), source.data(), source.size(), 0);
+  for (int i = 0; i < 400; ++i)
+    last = link->Copy(target.data(), source.data(), source.size(), 0, {});
   link->Wait(last);
   EXPECT_GE(link->Use().busy_s, 0.04 * 0.999);
   EXPECT_LE(link->Use().busy_s, 0.04 * 1.5);
@@ -73,9 +80,9 @@ TEST(ThreadLink, RestsWhenNothingIsQueued) {
   const std::vector<std::byte> source(1000);
   std::vector<std::byte> target(1000);
   const auto link = MakeThreadLink({.bytes_per_s = 0, .latency_s = 2e-3});
-  link->Wait(link->Copy(target.data(), source.data(), source.size(), 0));
+  link->Wait(link->Copy(target.data(), source.data(), source.size(), 0, {}));
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  link->Wait(link->Copy(target.data(), source.data(), source.size(), 0));
+  link->Wait(link->Copy(target.data(), source.data(), source.size(), 0, {}));
   EXPECT_LT(link->Use().busy_s, 0.03);
 }
 
@@ -83,12 +90,73 @@ TEST(ThreadLink, PoisonsInItsTurnAndCountsNoCopy) {
   const std::vector<std::byte> source(64, std::byte{7});
   std::vector<std::byte> target(128);
   const auto link = MakeThreadLink();
-  link->Copy(target.data(), source.data(), 64, 0);
-  link->Copy(target.data() + 64, source.data(), 64, 0);
+  link->Copy(target.data(), source.data(), 64, 0, {});
+  link->Copy(target.data() + 64, source.data(), 64, 0, {});
   link->Wait(link->Poison(target.data(), 64, 0));
   EXPECT_EQ(std::vector(target.begin(), target.begin() + 64), std::vector(64, std::byte{0xff}));
   EXPECT_EQ(std::vector(target.begin() + 64, target.end()), source);
   EXPECT_EQ(link->Use().copies, 2u);
+}
+
+// The spans of a timeline's one track, which must be "link", in their order. The file goes.
+boost::json::array LinkSpans(const std::filesystem::path& file) {
+  std::ifstream in(file);
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  std::filesystem::remove(file);
+  boost::json::array spans;
+  const boost::json::value parsed = boost::json::parse(text);
+  for (const boost::json::value& event : parsed.at("traceEvents").as_array()) {
+    if (event.at("ph").as_string() == "X") {
+      spans.push_back(event);
+    } else {
+      EXPECT_EQ(event.at("args").at("name").as_string(), "link");
+    }
+  }
+  return spans;
+}
+
+double Milliseconds(const boost::json::value& span, const char* key) {
+  return 1e-3 * span.at(key).to_number<double>();
+}
+
+// Three copies, one behind the other, with something else between them, and after a rest one more.
+void QueueForTimeline(ExpertLink& link, std::byte* target, const std::byte* source, size_t bytes) {
+  const auto label = [](int64_t expert) -> ExpertLink::Label {
+    return {.name = "demand", .facts = {.layer = 3, .expert = expert}};
+  };
+  link.Copy(target, source, bytes, 0, label(7));
+  link.Poison(target, bytes, 0);
+  link.Copy(target, source, bytes, 0, label(8));
+  link.Wait(link.Copy(target, source, bytes, 0, {.name = "prefetch", .facts = {.expert = 9}}));
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  link.Wait(link.Copy(target, source, bytes, 0, label(10)));
+}
+
+void ExpectOnTimeline(const boost::json::array& spans, double least_ms) {
+  ASSERT_EQ(spans.size(), 4u);
+  EXPECT_EQ(spans[0].at("name").as_string(), "demand");
+  EXPECT_EQ(serialize(spans[0].at("args")), R"({"layer":3,"expert":7})");
+  EXPECT_EQ(spans[2].at("name").as_string(), "prefetch");
+  EXPECT_EQ(serialize(spans[3].at("args")), R"({"layer":3,"expert":10})");
+  for (size_t i = 0; i < spans.size(); ++i) {
+    EXPECT_GE(Milliseconds(spans[i], "dur"), least_ms) << i;
+    if (i == 0) continue;
+    const double end_before = Milliseconds(spans[i - 1], "ts") + Milliseconds(spans[i - 1], "dur");
+    const double gap = Milliseconds(spans[i], "ts") - end_before;
+    EXPECT_GE(gap, i < 3 ? -1e-5 : 25.0) << i;
+  }
+}
+
+TEST(ThreadLink, PutsEachCopyOnTheTimeline) {
+  const std::filesystem::path file = testing::TempDir() + "/thread_link_test.json";
+  const std::vector<std::byte> source(1000);
+  std::vector<std::byte> target(1000);
+  {
+    Timeline timeline(file);
+    const auto link = MakeThreadLink({.bytes_per_s = 1e6, .latency_s = 1e-3}, &timeline);
+    QueueForTimeline(*link, target.data(), source.data(), source.size());
+  }
+  ExpectOnTimeline(LinkSpans(file), 2 * 0.999);
 }
 
 TEST(ThreadLink, EndsWithCopiesQueued) {
@@ -97,7 +165,7 @@ TEST(ThreadLink, EndsWithCopiesQueued) {
   const auto begin = Clock::now();
   {
     const auto link = MakeThreadLink({.bytes_per_s = 0, .latency_s = 0.02});
-    for (int i = 0; i < 1000; ++i) link->Copy(target.data(), source.data(), 1000, 0);
+    for (int i = 0; i < 1000; ++i) link->Copy(target.data(), source.data(), 1000, 0, {});
   }
   EXPECT_LT(SecondsSince(begin), 5);
 }
@@ -138,10 +206,10 @@ TEST_F(CudaLinkTest, CopiesAndPoisonsInTheOrderQueued) {
   std::vector<Buffer> sources;
   for (int i = 0; i < 5; ++i) sources.push_back(Pinned(slot.size(), i));
   for (int i = 0; i < 25; ++i) {
-    link_->Copy(slot.data(), sources[i % 5].data(), slot.size(), 0);
+    link_->Copy(slot.data(), sources[i % 5].data(), slot.size(), 0, {});
     if (i % 3 == 0) link_->Poison(slot.data(), slot.size(), 0);
   }
-  const auto last = link_->Copy(slot.data(), sources[3].data(), slot.size(), 0);
+  const auto last = link_->Copy(slot.data(), sources[3].data(), slot.size(), 0, {});
   EXPECT_FALSE(link_->Arrived(last));
   link_->Await(last);
   EXPECT_EQ(Fetch(slot.data(), slot.size()), std::vector(slot.size(), std::byte{3}));
@@ -159,10 +227,11 @@ TEST_F(CudaLinkTest, DoesNotOverwriteWhatQueuedWorkStillReads) {
   const Buffer before = Pinned(slot.size(), 1);
   const Buffer after = Pinned(slot.size(), 2);
   for (int round = 0; round < 4; ++round) {  // events are used again
-    link_->Await(link_->Copy(slot.data(), before.data(), slot.size(), 0));
+    link_->Await(link_->Copy(slot.data(), before.data(), slot.size(), 0, {}));
     QueueWork();
     stream_->Copy(out.data(), slot.data(), slot.size());
-    const auto written = link_->Copy(slot.data(), after.data(), slot.size(), link_->MarkReaders());
+    const auto written =
+        link_->Copy(slot.data(), after.data(), slot.size(), link_->MarkReaders(), {});
     EXPECT_FALSE(link_->Arrived(written));
     link_->Await(written);
     EXPECT_EQ(Fetch(out.data(), out.size()), std::vector(out.size(), std::byte{1}));
@@ -176,16 +245,40 @@ TEST_F(CudaLinkTest, RunsBesideTheCompute) {
   QueueWork();
   CudaEvent computed;
   computed.Record(*stream_);
-  link_->Wait(link_->Copy(slot.data(), source.data(), slot.size(), 0));
+  link_->Wait(link_->Copy(slot.data(), source.data(), slot.size(), 0, {}));
   EXPECT_FALSE(computed.Reached());
   stream_->Synchronize();
+}
+
+TEST_F(CudaLinkTest, PutsEachCopyOnTheTimeline) {
+  const std::filesystem::path file = testing::TempDir() + "/cuda_link_test.json";
+  const Buffer slot(32 * kMiB, MemoryKind::kCuda);
+  const Buffer source = Pinned(slot.size(), 1);
+  const auto begin = Clock::now();
+  {
+    Timeline timeline(file);
+    const auto link = MakeCudaLink(*stream_, &timeline);
+    QueueForTimeline(*link, slot.data(), source.data(), slot.size());
+    // One that waits for what is computed lies behind that.
+    QueueWork();
+    link->Wait(link->Copy(slot.data(), source.data(), slot.size(), link->MarkReaders(), {}));
+  }
+  const double all_ms = 1e3 * SecondsSince(begin);
+  boost::json::array spans = LinkSpans(file);
+  ASSERT_EQ(spans.size(), 5u);
+  const double end = Milliseconds(spans[4], "ts") + Milliseconds(spans[4], "dur");
+  EXPECT_LT(end, all_ms);
+  EXPECT_GT(Milliseconds(spans[4], "ts"),
+            Milliseconds(spans[3], "ts") + Milliseconds(spans[3], "dur") + 1.0);
+  spans.pop_back();
+  ExpectOnTimeline(spans, 1e3 * static_cast<double>(slot.size()) / 200e9);
 }
 
 TEST_F(CudaLinkTest, CopiesFromALargePinnedBuffer) {
   const size_t bytes = 300 * kMiB + 64;
   const Buffer source = Pinned(bytes, 5);
   const Buffer slot(kMiB, MemoryKind::kCuda);
-  link_->Await(link_->Copy(slot.data(), source.data() + bytes - slot.size(), slot.size(), 0));
+  link_->Await(link_->Copy(slot.data(), source.data() + bytes - slot.size(), slot.size(), 0, {}));
   EXPECT_EQ(Fetch(slot.data(), slot.size()), std::vector(slot.size(), std::byte{5}));
 }
 

@@ -320,11 +320,18 @@ void ExpertStore::Vacate(int32_t at) {
   ++slot.generation;
 }
 
+ExpertLink::Label ExpertStore::LabelOf(const Slot& slot) const {
+  return {.name = slot.reason == FetchReason::kPrefetch ? "prefetch" : "demand",
+          .facts = {.layer = options_.experts.LayerOf(slot.owner),
+                    .expert = options_.experts.SourceExpertOf(slot.owner)}};
+}
+
 void ExpertStore::QueueCopy(int32_t at) {
   Slot& slot = slots_[at];
   HostExperts& host = *options_.host;
-  slot.written = options_.link->Copy(SlotData(at), host.SlotData(host.SlotOf(slot.owner)),
-                                     static_cast<size_t>(layout_.SlotBytes()), slot.readers);
+  slot.written =
+      options_.link->Copy(SlotData(at), host.SlotData(host.SlotOf(slot.owner)),
+                          static_cast<size_t>(layout_.SlotBytes()), slot.readers, LabelOf(slot));
   host.NoteCopy(slot.owner, slot.written);
   last_queued_ = slot.written;
 }

@@ -179,6 +179,7 @@ class ExpertStore {
   int32_t FindPrefetched() const;
   void Evict(int32_t at);
   void Vacate(int32_t at);
+  ExpertLink::Label LabelOf(const Slot& slot) const;
   void QueueCopy(int32_t at);
   void NoteRead(ExpertRead& read);
   void AwaitSlots(std::span<const int32_t> slots);

@@ -305,15 +305,17 @@ class FakeLink : public ExpertLink {
     std::byte* target;
     const std::byte* source;  // null: poison
     Mark readers;
+    Label label;
   };
-  Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark readers) override {
+  Ticket Copy(std::byte* target, const std::byte* source, size_t bytes, Mark readers,
+              const Label& label) override {
     std::memcpy(target, source, bytes);
-    entries.push_back({target, source, readers});
+    entries.push_back({target, source, readers, label});
     return entries.size();
   }
   Ticket Poison(std::byte* target, size_t bytes, Mark readers) override {
     std::memset(target, 0xff, bytes);
-    entries.push_back({target, nullptr, readers});
+    entries.push_back({target, nullptr, readers, {}});
     return entries.size();
   }
   bool Arrived(Ticket ticket) override { return ticket <= arrived; }
@@ -345,6 +347,22 @@ TEST_F(ExpertStoreTest, CopiesWhatHostMemoryHasAtOnce) {
   EXPECT_TRUE(store.Ready(3, 2));
   EXPECT_EQ(source_.reads, 12);
   EXPECT_FALSE(store.Pump(true));
+}
+
+TEST_F(ExpertStoreTest, TellsTheLinkWhatItCopies) {
+  auto link = std::make_unique<FakeLink>();
+  FakeLink& fake = *link;
+  MakeTiers(std::move(link));
+  ExpertStore store = Make(4);
+  ASSERT_TRUE(store.Fetch(3, 2, kDemand));
+  ASSERT_TRUE(store.Fetch(1, 0, kPrefetch));
+  ASSERT_EQ(fake.entries.size(), 2u);
+  EXPECT_STREQ(fake.entries[0].label.name, "demand");
+  EXPECT_EQ(fake.entries[0].label.facts.layer, 3);
+  EXPECT_EQ(fake.entries[0].label.facts.expert, 2);
+  EXPECT_STREQ(fake.entries[1].label.name, "prefetch");
+  EXPECT_EQ(fake.entries[1].label.facts.layer, 1);
+  EXPECT_EQ(fake.entries[1].label.facts.expert, 0);
 }
 
 TEST_F(ExpertStoreTest, OrdersCopiesBehindASlotsLastReaders) {

@@ -126,6 +126,22 @@ def test_a_timeline_has_every_step_and_its_parts(tmp_path):
     assert sum(span["args"]["tokens"] for span in texts) == 12
 
 
+def test_a_timeline_has_every_copy_of_an_expert(tmp_path):
+    path = tmp_path / "run.json"
+    sluice("run", "-p", "Once upon a time", "--max-tokens", 6, "--ignore-eos", "--device", "cpu", "--timeline", path,
+           "--expert-slots", 12, "--ram-budget", "1GB", "--link-bandwidth", "1GB")
+    tracks = spans_of(path)
+    copies = tracks["link"]
+    assert {span["name"] for span in copies} == {"demand", "prefetch"}
+    assert {span["args"]["layer"] for span in copies} == set(range(6))
+    assert {span["args"]["expert"] for span in copies} == set(range(16))
+    slot_us = 3 * 256 * 64 * 2 / 1e3
+    assert all(span["dur"] >= slot_us * 0.999 for span in copies)
+    # The first one is behind the first router, which found every slot empty.
+    first_cut = min(span["ts"] for span in tracks["engine"] if span["name"] == "router cut")
+    assert copies[0]["ts"] >= first_cut and copies[0]["args"]["layer"] == 0
+
+
 def test_a_benchmarks_timeline_tells_its_steps_apart(tmp_path):
     path = tmp_path / "bench.json"
     sluice("bench", "latency", "--batch-size", 3, "--input-len", 5, "--output-len", 4, "--repeats", 1,
