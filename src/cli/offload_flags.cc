@@ -147,8 +147,10 @@ void ApplyOffloadFlags(const ModelSpec& spec, const OffloadFlags& flags, RunnerO
   if (flags.cpu_experts && options.batch_invariant) {
     spdlog::warn("--batch-invariant: CPU and GPU do not round alike, so --cpu-experts is left out");
   }
-  // The link is what a step waits for: to be the same to the bit wherever experts are costs little.
+  // The link is what a step waits for, prefill most of all: to be the same to the bit wherever
+  // experts are costs little.
   if (options.cuda.has_value() && !flags.cpu_experts) options.batch_invariant = true;
+  options.decoding_first = true;
 }
 
 void PlaceExperts(const ModelSpec& spec, const OffloadFlags& flags, RunnerOptions& options) {

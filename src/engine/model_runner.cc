@@ -402,6 +402,7 @@ void ModelRunner::QueueStep(const StepPlan& plan, bool draws, const LogitsSink& 
                      .reference = options_.reference_ops,
                      .cuda = stream_.get(),
                      .batch_invariant = options_.batch_invariant,
+                     .decoding_first = options_.decoding_first,
                      .inbox = inbox_.get(),
                      .staging = &staging_};
   SwapPages(plan);

@@ -129,7 +129,8 @@ TEST_P(OffloadBitsTest, NorDoTheyOnADevice) {
     return way.host_slots == 0 || way.offload.streaming.cpu_experts;
   });
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    ExpectTheSame({.cuda = 0, .dtype = dtype, .batch_invariant = true}, ways);
+    ExpectTheSame({.cuda = 0, .dtype = dtype, .batch_invariant = true, .decoding_first = true},
+                  ways);
   }
 }
 

@@ -21,7 +21,8 @@ namespace sluice::ops {
 // inputs, the layer's shape and the tier; never on the other rows of the call, on the number of
 // threads or on how the work was cut. On CUDA kernels are chosen by the number of rows too, and
 // differ in the order of their sums; with `batch_invariant` every op keeps to the rule there as
-// well, with the device in the tier's place.
+// well, with the device in the tier's place: one order of sums for all numbers of rows, that which
+// suits many, or with `decoding_first` few (where ops have the choice: GroupedGemm).
 struct OpContext {
   ThreadPool& pool;
   Arena& arena;
@@ -29,6 +30,7 @@ struct OpContext {
   bool reference = false;
   CudaStream* cuda = nullptr;
   bool batch_invariant = false;
+  bool decoding_first = false;
   // With `cuda`: what the host tells a step's kernels, and pinned memory for what they tell it.
   // Queued copies use both, so whoever clears the one and ends a Scope of the other knows that the
   // stream has passed them.

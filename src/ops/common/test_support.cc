@@ -46,6 +46,8 @@ std::vector<Backend> Backends() {
   };
   add("cuda", device, false);
   add("cuda_invariant", device, true);
+  add("cuda_decoding_first", device, true);
+  backends.back().decoding_first = true;
   add("cuda_sm80", As(device, 8, 0, 163), false);
   add("cuda_sm80_invariant", As(device, 8, 0, 163), true);
   add("cuda_sm86", As(device, 8, 6, 99), false);  // 8.9 has as much
@@ -68,6 +70,7 @@ OpRunner::OpRunner(const Backend& backend, int threads)
   stream_->SetBlocking(true);
   context_.cuda = stream_.get();
   context_.batch_invariant = backend.batch_invariant;
+  context_.decoding_first = backend.decoding_first;
   context_.staging = &staging_;
   inbox_ = std::make_unique<Inbox>(*stream_, Inbox::Sends::kEach);
   context_.inbox = inbox_.get();

@@ -22,6 +22,7 @@ struct Backend {
   bool reference;
   std::optional<CudaDeviceInfo> cuda = {};  // as which device ops choose their kernels
   bool batch_invariant = false;
+  bool decoding_first = false;
 };
 
 // The reference and every tier up to the machine's own.
@@ -29,7 +30,7 @@ std::vector<Backend> CpuBackends();
 
 // Those, and where there is a device "cuda", and "cuda_sm80" and "cuda_sm86": the kernels, and
 // their configurations within a block's shared memory, that devices of older architectures get.
-// Each of the first two a second time with batch_invariant.
+// Each of the first two a second time with batch_invariant, and the first with decoding_first.
 std::vector<Backend> Backends();
 
 // Those that promise that a row's bits do not depend on its company: the CPU's, and CUDA's with

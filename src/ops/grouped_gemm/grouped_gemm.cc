@@ -19,6 +19,7 @@ struct Call {
   const int32_t* offsets;  // [groups + 1]
   const int32_t* slots;    // [groups]
   int64_t groups;
+  int active_groups;
   const ExpertMatrix& matrix;
   ConstTensorView addend;
   TensorView out;
@@ -66,16 +67,18 @@ Call CheckedCall(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView
   CheckTensor("grouped_gemm offsets", offsets, DType::kI32, {groups + 1});
   if (!gather.empty()) CheckTensor("grouped_gemm gather", gather, DType::kI32, {out.dim(0)});
   const bool swiglu = desc.epilogue == GroupedEpilogue::kSwiGlu;
-  const Call call{.x = x,
-                  .gather = gather.empty() ? nullptr : gather.data<int32_t>(),
-                  .offsets = offsets.data<int32_t>(),
-                  .slots = slots.data<int32_t>(),
-                  .groups = groups,
-                  .matrix = matrix,
-                  .addend = addend,
-                  .out = out,
-                  .swiglu = swiglu,
-                  .columns = swiglu ? matrix.rows / 2 : matrix.rows};
+  const Call call{
+      .x = x,
+      .gather = gather.empty() ? nullptr : gather.data<int32_t>(),
+      .offsets = offsets.data<int32_t>(),
+      .slots = slots.data<int32_t>(),
+      .groups = groups,
+      .active_groups = desc.active_groups > 0 ? desc.active_groups : static_cast<int>(groups),
+      .matrix = matrix,
+      .addend = addend,
+      .out = out,
+      .swiglu = swiglu,
+      .columns = swiglu ? matrix.rows / 2 : matrix.rows};
   CheckShapes(call, context);
   return call;
 }
@@ -89,6 +92,7 @@ Call CheckedCall(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView
           .offsets = call.offsets,
           .slots = call.slots,
           .groups = static_cast<int>(call.groups),
+          .active_groups = call.active_groups,
           .rows = call.out.dim(0),
           .slab = call.matrix.slab + call.matrix.offset,
           .slot_stride = call.matrix.slot_stride,
@@ -101,7 +105,8 @@ Call CheckedCall(const GroupedGemmDesc& desc, ConstTensorView x, ConstTensorView
           .out = call.out.raw(),
           .out_dtype = call.out.dtype(),
           .out_stride = call.out.stride(0),
-          .batch_invariant = context.batch_invariant};
+          .batch_invariant = context.batch_invariant,
+          .in_parts = context.batch_invariant && context.decoding_first};
 }
 
 // All rows of one group against one block of columns: the block's weights come from memory for the

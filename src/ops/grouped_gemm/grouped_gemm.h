@@ -26,6 +26,7 @@ struct ExpertMatrix {
 
 struct GroupedGemmDesc {
   GroupedEpilogue epilogue;
+  int active_groups = 0;  // groups that have a slot, at most; 0 = all. A device is filled by it.
 };
 
 // out[r] = epilogue(matrix(slot of r's group) x[gather[r]] + addend[r]) for the rows of each group.

@@ -89,9 +89,11 @@ constexpr int64_t kFewRows = 7;
 void GroupedGemm(const GroupedParams& params, CudaStream& stream) {
   if (params.rows == 0) return;
   if (TensorCoresTake(params)) {
-    const bool few = params.rows <= kFewRows * params.groups && !params.batch_invariant;
-    if (few) return GroupedFewRows(params, stream);
-    if (HasGroupedWarpgroups(params, stream)) return GroupedByWarpgroups(params, stream);
+    const bool few = params.rows <= kFewRows * params.groups;
+    if (few && (!params.batch_invariant || params.in_parts)) return GroupedFewRows(params, stream);
+    if (!params.in_parts && HasGroupedWarpgroups(params, stream)) {
+      return GroupedByWarpgroups(params, stream);
+    }
     return GroupedManyRows(params, stream);
   }
   stream.NoteFallback("grouped_gemm");

@@ -5,15 +5,15 @@
 // GroupedGemm where groups have few rows: the time is that of reading the weights. The matrix's
 // rows are the 16 rows of a tensor-core product and up to 8 rows of x its columns. Which k a lane's
 // elements stand for is free as long as weights and x agree, so a lane reads 16 bytes of each
-// straight into registers: 8 consecutive k are its elements of two products.
+// straight into registers: 8 consecutive k are its elements of two products (MultiplyPieces).
 namespace sluice::ops::cuda {
 namespace {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kPieces = 2;            // 16-byte reads of a row that a lane makes for a chunk
 constexpr int kChunk = kPieces * 32;  // k that a warp takes at a time
-constexpr int kMaxWarps = 8;          // of a block; they share out k
-constexpr int kMinChunksPerWarp = 3;
+static_assert(kChunk == kChunkOfK);
+constexpr int kMaxWarps = 8;   // of a block: each takes a part of k
 constexpr int kDepth = 2;      // chunks in flight
 constexpr int kTileRows = 16;  // rows of a matrix in one product
 constexpr int kRowsOfX = 8;    // rows of x in one product
@@ -102,17 +102,10 @@ __device__ __forceinline__ void Multiply(const WeightChunk<kTiles>& w, const XCh
   for (int piece = 0; piece < kPieces; ++piece) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      const int4 low = w.rows[tile][0][piece];
-      const int4 high = w.rows[tile][1][piece];
-      const uint32_t first[4] = {static_cast<uint32_t>(low.x), static_cast<uint32_t>(high.x),
-                                 static_cast<uint32_t>(low.y), static_cast<uint32_t>(high.y)};
-      const uint32_t second[4] = {static_cast<uint32_t>(low.z), static_cast<uint32_t>(high.z),
-                                  static_cast<uint32_t>(low.w), static_cast<uint32_t>(high.w)};
 #pragma unroll
       for (int row = 0; row < kRowTiles; ++row) {
-        const int4 b = x.rows[row][piece];
-        Mma<T>(sums[tile][row], first, static_cast<uint32_t>(b.x), static_cast<uint32_t>(b.y));
-        Mma<T>(sums[tile][row], second, static_cast<uint32_t>(b.z), static_cast<uint32_t>(b.w));
+        MultiplyPieces<T>(sums[tile][row], w.rows[tile][0][piece], w.rows[tile][1][piece],
+                          x.rows[row][piece]);
       }
     }
   }
@@ -258,15 +251,13 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, kTiles == 1 ? 3 : 2)
 // Blocks where every row has a group of its own, as far as there are groups.
 template <int kTiles, bool kSwiGlu>
 int64_t MostBlocks(const GroupedParams& p) {
-  return (p.rows < p.groups ? p.rows : p.groups) *
+  return (p.rows < p.active_groups ? p.rows : p.active_groups) *
          CeilDiv(p.columns, int64_t{MatrixRows<kTiles, kSwiGlu>::kColumns});
 }
 
 template <class T, int kTiles, bool kSwiGlu>
 void LaunchFewRows(const GroupedParams& p, CudaStream& stream) {
-  const int64_t chunks = CeilDiv(p.depth, int64_t{kChunk});
-  int warps = kMaxWarps;
-  while (warps > 1 && chunks < warps * kMinChunksPerWarp) warps /= 2;
+  const int warps = PartsOfK(p.depth);
   const int sums = warps * MaxRowTiles(kTiles) * kTiles * kTileRows * kRowsOfX;
   const LaunchShape shape{.grid = static_cast<unsigned>(MostBlocks<kTiles, kSwiGlu>(p)),
                           .block = static_cast<unsigned>(warps * kWarp),

@@ -47,6 +47,7 @@ struct GroupedParams {
   const int32_t* offsets;  // [groups + 1]
   const int32_t* slots;    // [groups]
   int groups;
+  int active_groups;  // those that have a slot, at most
   int64_t rows;
   const std::byte* slab;  // of slot 0's matrix
   int64_t slot_stride;    // bytes
@@ -60,7 +61,22 @@ struct GroupedParams {
   DType out_dtype;
   int64_t out_stride;
   bool batch_invariant;  // the order of a sum does not depend on the rows of groups
+  // It is that of few rows then: K is shared out to PartsOfK, each summed up from zero, and the
+  // parts are added in their order.
+  bool in_parts;
 };
+
+inline constexpr int kChunkOfK = 64;  // elements that a part takes at a time
+
+// The parts that K is shared out to: part i takes chunks i, i + parts, i + 2 parts, ...
+inline int PartsOfK(int64_t depth) {
+  constexpr int kMostParts = 8;
+  constexpr int64_t kMinChunks = 3;  // of a part
+  const int64_t chunks = (depth + kChunkOfK - 1) / kChunkOfK;
+  int parts = kMostParts;
+  while (parts > 1 && chunks < parts * kMinChunks) parts /= 2;
+  return parts;
+}
 // x and out are f32 or of the weights' dtype.
 void GroupedGemm(const GroupedParams& params, CudaStream& stream);
 

@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kTileThreads, C::kBlocks)
   WaitForEarlier();
   CountTiles<C::kRows>(p, starts, warp_sums);
 
-  StageReader<T, C> reader(p, starts, stages);
+  StageReader<T, C> reader(p, 1, starts, stages);
   for (int i = 0; i < C::kStages - 1; ++i) reader.Next();
 
   const int first_row = static_cast<int>(threadIdx.x) / (4 * kWarp) * kGroupRows;

@@ -203,7 +203,8 @@ TEST_P(GroupedGemmTest, SkippedGroupsStayUntouched) {
   Guarded out(DType::kF32, {5, 6});
   const Tensor offsets = Indices({0, 2, 2, 4, 5});
   const Tensor slots = Indices({1, 0, -1, 0});
-  GroupedGemm({GroupedEpilogue::kNone}, x, {}, offsets, slots, slab.matrix(), {}, out, context());
+  GroupedGemm({.epilogue = GroupedEpilogue::kNone, .active_groups = 3}, x, {}, offsets, slots,
+              slab.matrix(), {}, out, context());
   for (int i = 0; i < 5 * 6; ++i) {
     EXPECT_EQ(std::isnan(out.data<float>()[i]), i / 6 == 2 || i / 6 == 3) << i;
   }
@@ -236,30 +237,72 @@ TEST_P(GroupedGemmOrderTest, ARowHasTheSameBitsAloneAndInCompany) {
   }
 }
 
-// Widths and numbers of rows that each of the fast kernels takes.
+// Depths and numbers of rows that each of the fast kernels takes: wide tiles where there are many
+// rows, one part of K or several where it is long, of which the last ones have less.
 TEST_P(GroupedGemmOrderTest, ARowHasTheSameBitsInGroupsOfAnySize) {
   std::mt19937 random(9);
-  constexpr int64_t kRows = 1300;  // in two groups: wide tiles, where there are some
-  constexpr int64_t kDepth = 200;
-  for (const GroupedEpilogue epilogue : {GroupedEpilogue::kNone, GroupedEpilogue::kSwiGlu}) {
-    const Slab slab(2, 96, kDepth, DType::kBF16, random);
-    const int64_t columns = epilogue == GroupedEpilogue::kSwiGlu ? 48 : 96;
-    const Tensor x =
-        Convert(RandomTensor({kRows, kDepth}, random), context().ProductDType(DType::kBF16));
-    const auto run = [&](int64_t begin, int64_t end, int32_t first_group) {
-      Guarded out(DType::kF32, {end - begin, columns});
-      const Tensor offsets = Indices({0, first_group, static_cast<int32_t>(end - begin)});
-      GroupedGemm({epilogue}, x.view().Slice(begin, end), {}, offsets, Indices({1, 0}),
-                  slab.matrix(), {}, out, context());
+  struct Size {
+    int64_t rows;  // in two groups
+    int64_t depth;
+  };
+  for (const auto& [rows, depth] : {Size{1300, 200}, Size{180, 776}, Size{180, 1624}}) {
+    for (const GroupedEpilogue epilogue : {GroupedEpilogue::kNone, GroupedEpilogue::kSwiGlu}) {
+      SCOPED_TRACE(::testing::Message() << rows << " " << depth);
+      const Slab slab(2, 96, depth, DType::kBF16, random);
+      const int64_t columns = epilogue == GroupedEpilogue::kSwiGlu ? 48 : 96;
+      const Tensor x =
+          Convert(RandomTensor({rows, depth}, random), context().ProductDType(DType::kBF16));
+      const auto run = [&](int64_t begin, int64_t end, int64_t first_group) {
+        Guarded out(DType::kF32, {end - begin, columns});
+        const Tensor offsets =
+            Indices({0, static_cast<int32_t>(first_group), static_cast<int32_t>(end - begin)});
+        GroupedGemm({epilogue}, x.view().Slice(begin, end), {}, offsets, Indices({1, 0}),
+                    slab.matrix(), {}, out, context());
+        return out;
+      };
+      const Guarded all = run(0, rows, rows / 2);
+      for (const int64_t count : {int64_t{1}, int64_t{5}, int64_t{60}, rows / 2 - 50}) {
+        const Guarded first = run(0, count, count);
+        ExpectSameBits(first.data<float>(), all.data<float>(), count * columns);
+        const Guarded last = run(rows - count, rows, 0);
+        ExpectSameBits(last.data<float>(), all.data<float>() + (rows - count) * columns,
+                       count * columns);
+      }
+    }
+  }
+}
+
+// Of many groups a few have a slot: with rows for each of the fast kernels.
+TEST_P(GroupedGemmTest, AFewGroupsOfMany) {
+  constexpr int64_t kGroups = 40;
+  constexpr int64_t kDepth = 72;
+  for (const int32_t each : {1, 12, 70}) {
+    SCOPED_TRACE(each);
+    std::mt19937 random(11);
+    const Slab slab(2, 24, kDepth, DType::kBF16, random);
+    const Tensor x = Convert(RandomTensor({kGroups * each, kDepth}, random),
+                             context().ProductDType(DType::kBF16));
+    std::vector<int32_t> ends(kGroups + 1);
+    for (int64_t g = 0; g <= kGroups; ++g) ends[g] = static_cast<int32_t>(g) * each;
+    std::vector<int32_t> all(kGroups, 1);
+    std::vector<int32_t> few(kGroups, -1);
+    few[3] = few[39] = 1;
+    const auto run = [&](const std::vector<int32_t>& slots, int active) {
+      Guarded out(DType::kF32, {kGroups * each, 24});
+      GroupedGemm({.epilogue = GroupedEpilogue::kNone, .active_groups = active}, x, {},
+                  Indices(ends), Indices(slots), slab.matrix(), {}, out, context());
       return out;
     };
-    const Guarded all = run(0, kRows, 650);
-    for (const int64_t count : {1, 5, 60, 600}) {
-      const Guarded first = run(0, count, static_cast<int32_t>(count));
-      ExpectSameBits(first.data<float>(), all.data<float>(), count * columns);
-      const Guarded last = run(kRows - count, kRows, 0);
-      ExpectSameBits(last.data<float>(), all.data<float>() + (kRows - count) * columns,
-                     count * columns);
+    const Guarded whole = run(all, 0);
+    const Guarded part = run(few, 2);
+    for (int64_t i = 0; i < kGroups * each * 24; ++i) {
+      const int64_t group = i / 24 / each;
+      const float got = part.data<float>()[i];
+      if (few[group] < 0) {
+        EXPECT_TRUE(std::isnan(got)) << i;
+      } else {
+        EXPECT_EQ(got, whole.data<float>()[i]) << i;
+      }
     }
   }
 }

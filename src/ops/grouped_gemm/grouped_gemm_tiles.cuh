@@ -13,6 +13,7 @@ namespace sluice::ops::cuda {
 
 inline constexpr int kTileThreads = 256;
 inline constexpr int kTileDepth = 64;  // k of a stage: a 128-byte row
+static_assert(kTileDepth == kChunkOfK);
 inline constexpr int kTilePieces = kTileDepth / 8;
 inline constexpr int kRowsPerCopy = kTileThreads / kTilePieces;  // that the threads copy at a time
 
@@ -133,12 +134,13 @@ class Copier {
 };
 
 // A block's reading: through its tiles and their stages, over the border from one tile to the next,
-// C::kStages - 1 stages ahead of the products.
+// C::kStages - 1 stages ahead of the products. A tile's stages come part by part of K.
 template <class T, class C>
 class StageReader {
  public:
-  __device__ StageReader(const GroupedParams& p, const int32_t* starts, T* stages)
+  __device__ StageReader(const GroupedParams& p, int parts, const int32_t* starts, T* stages)
       : p_(p),
+        parts_(parts),
         starts_(starts),
         stages_(stages),
         column_tiles_(static_cast<int>(CeilDiv(p.columns, int64_t{C::kColumns}))),
@@ -157,8 +159,10 @@ class StageReader {
       if (step_ == 0) copier_.Aim(p_, At(tile_));
       T* stage = stages_ + stage_ * C::kStageElements;
       copier_.Copy(p_, step_, stage, stage + C::kRows * kTileDepth);
-      if (++step_ == steps_) {
-        step_ = 0;
+      step_ += parts_;
+      if (step_ >= steps_) step_ = ++part_;
+      if (part_ == parts_) {
+        step_ = part_ = 0;
         tile_ += static_cast<int>(gridDim.x);
       }
     }
@@ -168,6 +172,7 @@ class StageReader {
 
  private:
   const GroupedParams& p_;
+  int parts_;
   const int32_t* starts_;
   T* stages_;
   int column_tiles_;
@@ -175,6 +180,7 @@ class StageReader {
   int tiles_;
   Copier<T, C> copier_;
   int tile_;
+  int part_ = 0;
   int step_ = 0;
   int stage_ = 0;
 };
@@ -197,7 +203,7 @@ size_t TileSharedBytes(const GroupedParams& p) {
 // As many blocks as run at once, or fewer where there are fewer tiles.
 template <class C>
 LaunchShape TileShape(const GroupedParams& p, size_t shared_bytes, const CudaStream& stream) {
-  const int64_t groups = p.rows < p.groups ? p.rows : p.groups;
+  const int64_t groups = p.rows < p.active_groups ? p.rows : p.active_groups;
   const int64_t most_tiles =
       (p.rows / C::kRows + groups) * CeilDiv(p.columns, int64_t{C::kColumns});
   const int64_t most_blocks = int64_t{C::kBlocks} * stream.device().multiprocessors;
