@@ -122,7 +122,7 @@ void CpuExperts::Compute(const HostRows& rows, std::span<const int32_t> slots, T
             .gather = AsTensor(rows.gather),
             .offsets = AsTensor(rows.offsets),
             .y = y},
-           AsTensor(slots), inner, layout_, slab_, ctx);
+           AsTensor(slots), static_cast<int>(slots.size()), inner, layout_, slab_, ctx);
 }
 
 }  // namespace sluice

@@ -19,13 +19,13 @@ ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab) {
   return {gate_up, down};
 }
 
-void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner,
+void RunSlots(const ExpertRows& rows, ConstTensorView slots, int active, TensorView inner,
               const ExpertLayout& layout, const std::byte* slab, ops::OpContext& ctx) {
   const auto [gate_up, down] = MatricesOf(layout, slab);
-  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu}, rows.x, rows.gather, rows.offsets,
-                   slots, gate_up, {}, inner, ctx);
-  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone}, inner, {}, rows.offsets, slots, down,
-                   {}, rows.y, ctx);
+  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kSwiGlu, .active_groups = active}, rows.x,
+                   rows.gather, rows.offsets, slots, gate_up, {}, inner, ctx);
+  ops::GroupedGemm({.epilogue = ops::GroupedEpilogue::kNone, .active_groups = active}, inner, {},
+                   rows.offsets, slots, down, {}, rows.y, ctx);
 }
 
 ops::RouterDesc RouterDescOf(const MoeSpec& spec) {
@@ -63,22 +63,24 @@ void MoeLayer::RunExperts(ConstTensorView h, TensorView x) {
                  shared, x, ctx_);
     return;
   }
+  if (moe_.streamed != nullptr) moe_.streamed->Choose(layer_, routing.ids, h, ctx_);
   const ExpertRows rows = moe_.dispatcher.Dispatch(h, routing.ids, ctx_);
-  RunRows(routing, rows);
+  RunRows(rows);
   moe_.dispatcher.Combine(routing.weights, x, ctx_);
   ops::AddSharedExpert(shared, h, x, ctx_);
 }
 
 // Rows that the dispatcher brought.
-void MoeLayer::RunRows(const Routing& routing, const ExpertRows& rows) {
+void MoeLayer::RunRows(const ExpertRows& rows) {
   if (moe_.streamed != nullptr) {
-    moe_.streamed->Run(layer_, routing.ids, rows, ctx_);
+    moe_.streamed->Run(rows, ctx_);
     return;
   }
   const ExpertLayout& layout = moe_.experts.layout();
   const TensorView inner =
       ctx_.arena.Allocate(ctx_.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn});
-  RunSlots(rows, moe_.experts.SlotTable(layer_), inner, layout, moe_.experts.slab(), ctx_);
+  RunSlots(rows, moe_.experts.SlotTable(layer_), moe_.experts.num_experts(), inner, layout,
+           moe_.experts.slab(), ctx_);
 }
 
 }  // namespace sluice

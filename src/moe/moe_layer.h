@@ -49,9 +49,10 @@ struct ExpertMatrices {
 };
 ExpertMatrices MatricesOf(const ExpertLayout& layout, const std::byte* slab);
 
-// Runs the experts that `slots` [local experts] i32 has a slot of the slab for over their rows;
-// those of -1 are left alone. `inner` [R, ffn] is scratch: its rows are the experts' own.
-void RunSlots(const ExpertRows& rows, ConstTensorView slots, TensorView inner,
+// Runs the experts that `slots` [local experts] i32 has a slot of the slab for, at most `active`,
+// over their rows; those of -1 are left alone. `inner` [R, ffn] is scratch: its rows are the
+// experts' own.
+void RunSlots(const ExpertRows& rows, ConstTensorView slots, int active, TensorView inner,
               const ExpertLayout& layout, const std::byte* slab, ops::OpContext& ctx);
 
 // x += experts(h) + shared expert(h), h = norm(x), in two halves, so that rows may be routed in
@@ -77,7 +78,7 @@ class MoeLayer {
   void RunExperts(ConstTensorView h, TensorView x);
 
  private:
-  void RunRows(const Routing& routing, const ExpertRows& rows);
+  void RunRows(const ExpertRows& rows);
 
   const MoeSpec& spec_;
   const int layer_;

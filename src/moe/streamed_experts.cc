@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <iterator>
 #include <numeric>
 #include <optional>
 #include <utility>
 
 #include "base/check.h"
 #include "moe/moe_layer.h"
+#include "ops/common/copy_few_bytes.h"
 #include "ops/common/upload.h"
 
 namespace sluice {
@@ -32,12 +32,18 @@ size_t CeilDiv(size_t a, size_t b) {
   return (a + b - 1) / b;
 }
 
-// Where the host can read x once it has waited for what is queued.
-ConstTensorView OnHost(ConstTensorView x, ops::OpContext& ctx) {
+// Where the host can read x once it has waited for what is queued: x itself, or its copy in
+// `pinned`, which grows to hold it.
+ConstTensorView OnHost(ConstTensorView x, Tensor& pinned, ops::OpContext& ctx) {
   if (!ctx.OnCuda()) return x;
-  const TensorView copy = ctx.staging->Allocate(x.dtype(), x.shape());
-  ctx.cuda->Copy(copy.raw(), x.raw(), static_cast<size_t>(x.NumBytes()));
-  return copy;
+  if (pinned.view().empty() || pinned.view().NumBytes() < x.NumBytes()) {
+    pinned = Tensor(x.dtype(), {x.NumElements()}, MemoryKind::kPinned);
+  }
+  if constexpr (kCudaBuilt) {
+    ops::cuda::CopyFewBytes(pinned.view().raw(), x.raw(), static_cast<size_t>(x.NumBytes()),
+                            *ctx.cuda);
+  }
+  return TensorView(pinned.view().raw(), x.dtype(), x.shape());
 }
 
 }  // namespace
@@ -54,9 +60,8 @@ struct StreamedExperts::LayerRun {
   // slot or on the link, in the order in which they come.
   std::vector<int32_t> away;
   std::vector<int32_t> reading;
-  std::list<Held> held;
-  // What the host computes, of experts in its memory: x is empty where it computes nothing.
-  ConstTensorView host_x;  // [tokens, hidden]
+  std::vector<int32_t> held;
+  // What the host computes, of experts in its memory.
   std::vector<int32_t> on_host;
   std::optional<HostLease> host_lease;
 
@@ -77,25 +82,28 @@ StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
   stats_.layers.resize(static_cast<size_t>(store.experts().num_layers()));
 }
 
-void StreamedExperts::Run(int layer, ConstTensorView ids, const ExpertRows& rows,
-                          ops::OpContext& ctx) {
+void StreamedExperts::Choose(int layer, ConstTensorView ids, ConstTensorView h,
+                             ops::OpContext& ctx) {
+  layer_ = layer;
+  const bool is_host_at_work = options_.cpu != nullptr && ids.dim(0) <= kMostHostTokens;
+  host_h_ = is_host_at_work ? OnHost(h, pinned_h_, ctx) : ConstTensorView();
+  AddPart(ids, ctx);
+}
+
+void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
   const Arena::Scope scope(ctx.arena);
   const ExpertLayout& layout = store_.layout();
   LayerRun run{
-      .layer = layer,
-      .nth = static_cast<size_t>(store_.experts().OrdinalOf(layer)),
+      .layer = layer_,
+      .nth = static_cast<size_t>(store_.experts().OrdinalOf(layer_)),
       .rows = rows,
       .ctx = ctx,
       .inner = ctx.arena.Allocate(ctx.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn})};
-  std::optional<Arena::Scope> staging_scope;
-  if (ctx.OnCuda()) staging_scope.emplace(*ctx.staging);
-  if (options_.cpu != nullptr && ids.dim(0) <= kMostHostTokens) run.host_x = OnHost(rows.x, ctx);
-  AddPart(ids, ctx);
-  AskEarly(layer, num_parts_ - 1);
-  run.ids = AwaitPart(layer, num_parts_ - 1);
+  AskEarly(layer_, num_parts_ - 1);
+  run.ids = AwaitPart(layer_, num_parts_ - 1);
   num_parts_ = parts_asked_ = 0;
   Count(run.ids);
-  store_.NoteUse(layer, counts_);
+  store_.NoteUse(layer_, counts_);
   FindNeeded(run);
   TakeHostShare(run);
   AskForMissing(run);
@@ -140,22 +148,13 @@ void StreamedExperts::Announce(int layer, ConstTensorView ids, ops::OpContext& c
 }
 
 // Begins to bring a choice to the host.
-void StreamedExperts::AddPart(ConstTensorView ids, const ops::OpContext& ctx) {
+void StreamedExperts::AddPart(ConstTensorView ids, ops::OpContext& ctx) {
   SLUICE_CHECK_EQ(ids.dim(1), options_.top_k);
   if (num_parts_ == 0) std::swap(chosen_, chosen_before_);
   if (parts_.size() == num_parts_) parts_.emplace_back();
   Part& part = parts_[num_parts_++];
-  const int32_t* host = nullptr;
-  if (ctx.OnCuda()) {
-    if (part.pinned.view().empty() || part.pinned.view().NumElements() < ids.NumElements()) {
-      part.pinned = Tensor(DType::kI32, {ids.NumElements()}, MemoryKind::kPinned);
-    }
-    host = part.pinned.data<int32_t>();
-    ctx.cuda->Copy(part.pinned.view().raw(), ids.raw(), static_cast<size_t>(ids.NumBytes()));
-  } else {
-    host = ids.data<int32_t>();
-  }
-  part.ids = {host, static_cast<size_t>(ids.NumElements())};
+  const ConstTensorView host = OnHost(ids, part.pinned, ctx);
+  part.ids = {host.data<int32_t>(), static_cast<size_t>(ids.NumElements())};
   (num_parts_ == 1 ? chosen_ : part.known).Mark(ctx);
 }
 
@@ -237,7 +236,8 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
       case ExpertStore::Place::kSlot:
         if (is_early) ++early;
         if (is_early || !store_.Ready(run.layer, expert)) ++transfers_;
-        Hold(run, expert);
+        if (whole) store_.Keep(run.layer, expert);
+        run.held.push_back(expert);
         break;
       case ExpertStore::Place::kReading:
         if (is_early) ++early;
@@ -255,9 +255,8 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
   }
   stats.misses += run.away.size() + early;
   stats.hits += run.held.size() + run.reading.size() - early;
-  run.held.sort([&](const Held& a, const Held& b) {
-    return asked_early_[a.expert] < asked_early_[b.expert];
-  });
+  std::stable_sort(run.held.begin(), run.held.end(),
+                   [&](int32_t a, int32_t b) { return asked_early_[a] < asked_early_[b]; });
   SortForAsking(run.away);
 }
 
@@ -278,7 +277,7 @@ void StreamedExperts::JudgePrefetch(const LayerRun& run) {
 
 // Takes the missing experts that the host computes away from those that are asked for.
 void StreamedExperts::TakeHostShare(LayerRun& run) {
-  if (run.host_x.empty() || run.away.empty()) return;
+  if (host_h_.empty() || run.away.empty()) return;
   const HostExperts& host = *store_.host();
   // `away` begins with the fewest tokens.
   std::vector<int32_t> candidates;
@@ -331,8 +330,10 @@ void StreamedExperts::RunHostShare(LayerRun& run) {
   }
   const TensorView& y = run.rows.y;
   const bool elsewhere = run.ctx.OnCuda();
+  std::optional<Arena::Scope> scope;
+  if (elsewhere) scope.emplace(*run.ctx.staging);
   const TensorView host_y = elsewhere ? run.ctx.staging->Allocate(y.dtype(), y.shape()) : y;
-  options_.cpu->Run({.x = run.host_x, .gather = gather, .offsets = offsets}, slots_, host_y);
+  options_.cpu->Run({.x = host_h_, .gather = gather, .offsets = offsets}, slots_, host_y);
   if (!elsewhere) return;
   // Rows of experts that follow each other go together.
   for (auto it = run.on_host.begin(); it != run.on_host.end();) {
@@ -343,10 +344,6 @@ void StreamedExperts::RunHostShare(LayerRun& run) {
     run.ctx.cuda->Copy(rows.raw(), host_y.Slice(begin, end).raw(),
                        static_cast<size_t>(rows.NumBytes()));
   }
-}
-
-void StreamedExperts::Hold(LayerRun& run, int32_t expert) {
-  run.held.push_back({expert, store_.Pin(run.layer, {&expert, 1})});
 }
 
 // Begins to bring an expert, if there is a slot for it.
@@ -365,7 +362,7 @@ void StreamedExperts::AskForMissing(LayerRun& run) {
     if (!Ask(run.layer, run.nth, expert, FetchReason::kDemand)) return;
     run.away.pop_back();
     if (store_.PlaceOf(run.layer, expert) == ExpertStore::Place::kSlot) {
-      Hold(run, expert);
+      run.held.push_back(expert);
     } else {
       run.reading.push_back(expert);
     }
@@ -405,14 +402,14 @@ void StreamedExperts::AskAhead() {
   }
 }
 
-// Holds what has been read, and gives up what could not be.
+// Takes note of what has been read, and gives up what could not be.
 void StreamedExperts::TakeRead(LayerRun& run) {
   std::erase_if(run.reading, [&](int32_t expert) {
     switch (store_.PlaceOf(run.layer, expert)) {
       case ExpertStore::Place::kReading:
         return false;
       case ExpertStore::Place::kSlot:
-        Hold(run, expert);
+        run.held.push_back(expert);
         break;
       case ExpertStore::Place::kAway:  // a prefetch that failed: now it is asked for
         run.away.push_back(expert);
@@ -444,39 +441,28 @@ void StreamedExperts::Fail(LayerRun& run, int32_t expert) {
   }
 }
 
-std::list<StreamedExperts::Held> StreamedExperts::NextWave(LayerRun& run) {
-  std::list<Held> wave;
+std::vector<int32_t> StreamedExperts::NextWave(LayerRun& run) {
+  std::vector<int32_t> wave;
   if (!options_.streaming.ready_first) {
     wave.swap(run.held);
     return wave;
   }
-  size_t ready = 0;
-  auto behind = run.held.begin();
-  for (auto it = run.held.begin(); it != run.held.end();) {
-    const auto held = it++;
-    if (!store_.Ready(run.layer, held->expert)) continue;
-    ++ready;
-    if (held == behind) {
-      ++behind;
-    } else {
-      run.held.splice(behind, run.held, held);
-    }
-  }
+  const auto behind = std::stable_partition(run.held.begin(), run.held.end(), [&](int32_t expert) {
+    return store_.Ready(run.layer, expert);
+  });
+  const auto ready = static_cast<size_t>(behind - run.held.begin());
   size_t least = 1;
   if (run.ctx.OnCuda() && waves_ > 0) {
     least = std::min(CeilDiv(run.NumOutstanding(), 4), CeilDiv(run.held.size(), 2));
   }
-  const size_t size = std::max(ready, least);
-  wave.splice(wave.begin(), run.held, run.held.begin(),
-              std::next(run.held.begin(), static_cast<ptrdiff_t>(size)));
+  const auto end = run.held.begin() + static_cast<ptrdiff_t>(std::max(ready, least));
+  wave.assign(run.held.begin(), end);
+  run.held.erase(run.held.begin(), end);
   return wave;
 }
 
-void StreamedExperts::RunWave(LayerRun& run, std::list<Held> wave) {
-  std::vector<int32_t> experts;
-  for (const Held& held : wave) experts.push_back(held.expert);
+void StreamedExperts::RunWave(LayerRun& run, std::span<const int32_t> experts) {
   const ExpertLease lease = store_.Pin(run.layer, experts);
-  wave.clear();
   // Ahead of the wait, so that on a device the table is there before the experts are.
   const Arena::Scope scope(run.ctx.arena);
   std::fill(slots_.begin(), slots_.end(), -1);
@@ -492,7 +478,8 @@ void StreamedExperts::RunWave(LayerRun& run, std::list<Held> wave) {
     lease.Await();
   }
   times.began.Mark(run.ctx);
-  RunSlots(run.rows, slots, run.inner, store_.layout(), store_.slab(), run.ctx);
+  RunSlots(run.rows, slots, static_cast<int>(experts.size()), run.inner, store_.layout(),
+           store_.slab(), run.ctx);
   lease.CheckUnchanged();
 }
 

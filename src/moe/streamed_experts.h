@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <list>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,7 +23,7 @@ namespace sluice {
 
 // Runs the experts of layers that do not all have a slot. What a layer needs is known when its
 // router has chosen; from there the pipeline goes:
-//   - Experts in a slot, or on their way to one, are pinned; the others are asked for, those with
+//   - Experts in a slot, or on their way to one, stay there; the others are asked for, those with
 //     the most tokens first, as long as there are slots.
 //   - Once all are asked for, the link is given those that the next layer is expected to choose, as
 //     far as PrefetchWindow says: behind everything that this layer waits for.
@@ -58,15 +57,17 @@ class StreamedExperts {
   // Forgets the failures of the step before, and what it did not come to run.
   void BeginStep();
 
-  // What a part of a step's tokens chose in `layer`, ids [*, top_k] i32 (as Run's): those missing
-  // are asked for while the rest of the tokens attend. Where the host waits for a device, that is
-  // for the part before. Asks for nothing but in a pipeline.
+  // What a part of a step's tokens chose in `layer`, ids [*, top_k] i32 (as Choose's): those
+  // missing are asked for while the rest of the tokens attend. Where the host waits for a device,
+  // that is for the part before. Asks for nothing but in a pipeline.
   void Announce(int layer, ConstTensorView ids, ops::OpContext& ctx);
 
-  // Fills rows.y for the experts that `ids` [T, top_k] i32 (of the context's memory, contiguous)
-  // names, in `layer`: all that the step's tokens chose there. Rows of an expert that could not be
-  // read are zeros.
-  void Run(int layer, ConstTensorView ids, const ExpertRows& rows, ops::OpContext& ctx);
+  // What all of the step's tokens chose in `layer`, ids [T, top_k] i32 (of the context's memory,
+  // contiguous), and their hidden states h [T, hidden]: begins to bring to the host what it needs.
+  void Choose(int layer, ConstTensorView ids, ConstTensorView h, ops::OpContext& ctx);
+
+  // Fills rows.y for what was chosen last. Rows of an expert that could not be read are zeros.
+  void Run(const ExpertRows& rows, ops::OpContext& ctx);
 
   // The tokens of the step that needed an expert which could not be read, and why.
   struct Failure {
@@ -79,11 +80,6 @@ class StreamedExperts {
   const OffloadStats& stats() const { return stats_; }
 
  private:
-  // An expert in a slot, or on its way to one, and the hold on it.
-  struct Held {
-    int32_t expert;
-    ExpertLease lease;
-  };
   // When compute came to a wave, and when the wave's experts were there.
   struct WaveTimes {
     ComputeMoment came;
@@ -102,7 +98,7 @@ class StreamedExperts {
   int LayerOf(size_t nth) const {
     return store_.experts().LayerOf(static_cast<int32_t>(nth) * store_.num_experts());
   }
-  void AddPart(ConstTensorView ids, const ops::OpContext& ctx);
+  void AddPart(ConstTensorView ids, ops::OpContext& ctx);
   std::span<const int32_t> AwaitPart(int layer, size_t index);
   void AskEarly(int layer, size_t until);
   void Count(std::span<const int32_t> ids);
@@ -110,7 +106,6 @@ class StreamedExperts {
   void NoteTimes(size_t nth);
   void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
-  void Hold(LayerRun& run, int32_t expert);
   void TakeHostShare(LayerRun& run);
   void RunHostShare(LayerRun& run);
   bool Ask(int layer, size_t nth, int32_t expert, FetchReason reason);
@@ -120,8 +115,8 @@ class StreamedExperts {
   bool Waits(const LayerRun& run) const;
   void TakeRead(LayerRun& run);
   void Fail(LayerRun& run, int32_t expert);
-  std::list<Held> NextWave(LayerRun& run);
-  void RunWave(LayerRun& run, std::list<Held> wave);
+  std::vector<int32_t> NextWave(LayerRun& run);
+  void RunWave(LayerRun& run, std::span<const int32_t> experts);
 
   ExpertStore& store_;
   const Options options_;
@@ -131,6 +126,9 @@ class StreamedExperts {
   std::vector<Failure> failures_;
 
   // Of the layer in hand.
+  int layer_ = -1;
+  Tensor pinned_h_;                   // what a device's copy of h goes to
+  ConstTensorView host_h_;            // h where the host reads it; empty where it does not
   std::vector<Part> parts_;           // kept for their memory
   size_t num_parts_ = 0;              // those that are known or on their way to the host
   size_t parts_asked_ = 0;            // whose experts were asked for

@@ -425,12 +425,22 @@ void ExpertStore::NoteUse(int layer, std::span<const int32_t> tokens) {
   order_.NoteRun(running_, tokens);
   candidates_[running_].known = false;
   for (int32_t expert = 0; expert < num_experts(); ++expert) {
-    if (tokens[expert] == 0) continue;
     const int32_t at = table_[running_ * num_experts() + expert];
+    if (tokens[expert] == 0) {
+      if (at >= 0) slots_[at].awaited.reset();
+      continue;
+    }
     ++requests_;
     if (at < 0 || slots_[at].reading) ++misses_;
     if (at >= 0) slots_[at].awaited = FetchReason::kDemand;
   }
+}
+
+void ExpertStore::Keep(int layer, int32_t expert) {
+  const int32_t index = options_.experts.IndexOf(layer, expert);
+  SLUICE_CHECK(PlaceOf(layer, expert) == Place::kSlot);
+  slots_[table_[index]].awaited = FetchReason::kDemand;
+  ForgetCandidate(index);
 }
 
 void ExpertStore::Expect(int layer, std::span<const double> tokens) {

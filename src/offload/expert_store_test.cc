@@ -283,6 +283,31 @@ TEST_F(ExpertStoreTest, ADemandTakesAPrefetchedSlotWhereThereIsNoOther) {
   EXPECT_EQ(store.PlaceOf(3, 0), Place::kAway);
 }
 
+TEST_F(ExpertStoreTest, APrefetchedExpertThatItsLayerDoesNotNeedLeavesFirst) {
+  ExpertStore store = Make(2, EvictionPolicy::kExpected);
+  RunLayer(store, 1, {0});
+  ASSERT_TRUE(store.Fetch(3, 0, kPrefetch));
+  while (store.Pump(true)) continue;
+  BeginRun(store, 3, std::vector{1});
+  ASSERT_TRUE(store.Fetch(3, 1, kDemand));
+  EXPECT_EQ(store.PlaceOf(3, 0), Place::kAway);
+  EXPECT_EQ(store.PlaceOf(1, 0), Place::kSlot);  // which comes sooner
+}
+
+TEST_F(ExpertStoreTest, WhatARunKeepsLeavesForNoDemandOfIt) {
+  ExpertStore store = Make(2);
+  RunLayer(store, 1, {0});
+  BeginRun(store, 1, std::vector{1, 2});
+  store.Keep(1, 0);
+  ASSERT_TRUE(store.Fetch(1, 1, kDemand));
+  while (store.Pump(true)) continue;
+  EXPECT_FALSE(store.Fetch(1, 2, kDemand));
+  EXPECT_EQ(store.PlaceOf(1, 0), Place::kSlot);
+  { const ExpertLease read = store.Pin(1, std::vector<int32_t>{0}); }
+  EXPECT_TRUE(store.Fetch(1, 2, kDemand));
+  EXPECT_EQ(store.PlaceOf(1, 0), Place::kAway);
+}
+
 TEST_F(ExpertStoreTest, DemandsAreReadBeforePrefetches) {
   ExpertStore store(layout_, {.experts = experts_, .num_slots = 4, .reader_threads = 1}, source_,
                     pool_);

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "device/cuda_memory.h"
+#include "ops/common/copy_few_bytes.h"
+
 namespace sluice::ops {
 namespace {
 
@@ -42,8 +45,10 @@ void Inbox::Filled(const Piece& piece) {
 void Inbox::Send() {
   for (Block& block : blocks_) {
     if (block.used == block.sent) continue;
-    stream_.Copy(block.device.data() + block.sent, block.host[side_].data() + block.sent,
-                 block.used - block.sent);
+    if constexpr (kCudaBuilt) {
+      cuda::CopyFewBytes(block.device.data() + block.sent, block.host[side_].data() + block.sent,
+                         block.used - block.sent, stream_);
+    }
     block.sent = block.used;
   }
 }
