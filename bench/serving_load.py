@@ -308,7 +308,8 @@ def main():
     parser.add_argument("--times", type=float, default=10)
     parser.add_argument("--input-len", type=int, default=64)
     parser.add_argument("--output-len", type=int, default=200)
-    parser.add_argument("--at-once", type=int, default=64, help="requests of the closed loop, and half of them the batch")
+    parser.add_argument("--at-once", type=int, default=64,
+                        help="requests of the closed loop; half of them are the batch")
     parser.add_argument("--vocab-size", type=int, default=1024, help="prompts are ids below this")
     parser.add_argument("--requests", type=int)
     parser.add_argument("--name")

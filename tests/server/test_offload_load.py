@@ -110,8 +110,9 @@ def test_overload_and_an_expert_that_cannot_be_read(model, tiers):
         with cut_short(file):
             alone = [ask(address, prompt) for prompt in prompts]
             flood = subprocess.Popen(
-                [BINARY, "bench", "serve", "--base-url", address.url, "--num-prompts", "20000", "--max-concurrency", "64",
-                 "--random-input-len", "2", "--random-output-len", "4", "--ignore-eos", "--json"],
+                [BINARY, "bench", "serve", "--base-url", address.url, "--num-prompts", "20000",
+                 "--max-concurrency", "64", "--random-input-len", "2", "--random-output-len", "4", "--ignore-eos",
+                 "--json"],
                 stdout=subprocess.PIPE, text=True)
             with concurrent.futures.ThreadPoolExecutor(8) as threads:
                 together = list(threads.map(lambda prompt: ask(address, prompt), prompts))
