@@ -118,7 +118,7 @@ class OffloadBench {
   RunnerOptions OptionsOf(const Case& run) const;
   std::vector<Case> CasesOf(const OffloadFlags& offload, const OffloadPlan& plan) const;
   Outcome Run(const Case& run);
-  void HoldExperts();
+  void HoldWeights();
 
   const BenchOffloadFlags flags_;
   const OpenedModel model_;
@@ -126,7 +126,9 @@ class OffloadBench {
   ModelFootprint footprint_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<CheckpointExperts> source_;
-  std::unique_ptr<HostExperts> host_;  // one for all runs; null where slots are read from files
+  // These two once for all runs.
+  std::unique_ptr<ModelWeights> weights_;  // all but the experts
+  std::unique_ptr<HostExperts> host_;      // null where slots are read from files
   HardwareProfile machine_;
   std::optional<OffloadRun> expected_;  // whose tokens all others are to have, at every budget
 };
@@ -139,12 +141,13 @@ OffloadBench::OffloadBench(BenchOffloadFlags flags)
   }
   base_ = OptionsOf({.sequences = 1, .offload = flags_.model.offload});
   footprint_ = FootprintOf(model_.spec, base_);
-  HoldExperts();
+  HoldWeights();
   machine_ = OffloadMachine(model_, base_, flags_.hardware);
 }
 
-// The host tier, which is filled once. Budgets are the same for all but the slots.
-void OffloadBench::HoldExperts() {
+// What every run reads, where it computes and in the host tier. Budgets are the same for all but
+// the slots.
+void OffloadBench::HoldWeights() {
   OffloadFlags least = flags_.model.offload;
   least.expert_slots = kLeastExpertSlots;
   least.vram_budget.clear();
@@ -152,9 +155,14 @@ void OffloadBench::HoldExperts() {
   RunnerOptions options = OptionsOf({.sequences = 1, .offload = least});
   PlaceExperts(model_.spec, least, options);
   base_.offload.host_slots = options.offload.host_slots;
+  CheckFits(model_.spec, options, EstimateMemory(model_.spec, options));
+  pool_ = std::make_unique<ThreadPool>(base_.num_threads);
+  std::optional<CudaStream> stream;
+  if (base_.cuda) stream.emplace(*base_.cuda);
+  weights_ = std::make_unique<ModelWeights>(model_.spec, *model_.source, base_.dtype, *pool_,
+                                            OnBytesRead(), stream ? &*stream : nullptr);
   if (options.offload.host_slots == 0) return;
   const MemoryKind memory = base_.cuda ? MemoryKind::kPinned : MemoryKind::kHost;
-  pool_ = std::make_unique<ThreadPool>(base_.num_threads);
   source_ = std::make_unique<CheckpointExperts>(model_.spec, *model_.source);
   host_ = std::make_unique<HostExperts>(
       ExpertLayoutOf(model_.spec, base_.dtype),
@@ -182,6 +190,7 @@ RunnerOptions OffloadBench::OptionsOf(const Case& run) const {
   options.max_step_rows = std::max(
       run.sequences, static_cast<int>(std::min<int64_t>(rows, flags_.max_num_batched_tokens)));
   options.offload.shared_host = host_.get();
+  options.shared_weights = weights_.get();
   return options;
 }
 

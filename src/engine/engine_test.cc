@@ -140,6 +140,38 @@ TEST_F(EngineTest, LoadingEndsAtItsTotalWithAndWithoutSlots) {
   }
 }
 
+TEST_F(EngineTest, RunnersShareWeightsAndReadTheirExpertsAlone) {
+  const std::vector<TokenId> prompt = {5, 9, 2};
+  const std::vector<TokenId> expected = GreedyContinuation(*MakeRunner(), prompt, 20);
+  ThreadPool pool(2);
+  const ModelWeights shared(spec_, source_, DType::kF32, pool);
+  const auto slot = ExpertLayoutOf(spec_, DType::kF32).SlotBytes();
+  for (int round = 0; round < 2; ++round) {
+    int64_t total = 0;
+    ModelRunner runner(
+        spec_, source_,
+        {.num_threads = 2, .num_pages = 8, .max_model_len = 64, .shared_weights = &shared},
+        std::make_unique<ModelRouting>(), [&](int64_t, int64_t of) { total = of; });
+    EXPECT_EQ(&runner.weights(), &shared);
+    EXPECT_EQ(total, 16 * slot);
+    EXPECT_EQ(GreedyContinuation(runner, prompt, 20), expected);
+  }
+}
+
+TEST_F(EngineTest, WeightsThatAreThereNeedNoMemory) {
+  ThreadPool pool(2);
+  const ModelWeights shared(spec_, source_, DType::kF32, pool);
+  const RunnerOptions options{.num_pages = 4, .max_model_len = 64, .shared_weights = &shared};
+  MemoryNeeds needs = EstimateMemory(spec_, options);
+  EXPECT_EQ(needs.weight_bytes, EstimateMemory(spec_, {.num_pages = 4}).weight_bytes);
+  EXPECT_EQ(needs.shared_bytes, shared.NumBytes());
+  const uint64_t more_than_there_is = uint64_t{1} << 50;
+  needs.weight_bytes += more_than_there_is;
+  EXPECT_THROW(CheckFits(spec_, options, needs), Error);
+  needs.shared_bytes += more_than_there_is;
+  EXPECT_NO_THROW(CheckFits(spec_, options, needs));
+}
+
 TEST_F(EngineTest, WhatDoesNotFitIsToldWhatWould) {
   const RunnerOptions options{.page_size = 16, .num_pages = 1 << 30, .max_model_len = 64};
   const MemoryNeeds needs = EstimateMemory(spec_, options);

@@ -185,6 +185,7 @@ int LocalExperts(const ModelSpec& spec, const RunnerOptions& options) {
 MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) {
   MemoryNeeds needs;
   needs.weight_bytes = WeightBytes(spec, options.dtype);
+  if (options.shared_weights != nullptr) needs.shared_bytes = options.shared_weights->NumBytes();
   const auto moe_layers = static_cast<int64_t>(MoeLayers(spec).size());
   if (moe_layers > 0) {
     // The table counts every expert; the store may hold fewer.
@@ -227,7 +228,7 @@ uint64_t AvailableMemory(const RunnerOptions& options) {
 void CheckFits(const ModelSpec& spec, const RunnerOptions& options, const MemoryNeeds& needs) {
   const bool cuda = options.cuda.has_value();
   if (cuda) CheckHostFits(needs);
-  const uint64_t available = AvailableMemory(options);
+  const uint64_t available = AvailableMemory(options) + needs.shared_bytes;
   if (needs.total() <= available) return;
   throw Error(ErrorCode::kResourceExhausted,
               "needs " + FormatBytes(needs.total()) + (cuda ? " of GPU memory" : " of memory") +

@@ -18,6 +18,7 @@
 namespace sluice {
 
 class HostExperts;
+class ModelWeights;
 
 // Where experts without a slot are, and how they come into one.
 struct OffloadOptions {
@@ -52,14 +53,18 @@ struct RunnerOptions {
   bool blocking_launches = false;           // a CUDA error names its kernel; slow
   bool poison_freed_slots = false;          // see ExpertStore::Options
   ProcessGroup* expert_parallel = nullptr;  // experts are sharded over its ranks; null = all here
-  RouterObserver* observer = nullptr;       // may be null
-  Timeline* timeline = nullptr;             // that steps are recorded on; may be null
+  // Every weight but routed experts, of this spec and dtype in the memory that computes, where
+  // several runners use them; null = the runner's own.
+  const ModelWeights* shared_weights = nullptr;
+  RouterObserver* observer = nullptr;  // may be null
+  Timeline* timeline = nullptr;        // that steps are recorded on; may be null
 };
 
 // What a model needs in the memory of the device that runs it.
 struct MemoryNeeds {
   uint64_t weight_bytes = 0;
   uint64_t expert_bytes = 0;  // of weight_bytes: the slots of routed experts
+  uint64_t shared_bytes = 0;  // of weight_bytes: there already
   // Of the host's memory, for experts without a slot: on the CPU part of weight_bytes, else not
   // counted.
   uint64_t host_expert_bytes = 0;
@@ -74,8 +79,8 @@ struct MemoryNeeds {
 };
 MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options);
 
-// Throws Error(kResourceExhausted) where the needs pass the memory that is available, and says what
-// would fit.
+// Throws Error(kResourceExhausted) where the needs, but for weights that are there already, pass
+// the memory that is available, and says what would fit.
 void CheckFits(const ModelSpec& spec, const RunnerOptions& options, const MemoryNeeds& needs);
 
 // Experts that this process holds. Throws Error(kUnsupported) where they cannot be shared evenly.

@@ -38,7 +38,7 @@ OnBytesRead CountBytes(int64_t total, const LoadProgress& progress) {
 }
 
 // Of weights that are read before a step can run: all but the experts of other ranks, those that
-// are read when they are needed, and those that are in host memory already.
+// are read when they are needed, and what is in memory already.
 int64_t BytesToLoad(const ModelSpec& spec, const RunnerOptions& options) {
   const MoeSpec& moe = spec.moe;
   const auto layers = static_cast<int64_t>(MoeLayers(spec).size());
@@ -50,6 +50,7 @@ int64_t BytesToLoad(const ModelSpec& spec, const RunnerOptions& options) {
   }
   const int64_t expert =
       int64_t{3} * spec.hidden_size * moe.expert_ffn * static_cast<int64_t>(SizeOf(options.dtype));
+  if (options.shared_weights != nullptr) return held * expert;
   return static_cast<int64_t>(WeightBytes(spec, options.dtype)) -
          (layers * moe.num_experts - held) * expert;
 }
@@ -76,8 +77,12 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
   if (stream_ != nullptr) PrepareDevice(needs);
 
   const OnBytesRead on_read = CountBytes(BytesToLoad(spec_, options_), progress);
-  weights_ =
-      std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read, stream_.get());
+  weights_ = options_.shared_weights;
+  if (weights_ == nullptr) {
+    own_weights_ = std::make_unique<ModelWeights>(spec_, source, options_.dtype, pool_, on_read,
+                                                  stream_.get());
+    weights_ = own_weights_.get();
+  }
   moe_layers_ = MoeLayers(spec_);
   if (!moe_layers_.empty()) PrepareExperts(source, on_read);
   pages_ = std::make_unique<PagePool>(KvLayoutOf(spec_, options_), options_.num_pages,

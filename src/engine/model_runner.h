@@ -193,7 +193,8 @@ class ModelRunner {
   std::unique_ptr<DeviceSampler> sampler_;
   std::unique_ptr<DeviceSpans> device_spans_;  // null without a timeline
   uint64_t free_at_start_ = 0;                 // bytes of the device before anything was taken
-  std::unique_ptr<ModelWeights> weights_;
+  std::unique_ptr<ModelWeights> own_weights_;  // null where they are shared
+  const ModelWeights* weights_ = nullptr;
   std::unique_ptr<CheckpointExperts> expert_source_;
   // These are there where not every expert has a slot; the first two not on a CPU that reads
   // experts straight into slots.
