@@ -312,13 +312,19 @@ void StreamedExperts::TakeHostShare(LayerRun& run) {
   transfers_ -= static_cast<size_t>(share);
 }
 
+// The rows of each expert, ascending from 0 [experts + 1]: they are sorted by expert, those of an
+// expert by token and choice.
+std::vector<int32_t> StreamedExperts::RowOffsets() const {
+  std::vector<int32_t> offsets(counts_.size() + 1);
+  std::partial_sum(counts_.begin(), counts_.end(), offsets.begin() + 1);
+  return offsets;
+}
+
 // Computes the host's share and has the rows brought to the others.
 void StreamedExperts::RunHostShare(LayerRun& run) {
   if (run.on_host.empty()) return;
   const TimelineSpan span(options_.timeline, "experts on the CPU");
-  // Rows are sorted by expert, those of an expert by token and choice.
-  std::vector<int32_t> offsets(counts_.size() + 1);
-  std::partial_sum(counts_.begin(), counts_.end(), offsets.begin() + 1);
+  const std::vector<int32_t> offsets = RowOffsets();
   std::vector<int32_t> next(offsets.begin(), offsets.end() - 1);
   std::vector<int32_t> gather(run.ids.size());
   for (size_t i = 0; i < run.ids.size(); ++i) {
@@ -428,10 +434,8 @@ void StreamedExperts::Fail(LayerRun& run, int32_t expert) {
     if (run.ids[i] != expert) continue;
     failures_.push_back({static_cast<int64_t>(i) / options_.top_k, error});
   }
-  // Rows are sorted by expert.
-  int64_t begin = 0;
-  for (int32_t e = 0; e < expert; ++e) begin += counts_[static_cast<size_t>(e)];
-  const TensorView failed = run.rows.y.Slice(begin, begin + counts_[static_cast<size_t>(expert)]);
+  const std::vector<int32_t> offsets = RowOffsets();
+  const TensorView failed = run.rows.y.Slice(offsets[expert], offsets[expert + 1]);
   const auto bytes = static_cast<size_t>(failed.NumBytes());
   if (bytes == 0) return;
   if (run.ctx.OnCuda()) {

@@ -106,6 +106,7 @@ class StreamedExperts {
   void NoteTimes(size_t nth);
   void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
+  std::vector<int32_t> RowOffsets() const;
   void TakeHostShare(LayerRun& run);
   void RunHostShare(LayerRun& run);
   bool Ask(int layer, size_t nth, int32_t expert, FetchReason reason);
