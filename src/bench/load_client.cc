@@ -116,8 +116,8 @@ struct Connection {
 
 // One load on its way. A coroutine sends the requests in turn, each has one of its own for its
 // answer, one looks after connections that wait too long, and all are run by the thread that calls
-// Run. What a request costs here is taken from a server on the same machine: it is one string, and
-// no timer is set for it.
+// Run. What a request costs here is taken from a server on the same machine: it is one string, made
+// before the clock runs, and no timer is set for it.
 template <class Stream>
 class LoadRun {
  public:
@@ -141,6 +141,8 @@ class LoadRun {
   }
 
   std::vector<RequestOutcome> Run() {
+    messages_.reserve(requests_.size());
+    for (const LoadRequest& request : requests_) messages_.push_back(MessageOf(request));
     begin_ = BenchClock::now();
     asio::co_spawn(context_, SendAll(), OnEnd);
     asio::co_spawn(context_, Watch(), OnEnd);
@@ -173,12 +175,11 @@ class LoadRun {
 
   asio::awaitable<void> SendAll() {
     for (size_t i = 0; i < requests_.size(); ++i) {
-      std::string message = MessageOf(requests_[i]);
       outcomes_[i].prompt_tokens = requests_[i].prompt_tokens;
       co_await WaitUntil(at_s_[i]);
       co_await WaitForPlace();
       ++in_flight_;
-      asio::co_spawn(context_, Send(outcomes_[i], std::move(message)), OnEnd);
+      asio::co_spawn(context_, Send(outcomes_[i], std::move(messages_[i])), OnEnd);
       // Answers on their way are not to wait until all requests have been sent.
       co_await asio::post(context_, use_awaitable);
     }
@@ -217,18 +218,18 @@ class LoadRun {
     if (Now() >= at_s) co_return;
     timer_.expires_at(begin_ + std::chrono::duration_cast<BenchClock::duration>(
                                    std::chrono::duration<double>(at_s)));
-    error_code ended;  // by its time, or by an answer's end
-    do {
-      co_await timer_.async_wait(redirect_error(use_awaitable, ended));
-    } while (BenchClock::now() < timer_.expiry());
+    error_code ended;
+    co_await timer_.async_wait(redirect_error(use_awaitable, ended));
   }
 
   asio::awaitable<void> WaitForPlace() {
+    waits_for_place_ = true;
     while (in_flight_ >= max_in_flight_) {
       timer_.expires_at(BenchClock::time_point::max());
       error_code cancelled;  // by an answer's end
       co_await timer_.async_wait(redirect_error(use_awaitable, cancelled));
     }
+    waits_for_place_ = false;
   }
 
   asio::awaitable<void> Send(RequestOutcome& outcome, std::string message) {
@@ -240,7 +241,7 @@ class LoadRun {
     }
     if (!outcome.error.empty()) outcome.ended_s = Now();
     --in_flight_;
-    timer_.cancel();
+    if (waits_for_place_) timer_.cancel();
     EndWatch();
   }
 
@@ -348,18 +349,20 @@ class LoadRun {
   const std::span<const LoadRequest> requests_;
   const std::span<const double> at_s_;
   const int max_in_flight_;
+  std::vector<std::string> messages_;
   std::vector<RequestOutcome> outcomes_;  // stays as large: coroutines refer to its elements
 
   asio::io_context context_{1};
   ssl::context tls_{ssl::context::tls_client};
   asio::ip::tcp::resolver::results_type endpoints_;
-  asio::steady_timer timer_;  // that SendAll waits on; the end of an answer cancels it
+  asio::steady_timer timer_;  // that SendAll waits on; if for a place, an answer's end cancels it
   asio::steady_timer watch_;
   std::string head_;          // of every request, but for its body's length
   typename Link::All links_;  // outlives those
   std::vector<std::unique_ptr<Link>> idle_;
   BenchClock::time_point begin_;
   int in_flight_ = 0;
+  bool waits_for_place_ = false;
   bool all_sent_ = false;
 };
 
