@@ -1,6 +1,6 @@
 """Loads a server until it must refuse, or lets its clients vanish, and says whether it held.
 
-    python3 bench/serving_load.py overload    [--seconds 120] [--times 10]
+    python3 bench/serving_load.py overload    [--seconds 120] [--times 10] [--turns 6]
     python3 bench/serving_load.py disconnects [--requests 10000]
     python3 bench/serving_load.py memory      [--requests 20000]
 
@@ -9,9 +9,10 @@ whether it was kept, and the exit code is 1 when one was not. --sluice names the
 as `-- MODEL --expert-slots 16`, and comes before what is said here for it. --name NAME also keeps the object under
 bench/results/, from a clean checkout, as record.py does.
 
-overload     the best goodput, of closed loops of --at-once, one before and one after arrivals at so many times that
-             rate (machines that are shared change their pace): goodput against it, when refusals come, the longest
-             stall of a stream, memory from second to second
+overload     arrivals at so many times the best goodput, for --seconds at a stretch: when refusals come, the longest
+             stall of a stream, memory from second to second. Then goodput against the best, which is that of closed
+             loops of --at-once, in turns: shared machines change their pace within a minute, so that a stretch is
+             held against the loops right before and after it, each as long, and the median of --turns counts
 disconnects  clients that go while they connect, send the head, send the body, wait, have the first token, and in
              mid-stream, beside one that stays, whose longest stall is taken; then nothing of them may be left in
              /metrics
@@ -26,6 +27,7 @@ import json
 import pathlib
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import threading
@@ -128,33 +130,40 @@ def overload(arguments, flags):
     own = {"--max-num-seqs": max(1, at_once // 2), "--max-num-queued-reqs": at_once}
     own_flags = [str(part) for flag in own.items() if flag[0] not in flags for part in flag]
     with Server(arguments.sluice, [*own_flags, *flags]) as server:
-        loop = ["--max-concurrency", at_once, *lengths]
-        bench(server, arguments, "--num-prompts", 2 * at_once, *loop)
-        probe = bench(server, arguments, "--num-prompts", 4 * at_once, *loop)
-        count = max(2 * at_once, round(probe["request_throughput"] * arguments.seconds / 3))
-        before = bench(server, arguments, "--num-prompts", count, *loop)
-        rate = arguments.times * before["request_throughput"]
+        def closed_loop(count):
+            return bench(server, arguments, "--num-prompts", max(2 * at_once, round(count)),
+                         "--max-concurrency", at_once, *lengths)
+
+        def arrivals(rate, seconds):
+            return bench(server, arguments, "--num-prompts", round(rate * seconds), "--request-rate", rate, *lengths)
+
+        closed_loop(0)
+        capacity = closed_loop(4 * at_once)["request_throughput"]
+        rate = arguments.times * capacity
         watch = MemoryWatch(server)
-        loaded = bench(server, arguments, "--num-prompts", round(rate * arguments.seconds), "--request-rate", rate,
-                       *lengths)
+        stretch = arrivals(rate, arguments.seconds)
         memory = watch.stop()
+        seconds = arguments.seconds / arguments.turns
+        best, loaded = [closed_loop(capacity * seconds)["output_throughput"]], []
+        for _ in range(arguments.turns):
+            loaded.append(arrivals(rate, seconds)["output_throughput"])
+            best.append(closed_loop(capacity * seconds)["output_throughput"])
         left = server.await_idle()
-        after = bench(server, arguments, "--num-prompts", count, *loop)
-    best = (before["output_throughput"] + after["output_throughput"]) / 2
-    refusals = [kind for kind in loaded["failures"] if kind["error"].startswith("HTTP 429")]
-    others = [kind for kind in loaded["failures"] if kind not in refusals]
-    waits = sorted(one["e2el_ms"] for one in loaded["requests"] if one.get("error", "").startswith("HTTP 429"))
+    shares = [2 * here / (before + after) for before, here, after in zip(best, loaded, best[1:])]
+    refusals = [kind for kind in stretch["failures"] if kind["error"].startswith("HTTP 429")]
+    others = [kind for kind in stretch["failures"] if kind not in refusals]
+    waits = sorted(one["e2el_ms"] for one in stretch["requests"] if one.get("error", "").startswith("HTTP 429"))
     refusal_p99 = waits[int(0.99 * len(waits))] if waits else 0
     middle = len(memory) // 2
-    result = {"best_output_tokens_per_s": best, "best_before": before["output_throughput"],
-              "best_after": after["output_throughput"], "offered_requests_per_s": rate,
-              "requests": loaded["num_prompts"], "completed": loaded["completed"],
-              "refused": len(waits), "output_tokens_per_s": loaded["output_throughput"],
-              "goodput_share": loaded["output_throughput"] / best,
+    result = {"offered_requests_per_s": rate,
+              "requests": stretch["num_prompts"], "completed": stretch["completed"], "refused": len(waits),
+              "output_tokens_per_s": stretch["output_throughput"],
+              "best_output_tokens_per_s": best, "loaded_output_tokens_per_s": loaded, "goodput_shares": shares,
+              "goodput_share": statistics.median(shares),
               "refusal_median_ms": waits[len(waits) // 2] if waits else 0, "refusal_p99_ms": refusal_p99,
               "refusal_most_ms": waits[-1] if waits else 0, "other_failures": others,
-              "p99_ttft_ms": loaded["p99_ttft_ms"], "p99_itl_ms": loaded["p99_itl_ms"],
-              "longest_stall_ms": loaded["max_itl_ms"], "resident_bytes": memory}
+              "p99_ttft_ms": stretch["p99_ttft_ms"], "p99_itl_ms": stretch["p99_itl_ms"],
+              "longest_stall_ms": stretch["max_itl_ms"], "resident_bytes": memory}
     result["held"] = {"goodput": result["goodput_share"] >= LEAST_GOODPUT,
                       "refusals": bool(waits) and refusal_p99 <= MOST_REFUSAL_MS,
                       "only_refusals": not others,
@@ -306,6 +315,7 @@ def main():
     parser.add_argument("--sluice", default="build/release/bin/sluice")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--times", type=float, default=10)
+    parser.add_argument("--turns", type=int, default=6, help="of overload, which share --seconds, with closed loops between")
     parser.add_argument("--input-len", type=int, default=64)
     parser.add_argument("--output-len", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=64,

@@ -36,7 +36,7 @@ def test_clients_that_vanish_leave_nothing(served):
 
 @pytest.mark.parametrize("served", SERVED)
 def test_overload_is_refused_and_streams_go_on(served):
-    result = load("overload", "--seconds", 3, "--input-len", 24, "--output-len", 40, "--at-once", 16, "--",
+    result = load("overload", "--seconds", 3, "--turns", 1, "--input-len", 24, "--output-len", 40, "--at-once", 16, "--",
                   *SERVED[served])
     assert all(held_but_pace(result).values()), result
     assert result["refused"] > 0 and result["completed"] > 0, result
