@@ -102,6 +102,29 @@ def serving_rows(_, runs):
     ]
 
 
+def overload_rows(_, runs):
+    yield [
+        f"{median(runs, 'offered_requests_per_s'):.0f}",
+        f"{statistics.median(runs[0]['loaded_output_tokens_per_s']):.0f}",
+        f"{statistics.median(runs[0]['best_output_tokens_per_s']):.0f}",
+        f"{100 * median(runs, 'goodput_share'):.0f} %",
+        f"{median(runs, 'refusal_p99_ms'):.1f} ms",
+        f"{median(runs, 'longest_stall_ms'):.0f} ms",
+    ]
+
+
+def disconnects_rows(_, runs):
+    yield [
+        str(runs[0]["requests"]),
+        "nothing" if not runs[0]["left"] else json.dumps(runs[0]["left"]),
+        f"{median(runs, 'longest_stall_ms'):.0f} ms",
+    ]
+
+
+def memory_rows(_, runs):
+    yield [str(runs[0]["requests"]), f"{median(runs, 'bytes_a_request'):.0f}"]
+
+
 def invariance_rows():
     """Files of the same work without and with --batch-invariant: NAME and NAME_invariant."""
     latencies = {name: (result, runs) for name, result, runs in results("bench latency")}
@@ -239,6 +262,18 @@ def main():
         "bench serve",
         serving_rows,
     )
+    print("## What a server bears\n")
+    print("By bench/serving_load.py ([MEASURING.md](MEASURING.md)); cpu16_* on 16 cores, cpu_* on 2. Ten times what")
+    print("it can serve, beside closed loops right before and after:\n")
+    table_of_results(
+        "offered requests/s | output tok/s | best | goodput | P99 of a refusal | longest stall",
+        "bench/serving_load.py overload",
+        overload_rows,
+    )
+    print("Clients that go at every phase of a request, beside one that stays:\n")
+    table_of_results("clients | left of them | longest stall", "bench/serving_load.py disconnects", disconnects_rows)
+    print("Requests on connections that are kept:\n")
+    table_of_results("requests | bytes of growth a request", "bench/serving_load.py memory", memory_rows)
     print("## Experts that do not fit\n")
     print("`sluice bench offload` ([OFFLOAD.md](OFFLOAD.md)), the first run of each file.\n")
     print_offload()
