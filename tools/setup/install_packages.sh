@@ -29,7 +29,7 @@ packages=(
 case "$profile" in
   build) ;;
   test) packages+=(python3 python3-venv ca-certificates openssl) ;;
-  fuzz) packages+=(clang-16 llvm-16 python3) ;;
+  fuzz) packages+=(clang-16 libclang-rt-16-dev llvm-16 python3) ;;
   lint) packages+=(python3 git clang-format-16 clang-tidy-16) ;;
   *)
     echo "install_packages.sh: expected build, test, fuzz or lint, got '$profile'" >&2
