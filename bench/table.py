@@ -158,8 +158,20 @@ def tokenizer_rows(_, runs):
         yield [run["style"], run["texts"], f"{speed:.1f}", f"{peer:.1f}", f"{run['ratio']:.1f}"]
 
 
-def offload_rows(budget):
-    for row in budget["rows"]:
+def middle(rows):
+    """One row whose figures are the medians of those of several runs."""
+    numbers = {
+        key: statistics.median(row[key] for row in rows)
+        for key, value in rows[0].items()
+        if isinstance(value, float) and all(isinstance(row[key], (int, float)) for row in rows)
+    }
+    return {**rows[0], **numbers}
+
+
+def offload_rows(runs, budget):
+    """Of the budget of that number, in every run."""
+    for rows in zip(*(run["budgets"][budget]["rows"] for run in runs)):
+        row = middle(rows)
         if "left_out" in row:
             continue
         times = ("over_one", "theory_over_one", "over_serial_one")
@@ -179,14 +191,14 @@ def offload_rows(budget):
 
 def print_offload():
     for name, result, runs in results("bench offload"):
-        for budget in runs[0]["budgets"]:
+        for number, budget in enumerate(runs[0]["budgets"]):
             cap = budget["vram_budget"]
             bound = "" if cap is None else f", {cap / 1e9:g} GB"
             print(f"### {name}{bound}, {runs[0]['device']}, at {result['commit'][:8]}\n")
             table(
                 "way | n | slots | tok/s | over n=1 | theory | over serial | hits | foretold | link GB/s | "
                 "link busy | of the byte bound",
-                offload_rows(budget),
+                offload_rows(runs, number),
             )
             solver = budget["solver"]
             if any(row["sequences"] == solver["sequences"] for row in budget["rows"]):
@@ -242,10 +254,12 @@ def print_parts():
 def main():
     print("# Benchmarks\n")
     print("Made by bench/table.py from the files in bench/results/, which hold the commands, the")
-    print("machine and every sample (bench/record.py makes them). Medians over the runs of a file.")
+    print("machine and every sample (bench/record.py makes them). Medians over the runs of a file, but the first")
+    print("run of throughput and parts.")
     print("The floor of decoding is the time to read the step's bytes at the bandwidth measured in")
     print("the same run for so many bytes: of memory, or of the caches that hold a small model.")
-    print("cuda_* ran on one H100 of 80 GB, on random weights and uniform routing.\n")
+    print("cuda_* ran on one H100 of 80 GB, on random weights and uniform routing where the command in the")
+    print("file names no other.\n")
     table_of_results(
         "batch | decode tok/s | share of floor | floor reads at | prefill tok/s | peer's decode tok/s",
         "bench latency",
@@ -275,7 +289,7 @@ def main():
     print("Requests on connections that are kept:\n")
     table_of_results("requests | bytes of growth a request", "bench/serving_load.py memory", memory_rows)
     print("## Experts that do not fit\n")
-    print("`sluice bench offload` ([OFFLOAD.md](OFFLOAD.md)), the first run of each file.\n")
+    print("`sluice bench offload` ([OFFLOAD.md](OFFLOAD.md)).\n")
     print_offload()
     print("## What --batch-invariant costs\n")
     table("result | batch | decode tok/s | with the flag | cost | commit", invariance_rows())

@@ -109,17 +109,21 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
 
 void AddBatchFlags(CLI::App& app, EngineFlags& flags) {
   const char* group = "Engine";
-  app.add_option("--max-num-seqs", flags.max_num_seqs, "Sequences in the batch at once")
+  app.add_option(
+         "--max-num-seqs", flags.max_num_seqs,
+         "Sequences in the batch at once; where experts are offloaded, serve chooses unless told")
       ->check(Quiet(CLI::Range(1, 65536)))
       ->group(group);
   app.add_option("--max-num-batched-tokens", flags.max_num_batched_tokens,
                  "Tokens of one step: prefills longer than what is left are cut in chunks")
       ->check(Quiet(CLI::Range(1, 1 << 20)))
       ->group(group);
-  app.add_option("--kv-cache-memory", flags.kv_cache_memory,
-                 "Memory of the KV cache, as 4GB; default: what --max-num-seqs sequences of "
-                 "--max-model-len need, at most a quarter of the memory available, of a "
-                 "--vram-budget of what weights leave, but one whole sequence at least")
+  app.add_option(
+         "--kv-cache-memory", flags.kv_cache_memory,
+         "Memory of the KV cache, as 4GB; default: what --max-num-seqs sequences of "
+         "--max-model-len need, at most a quarter of the memory available (on a GPU all that "
+         "the model leaves, of a --vram-budget a quarter of what weights leave), but one "
+         "whole sequence at least")
       ->group(group);
   app.add_option("--swap-space", flags.swap_space,
                  "GiB of host memory for KV pages of sequences that make room for others, where "
