@@ -1,7 +1,6 @@
 #include "sched/outbox.h"
 
 #include <algorithm>
-#include <exception>
 
 namespace sluice {
 
@@ -16,15 +15,7 @@ void Outbox::Put(const OutputReceiver& receiver, Output output) {
 void Outbox::Flush() {
   for (auto& [executor, batch] : std::exchange(batches_, {})) {
     executor->Post([batch = std::make_shared<Batch>(std::move(batch))] {
-      std::exception_ptr failure;
-      for (auto& [callback, output] : *batch) {
-        try {
-          (*callback)(std::move(output));
-        } catch (...) {  // of one request: the others still get theirs
-          failure = std::current_exception();
-        }
-      }
-      if (failure) std::rethrow_exception(failure);
+      for (auto& [callback, output] : *batch) (*callback)(std::move(output));
     });
   }
 }

@@ -57,17 +57,6 @@ TEST_F(OutboxTest, NothingIsHandedOverTwice) {
   EXPECT_THAT(taken_, ElementsAre(1, 2));
 }
 
-TEST_F(OutboxTest, ACallbackThatThrowsTakesNoReportFromOthers) {
-  const auto thread = std::make_shared<KeptFunctions>();
-  const auto fails = [](const Output&) { throw std::runtime_error("no"); };
-  outbox_.Put(Receiver(thread), {.index = 1});
-  outbox_.Put({std::make_shared<const OutputCallback>(fails), thread}, {.index = 2});
-  outbox_.Put(Receiver(thread), {.index = 3});
-  outbox_.Flush();
-  EXPECT_THROW(thread->Run(), std::runtime_error);
-  EXPECT_THAT(taken_, ElementsAre(1, 3));
-}
-
 TEST_F(OutboxTest, WhatGoesToNoOtherThreadIsHandedOverAtOnce) {
   outbox_.Put(Receiver(nullptr), {.index = 3});
   EXPECT_THAT(taken_, ElementsAre(3));

@@ -119,6 +119,11 @@ class FakeGenerator : public Generator {
     failure_ = std::move(message);
     failure_reason_ = reason;
   }
+  // The reports of the next round are of a sequence that their request does not have.
+  void Misnumber() {
+    const std::lock_guard lock(mutex_);
+    misnumber_ = true;
+  }
   // Waits until `count` sequences live; false after ten seconds.
   bool AwaitLive(size_t count) {
     std::unique_lock lock(mutex_);
@@ -208,10 +213,12 @@ class FakeGenerator : public Generator {
       for (auto entry = live_.begin(); entry != live_.end();) {
         Output output = Advance(entry->first.second, entry->second);
         const bool ended = output.finish.has_value();
+        if (misnumber_) output.index = entry->second.request.sampling.n;
         reports.emplace_back(entry->second.receiver, std::move(output));
         entry = ended ? live_.erase(entry) : std::next(entry);
       }
       failure_.reset();
+      misnumber_ = false;
       changed_.notify_all();
       lock.unlock();
       for (auto& [receiver, output] : reports) outbox.Put(receiver, std::move(output));
@@ -236,6 +243,7 @@ class FakeGenerator : public Generator {
   std::vector<StepTiming> steps_;
   std::optional<std::string> failure_;
   FinishReason failure_reason_ = FinishReason::kError;
+  bool misnumber_ = false;
   bool restarting_ = false;
   std::string lost_;
   RequestId next_ = 1;

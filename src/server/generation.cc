@@ -1,5 +1,6 @@
 #include "server/generation.h"
 
+#include <exception>
 #include <iterator>
 #include <utility>
 
@@ -50,7 +51,7 @@ void Generation::Start() {
       request.sampling.max_tokens = job_.prompts[prompt].max_tokens;
       request.sampling.stop.clear();  // matched here, on text
       const auto on_output = [weak, prompt](const Output& output) {
-        if (const auto self = weak.lock()) self->OnOutput(prompt, output);
+        if (const auto self = weak.lock()) self->Take(prompt, output);
       };
       requests_.push_back(generator_.Submit(std::move(request), on_output, executor));
     }
@@ -78,8 +79,18 @@ void Generation::AbortAll() {
   for (const RequestId request : requests_) generator_.Abort(request);
 }
 
-void Generation::OnOutput(size_t prompt, const Output& output) {
+void Generation::Take(size_t prompt, const Output& output) {
   if (done_) return;
+  try {
+    OnOutput(prompt, output);
+  } catch (const std::exception& error) {
+    if (done_) throw;  // it has been answered
+    Fail(ApiError(500, std::string("the answer cannot be written: ") + error.what(), std::nullopt,
+                  "internal"));
+  }
+}
+
+void Generation::OnOutput(size_t prompt, const Output& output) {
   SLUICE_CHECK_LT(output.index, job_.sampling.n);
   if (output.finish == FinishReason::kError) {
     Fail(ApiError(500, "the model's step failed: " + output.error, std::nullopt, "internal"));
@@ -155,14 +166,16 @@ void Generation::Finish() {
   const GenerationFigures figures = Figures();
   std::vector<ChoicePart> wholes;
   for (Choice& choice : choices_) wholes.push_back(std::move(choice.whole));
-  done_ = true;
   if (!job_.stream) {
-    writer_.Send({.body = format_->Whole(wholes, figures)});
+    std::string body = format_->Whole(wholes, figures);
+    done_ = true;
+    writer_.Send({.body = std::move(body)});
     return;
   }
   std::string last;
   if (const auto closing = format_->Closing(figures)) last = SseEvent(*closing);
   last += kSseDone;
+  done_ = true;
   writer_.Write(last);
   writer_.EndStream();
 }

@@ -57,6 +57,8 @@ class Generation : public Exchange, public std::enable_shared_from_this<Generati
     bool echoed = false;  // the prompt's text has been given out
   };
 
+  // A report of a prompt's sequences. What goes wrong with it ends this request and no other.
+  void Take(size_t prompt, const Output& output);
   void OnOutput(size_t prompt, const Output& output);
   ChoicePart Advance(size_t prompt, const Output& output);
   void AddEcho(size_t prompt, const Output& output, Choice* choice, ChoicePart* part);

@@ -598,6 +598,17 @@ TEST_F(RoutesTest, AFailedStepIsReported) {
   EXPECT_EQ(Text(events.back().at("error").at("type")), "server_error");
 }
 
+TEST_F(RoutesTest, AReportThatCannotBeTakenEndsItsRequestAlone) {
+  generator_->Misnumber();
+  const json::object body = Post("/v1/completions", R"({"prompt": "x"})", 500);
+  EXPECT_EQ(Text(body.at("error").at("type")), "server_error");
+  generator_->Misnumber();
+  const auto events = Stream("/v1/completions", R"({"prompt": "x", "stream": true})");
+  EXPECT_EQ(Text(events.back().at("error").at("type")), "server_error");
+  EXPECT_EQ(generator_->aborted(), 2u);
+  Post("/v1/completions", R"({"prompt": "x"})");
+}
+
 TEST_F(RoutesTest, ARequestWhoseTimeIsOverIsReported) {
   generator_->FailStep("took longer than 2 s", FinishReason::kTimeout);
   const json::object body = Post("/v1/completions", R"({"prompt": "x", "timeout": 2})", 504);
