@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device/cuda_memory.h"
@@ -65,6 +66,11 @@ class CudaStream {
   void NoteFallback(const char* op) { fallbacks_.insert(op); }
   const std::set<std::string>& fallbacks() const { return fallbacks_; }
 
+  // The next kernel of LaunchEarly (ops/common/cuda/launch.cuh) does not start early, and so none
+  // behind it before all that is queued now is done.
+  void HoldNext() { hold_next_ = true; }
+  bool TakeHold() { return std::exchange(hold_next_, false); }
+
   // Queues a copy between any two kinds of memory. Host memory that is not pinned is read before
   // the call returns, and written by the time it does.
   void Copy(void* target, const void* source, size_t bytes);
@@ -82,6 +88,7 @@ class CudaStream {
   CUstream_st* handle_ = nullptr;
   Buffer counters_;
   bool blocking_ = false;
+  bool hold_next_ = false;
   std::set<std::string> fallbacks_;
 };
 

@@ -50,6 +50,9 @@ void Inbox::Send() {
                          block.used - block.sent, stream_);
     }
     block.sent = block.used;
+    // Kernels read what is here before they wait for the one before them, and a copy by a kernel is
+    // one that could still be under way.
+    stream_.HoldNext();
   }
 }
 

@@ -98,7 +98,8 @@ void LaunchEarly(const char* name, const LaunchShape& shape, CudaStream& stream,
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
-  const std::span<cudaLaunchAttribute> attributes(&early, CanStartEarly<kKernel>(name) ? 1 : 0);
+  const bool may = CanStartEarly<kKernel>(name) && !stream.TakeHold();
+  const std::span<cudaLaunchAttribute> attributes(&early, may ? 1 : 0);
   LaunchWith(attributes, name, kKernel, shape, stream, params, where);
 }
 
