@@ -49,7 +49,7 @@ struct RunnerOptions {
   int expert_slots = 0;     // experts in the memory of what computes, of all layers; 0 = every one
   OffloadOptions offload;   // where not every expert has a slot
   bool batch_invariant = false;             // as OpContext's, on CUDA; the CPU always is
-  bool decoding_first = false;              // likewise
+  bool decoding_first = false;              // as OpContext's: with batch_invariant, on CUDA
   bool blocking_launches = false;           // a CUDA error names its kernel; slow
   bool poison_freed_slots = false;          // see ExpertStore::Options
   ProcessGroup* expert_parallel = nullptr;  // experts are sharded over its ranks; null = all here

@@ -242,6 +242,7 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
       case ExpertStore::Place::kReading:
         if (is_early) ++early;
         ++transfers_;
+        if (whole) store_.Keep(run.layer, expert);
         run.reading.push_back(expert);
         break;
       case ExpertStore::Place::kFailed:

@@ -438,7 +438,7 @@ void ExpertStore::NoteUse(int layer, std::span<const int32_t> tokens) {
 
 void ExpertStore::Keep(int layer, int32_t expert) {
   const int32_t index = options_.experts.IndexOf(layer, expert);
-  SLUICE_CHECK(PlaceOf(layer, expert) == Place::kSlot);
+  SLUICE_CHECK_GE(table_[index], 0);
   slots_[table_[index]].awaited = FetchReason::kDemand;
   ForgetCandidate(index);
 }

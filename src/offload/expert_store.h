@@ -139,7 +139,8 @@ class ExpertStore {
   // Tokens on each expert in the run of the layer begun last. [num_experts] Before its experts are
   // fetched: those with any are what the run needs, others that were prefetched may leave.
   void NoteUse(int layer, std::span<const int32_t> tokens);
-  // One that the run reads though no token needs it keeps its slot as well. Its place is kSlot.
+  // One that the run reads though no token needs it keeps its slot as well. Its place is kSlot or
+  // kReading.
   void Keep(int layer, int32_t expert);
   // Tokens expected on each expert in the layer's next run. [num_experts]
   void Expect(int layer, std::span<const double> tokens);

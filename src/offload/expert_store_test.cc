@@ -308,6 +308,21 @@ TEST_F(ExpertStoreTest, WhatARunKeepsLeavesForNoDemandOfIt) {
   EXPECT_EQ(store.PlaceOf(1, 0), Place::kAway);
 }
 
+TEST_F(ExpertStoreTest, WhatARunKeepsWhileItIsReadStaysAsWell) {
+  ExpertStore store = Make(2);
+  source_.Hold(true);
+  BeginRun(store, 1, std::vector{0});
+  ASSERT_TRUE(store.Fetch(1, 0, kDemand));
+  BeginRun(store, 1, std::vector{1, 2});  // the run before ended early
+  ASSERT_EQ(store.PlaceOf(1, 0), Place::kReading);
+  store.Keep(1, 0);
+  source_.Hold(false);
+  while (store.Pump(true)) continue;
+  ASSERT_TRUE(store.Fetch(1, 1, kDemand));
+  EXPECT_FALSE(store.Fetch(1, 2, kDemand));
+  EXPECT_EQ(store.PlaceOf(1, 0), Place::kSlot);
+}
+
 TEST_F(ExpertStoreTest, DemandsAreReadBeforePrefetches) {
   ExpertStore store(layout_, {.experts = experts_, .num_slots = 4, .reader_threads = 1}, source_,
                     pool_);
