@@ -103,7 +103,19 @@ def bench(server, arguments, *flags):
     """One run of bench serve, with prompts of its own: those of a run before would be found in the prefix cache."""
     command = [arguments.sluice, "bench", "serve", "--base-url", server.url, "--ignore-eos", "--json",
                "--vocab-size", str(arguments.vocab_size), "--seed", str(next(server.seeds)), *map(str, flags)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return record.run_json(command)
+
+
+def resident_bytes(pid):
+    """Of a process and those that it started: on a GPU the model has a process of its own. Pages that several map
+    count for each."""
+    folder = pathlib.Path(f"/proc/{pid}")
+    try:
+        own = int((folder / "statm").read_text().split()[1]) * resource.getpagesize()
+        children = [child for task in (folder / "task").iterdir() for child in (task / "children").read_text().split()]
+    except OSError:  # it has ended
+        return 0
+    return own + sum(map(resident_bytes, children))
 
 
 class MemoryWatch(threading.Thread):
@@ -111,13 +123,12 @@ class MemoryWatch(threading.Thread):
 
     def __init__(self, server):
         super().__init__(daemon=True)
-        self.server, self.samples, self.done = server, [], threading.Event()
+        self.server, self.samples, self.done = server, [resident_bytes(server.process.pid)], threading.Event()
         self.start()
 
     def run(self):
         while not self.done.wait(1):
-            pages = pathlib.Path(f"/proc/{self.server.process.pid}/statm").read_text().split()[1]
-            self.samples.append(int(pages) * resource.getpagesize())
+            self.samples.append(resident_bytes(self.server.process.pid))
 
     def stop(self):
         self.done.set()
