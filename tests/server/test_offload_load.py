@@ -85,9 +85,11 @@ def cut_short(path):
     content = path.read_bytes()
     with open(path, "r+b") as file:
         file.truncate(len(content) // 4)
-        yield
-        file.seek(0)
-        file.write(content)
+        try:
+            yield
+        finally:
+            file.seek(0)
+            file.write(content)
 
 
 def ask(address, prompt):
