@@ -322,9 +322,16 @@ def memory(arguments, flags):
 def main():
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     own, flags = sys.argv[1:split], sys.argv[split + 1 :]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # What says nothing of what is measured, and does not belong to a result.
+    keeping = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    keeping.add_argument("--sluice", default="build/release/bin/sluice")
+    keeping.add_argument("--name")
+    keeping.add_argument("--commit")
+    keeping.add_argument("--out")
+    measured = ["bench/serving_load.py", *keeping.parse_known_args(own)[1], *sys.argv[split:]]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     parents=[keeping])
     parser.add_argument("what", choices=("overload", "disconnects", "memory"))
-    parser.add_argument("--sluice", default="build/release/bin/sluice")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--times", type=float, default=10)
     parser.add_argument("--turns", type=int, default=6, help="of overload, which share --seconds, with closed loops between")
@@ -334,9 +341,6 @@ def main():
                         help="requests of the closed loop; half of them are the batch")
     parser.add_argument("--vocab-size", type=int, default=1024, help="prompts are ids below this")
     parser.add_argument("--requests", type=int)
-    parser.add_argument("--name")
-    parser.add_argument("--commit")
-    parser.add_argument("--out")
     arguments = parser.parse_args(own)
     arguments.sluice = str(pathlib.Path(arguments.sluice).resolve())
     if arguments.requests is None:
@@ -347,8 +351,7 @@ def main():
     result = measure(arguments, flags)
     print(json.dumps(result, indent=1))
     if arguments.name:
-        record.write_result(arguments.name, ["bench/serving_load.py", *sys.argv[1:]], [result],
-                            commit=arguments.commit, out=arguments.out)
+        record.write_result(arguments.name, measured, [result], commit=arguments.commit, out=arguments.out)
     sys.exit(0 if all(result["held"].values()) else 1)
 
 

@@ -116,9 +116,13 @@ def test_overload_and_an_expert_that_cannot_be_read(model, tiers):
                  "--max-concurrency", "64", "--random-input-len", "2", "--random-output-len", "4", "--ignore-eos",
                  "--json"],
                 stdout=subprocess.PIPE, text=True)
-            with concurrent.futures.ThreadPoolExecutor(8) as threads:
-                together = list(threads.map(lambda prompt: ask(address, prompt), prompts))
-            flooded = json.loads(flood.communicate(timeout=120)[0])
+            try:
+                with concurrent.futures.ThreadPoolExecutor(8) as threads:
+                    together = list(threads.map(lambda prompt: ask(address, prompt), prompts))
+                flooded = json.loads(flood.communicate(timeout=120)[0])
+            finally:
+                flood.kill()
+                flood.wait()
         failed = [said for said in alone if isinstance(said, tuple)]
         assert 0 < len(failed) < len(prompts), alone
         assert all(status == 500 and NAMED in message and "expert.safetensors" in message
