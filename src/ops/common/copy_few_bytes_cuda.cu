@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "ops/common/cuda/launch.cuh"
+#include "ops/common/cuda/math.cuh"
 
 namespace sluice::ops::cuda {
 namespace {
@@ -39,7 +40,8 @@ void CopyFewBytes(void* target, const void* source, size_t bytes, CudaStream& st
   }
   const int words = static_cast<int>(bytes / sizeof(uint32_t));
   LaunchEarly<&CopyWordsKernel>(
-      "copy_few_bytes", {.grid = (words + kThreads - 1) / kThreads, .block = kThreads}, stream,
+      "copy_few_bytes",
+      {.grid = static_cast<unsigned>(CeilDiv(words, kThreads)), .block = kThreads}, stream,
       CopyWordsParams{.target = static_cast<uint32_t*>(target),
                       .source = static_cast<const uint32_t*>(source),
                       .words = words});
