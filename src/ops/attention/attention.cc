@@ -125,24 +125,29 @@ void WriteToken(ConstTensorView source, int64_t token, int64_t slot, TensorView 
                                      .value_dim = desc.head_dim,
                                      .window = desc.window,
                                      .scale = desc.scale};
-  const int group = desc.num_heads / desc.num_kv_heads;
-  // Where a row's sums are not to depend on how many others there are, one form does for all.
-  const int split_rows = context.batch_invariant ? 0 : kDecodeRows;
   if (!cuda::HasFastAttention(params)) {
     cuda::PlainAttention(params, *context.cuda);
     return;
   }
+  const int group = desc.num_heads / desc.num_kv_heads;
+  const bool fixed_splits =
+      context.batch_invariant && cuda::HasAttentionWarpgroups(params, *context.cuda);
+  // Where a row's sums are not to depend on how many others there are, splits are fixed, or there
+  // are none and one form does for all.
+  const int split_rows = context.batch_invariant && !fixed_splits ? 0 : kDecodeRows;
   if (split_rows > 0 && batch.placed.min_query_count * group <= split_rows) {
+    const int multiprocessors = context.cuda->device().multiprocessors;
     Arena::Scope scope(context.arena);
-    const cuda::SplitPlan plan =
-        cuda::PlanDecode(params, split_rows, context.cuda->device().multiprocessors);
-    const TensorView partials = context.arena.Allocate(DType::kF32, {plan.partial_floats});
-    const TensorView states = context.arena.Allocate(DType::kF32, {plan.state_floats});
-    cuda::DecodeAttention(params, plan, partials.data<float>(), states.data<float>(),
-                          *context.cuda);
+    const cuda::SplitPlan plan = fixed_splits
+                                     ? cuda::PlanFixedSplits(params, split_rows, multiprocessors)
+                                     : cuda::PlanDecode(params, split_rows, multiprocessors);
+    float* partials = context.arena.Allocate(DType::kF32, {plan.partial_floats}).data<float>();
+    float* states = context.arena.Allocate(DType::kF32, {plan.state_floats}).data<float>();
+    const auto attend = fixed_splits ? &cuda::FixedSplitsAttention : &cuda::DecodeAttention;
+    attend(params, plan, partials, states, *context.cuda);
   }
   if (batch.placed.max_query_count * group > split_rows) {
-    cuda::PrefillAttention(params, split_rows, *context.cuda);
+    cuda::PrefillAttention(params, split_rows, fixed_splits, *context.cuda);
   }
 }
 

@@ -165,9 +165,13 @@ struct SplitPlan {
   int32_t max_rows;    // sequences of more rows of a KV head are left out
   int32_t splits;      // of a tile, at most
   int32_t row_blocks;  // tiles of a sequence's rows of a KV head
+  int32_t rows;        // of a tile, at most
   int64_t partial_floats;
   int64_t state_floats;
 };
+
+// How many positions a tile's rows see at most, counted from a multiple of `unit` on.
+int LongestTile(const AttentionParams& params, int unit);
 
 // For tiles of 16 rows, splits of multiples of `unit` positions, and one block a multiprocessor at
 // a time.
@@ -189,8 +193,21 @@ void FastLatentAttention(const AttentionParams& params, const SplitPlan& plan, f
 bool HasLatentTiles(const AttentionParams& params, CudaStream& stream);
 void LatentTiles(const AttentionParams& params, CudaStream& stream);
 
-// The sequences of more than `max_rows` rows of a KV head, bound by tensor cores.
-void PrefillAttention(const AttentionParams& params, int max_rows, CudaStream& stream);
+// The sequences of more than `max_rows` rows of a KV head, bound by tensor cores. Takes
+// `fixed_splits` where HasAttentionWarpgroups says so: a row's bits are then those of
+// FixedSplitsAttention. Without, they depend on nothing but the row either.
+void PrefillAttention(const AttentionParams& params, int max_rows, bool fixed_splits,
+                      CudaStream& stream);
+
+// Whether there are kernels by products of warpgroups: fast attention with a head_dim of 128, on
+// devices of compute capability 9.0.
+bool HasAttentionWarpgroups(const AttentionParams& params, CudaStream& stream);
+
+// As DecodeAttention where there are warpgroups, with splits of a fixed number of positions: a
+// row's bits do not depend on its company. For at most 64 rows.
+SplitPlan PlanFixedSplits(const AttentionParams& params, int max_rows, int multiprocessors);
+void FixedSplitsAttention(const AttentionParams& params, const SplitPlan& plan, float* partials,
+                          float* states, CudaStream& stream);
 
 }  // namespace cuda
 

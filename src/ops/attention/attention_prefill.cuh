@@ -21,6 +21,16 @@ struct PrefillParams {
   bool wide_out;      // rows of out can be written by 16 bytes
 };
 
+// Rows of q and out can be read and written by 16 bytes where these are.
+inline PrefillParams PrefillParamsOf(const AttentionParams& p, int max_rows) {
+  const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
+  return {.attention = p,
+          .row_tiles = 0,
+          .max_rows = max_rows,
+          .wide_q = aligned(p.q) && p.q_token_stride % 4 == 0 && p.q_head_stride % 4 == 0,
+          .wide_out = aligned(p.out) && p.out_token_stride % 8 == 0 && p.out_head_stride % 8 == 0};
+}
+
 // Sets the tiles of rows of a call, and says how a kernel of form F with so much shared memory is
 // launched.
 template <class F>
@@ -33,9 +43,9 @@ LaunchShape PrefillShape(PrefillParams& params, size_t shared_bytes) {
           .shared_bytes = shared_bytes};
 }
 
-// By products of warpgroups: of a head_dim of 128, on devices of compute capability 9.0.
-bool HasWarpgroupPrefill(const AttentionParams& params, CudaStream& stream);
-void WarpgroupPrefill(PrefillParams params, CudaStream& stream);
+// By products of warpgroups, where HasAttentionWarpgroups says so; in fixed splits or with one sum
+// a row.
+void WarpgroupPrefill(const PrefillParams& params, bool fixed_splits, CudaStream& stream);
 
 // Which positions the block's rows see: some row any of [begin, end), every row all of
 // [common_from, common_to).
@@ -165,14 +175,17 @@ __device__ __forceinline__ void Hide(const Ranges<F>& ranges, int first, Scores<
 template <class F>
 using Corrections = float[F::kTiles][2];
 
-// Scores to weights; moves the softmax on, but for the sums of values.
+// Scores to weights; moves the softmax on, but for the sums of values. Where a warp has no rows
+// from the eighth on it does the first half alone.
 template <class F>
 __device__ __forceinline__ void Weigh(float scale, Scores<F>& scores, Sums<F>& sums,
-                                      Corrections<F>& corrections) {
+                                      Corrections<F>& corrections, int halves = 2) {
 #pragma unroll
   for (int t = 0; t < F::kTiles; ++t) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      corrections[t][half] = 1.0f;
+      if (half >= halves) break;
       float now = sums.largest[t][half];
 #pragma unroll
       for (int n = 0; n < F::kPositions / 8; ++n) {
@@ -226,16 +239,28 @@ __device__ __forceinline__ void PackWeights(const float (&low)[4], const float (
   a[3] = PackPair<__nv_bfloat16>(high[2], high[3]);
 }
 
-// The sums over the total.
+// Each lane's totals become those of whole rows.
+template <class F>
+__device__ __forceinline__ void AddUpTotals(Sums<F>& sums) {
+#pragma unroll
+  for (int t = 0; t < F::kTiles; ++t) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float& total = sums.total[t][half];
+      total += __shfl_xor_sync(kAllLanes, total, 1);
+      total += __shfl_xor_sync(kAllLanes, total, 2);
+    }
+  }
+}
+
+// The sums over whole rows' totals.
 template <class F>
 __device__ __forceinline__ void Normalise(Sums<F>& sums) {
 #pragma unroll
   for (int t = 0; t < F::kTiles; ++t) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float total = sums.total[t][half];
-      total += __shfl_xor_sync(kAllLanes, total, 1);
-      total += __shfl_xor_sync(kAllLanes, total, 2);
+      const float total = sums.total[t][half];
       const float factor = total > 0.0f ? 1.0f / total : 0.0f;
 #pragma unroll
       for (int j = 0; j < F::kDim / 8; ++j) {

@@ -178,6 +178,7 @@ __global__ void __launch_bounds__(F::kThreads, 2) PrefillKernel(const PrefillPar
     keys = next;
     next = free;
   }
+  AddUpTotals<F>(sums);
   Normalise<F>(sums);
   StoreResult<F>(params, place, sums, shared.q);
 }
@@ -192,16 +193,11 @@ void LaunchPrefill(PrefillParams params, CudaStream& stream) {
 
 }  // namespace
 
-void PrefillAttention(const AttentionParams& params, int max_rows, CudaStream& stream) {
-  const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
-  const PrefillParams prefill{.attention = params,
-                              .row_tiles = 0,
-                              .max_rows = max_rows,
-                              .wide_q = aligned(params.q) && params.q_token_stride % 4 == 0 &&
-                                        params.q_head_stride % 4 == 0,
-                              .wide_out = aligned(params.out) && params.out_token_stride % 8 == 0 &&
-                                          params.out_head_stride % 8 == 0};
-  if (HasWarpgroupPrefill(params, stream)) return WarpgroupPrefill(prefill, stream);
+void PrefillAttention(const AttentionParams& params, int max_rows, bool fixed_splits,
+                      CudaStream& stream) {
+  const PrefillParams prefill = PrefillParamsOf(params, max_rows);
+  if (HasAttentionWarpgroups(params, stream))
+    return WarpgroupPrefill(prefill, fixed_splits, stream);
   WithFastDim(params.key_dim, [&](auto dim) { LaunchPrefill<Form<dim.value>>(prefill, stream); });
 }
 

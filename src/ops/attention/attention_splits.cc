@@ -33,6 +33,14 @@ int ChooseSplits(int tiles, int units, int multiprocessors) {
 
 }  // namespace
 
+int LongestTile(const AttentionParams& params, int unit) {
+  const SequenceTables& tables = params.tables;
+  const int length = tables.max_kv_length;
+  // A windowed tile's positions begin anywhere in a unit.
+  return params.window == 0 ? length
+                            : std::min(length, params.window + tables.max_query_count + unit);
+}
+
 SplitPlan PlanSplits(const AttentionParams& params, int max_rows, int unit, int multiprocessors) {
   const SequenceTables& tables = params.tables;
   const int group_heads = params.num_heads / params.num_kv_heads;
@@ -40,15 +48,13 @@ SplitPlan PlanSplits(const AttentionParams& params, int max_rows, int unit, int 
   const int row_blocks = CeilDivide(rows, kTileRows);
   const int heads = params.num_kv_heads * row_blocks;
   const int tiles = tables.sequences * heads;
-  int length = tables.max_kv_length;
-  // A windowed tile's positions begin anywhere in a unit.
-  if (params.window > 0) length = std::min(length, params.window + tables.max_query_count + unit);
-  const int units = std::max(1, CeilDivide(length, unit));
+  const int units = std::max(1, CeilDivide(LongestTile(params, unit), unit));
   const int splits = heads > kAttentionCounters ? 1 : ChooseSplits(tiles, units, multiprocessors);
   const int64_t parts = splits == 1 ? 0 : int64_t{tiles} * splits * kTileRows;
   return {.max_rows = max_rows,
           .splits = splits,
           .row_blocks = row_blocks,
+          .rows = kTileRows,
           .partial_floats = parts * params.value_dim,
           .state_floats = parts * 2};
 }

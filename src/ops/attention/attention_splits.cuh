@@ -97,7 +97,8 @@ __device__ inline Split CutTile(const TileRanges& ranges, int splits, int unit) 
 
 // Positions below this were written before this step: they may be read before WaitForEarlier. Known
 // of sequences that decode; of others it is 0.
-__device__ __forceinline__ int WrittenBefore(const AttentionParams& p, const SplitTile& tile) {
+template <class Tile>
+__device__ __forceinline__ int WrittenBefore(const AttentionParams& p, const Tile& tile) {
   const bool decodes =
       tile.rows == tile.group_heads && p.tables.masks[tile.sequence] == kMaskCausal;
   return decodes ? p.tables.positions[tile.token] : 0;

@@ -257,33 +257,57 @@ TEST_P(AttentionOrderTest, ChunksGiveTheSameBits) {
   }
 }
 
-// As above over more positions than a tile of any kernel has, each row by itself and a few at once,
-// where queries are many and where they are one a sequence.
+// As above over more positions than a tile or a split of any kernel has, each row by itself and a
+// few at once, where queries are many, where they are one a sequence, and where so many sequences
+// run together that each has one block.
 TEST_P(AttentionOrderTest, ARowHasTheSameBitsInAChunkOfAnySize) {
   std::mt19937 random(5);
-  constexpr int kLength = 300;
-  for (const int head_dim : {64, 128}) {
-    const AttentionDesc desc = Desc(8, 2, head_dim);
+  constexpr int kLength = 900;
+  struct Layer {
+    int head_dim;
+    int window;
+  };
+  for (const auto& [head_dim, window] : {Layer{64, 0}, Layer{128, 0}, Layer{128, 310}}) {
+    const AttentionDesc desc = Desc(8, 2, head_dim, window);
+    SCOPED_TRACE(::testing::Message() << "dim " << head_dim << " window " << window);
     Cache cache(desc, DType::kBF16, 16, kLength, random);
     cache.Fill(kLength, context());
     const Tensor q = RandomTensor({kLength, 8, head_dim}, random, 4.0f);
     const std::vector<int32_t> positions = Range(0, kLength);
+    const int64_t row_size = 8 * head_dim;
+    const auto sequence = [&](int query_begin, int begin, int end) {
+      return AttentionSequence{.query_begin = query_begin,
+                               .query_count = end - begin,
+                               .positions = std::span(positions).subspan(begin, end - begin),
+                               .pages = cache.table(),
+                               .kv_length = end,
+                               .mask = AttentionMask::kCausal};
+    };
     const auto run = [&](int begin, int end) {
-      const std::span<const int32_t> all(positions);
-      const AttentionSequence sequence{.query_begin = 0,
-                                       .query_count = end - begin,
-                                       .positions = all.subspan(begin, end - begin),
-                                       .pages = cache.table(),
-                                       .kv_length = end,
-                                       .mask = AttentionMask::kCausal};
-      return Run(desc, q.view().Slice(begin, end), sequence, cache, context());
+      return Run(desc, q.view().Slice(begin, end), sequence(0, begin, end), cache, context());
     };
     const Guarded whole = run(0, kLength);
     for (const int count : {1, 3, 20, 150}) {
-      for (int begin = 0; begin + count <= kLength; begin += 37) {
+      for (int begin = 0; begin + count <= kLength; begin += 83) {
         const Guarded part = run(begin, begin + count);
-        ExpectSameBits(part.data<float>(), whole.data<float>() + begin * 8 * head_dim,
+        ExpectSameBits(part.data<float>(), whole.data<float>() + begin * row_size,
                        part.view().NumElements());
+      }
+    }
+    for (const int step : {3, 70}) {  // 300 sequences, and 13
+      std::vector<AttentionSequence> sequences;
+      Tensor rows = HostTensor(DType::kF32, {(kLength + step - 1) / step, 8, head_dim});
+      for (int row = 0; row < kLength; row += step) {
+        const int at = static_cast<int>(sequences.size());
+        std::copy_n(q.data<float>() + row * row_size, row_size, rows.data<float>() + at * row_size);
+        sequences.push_back(sequence(at, row, row + 1));
+      }
+      Guarded out(DType::kF32, rows.view().shape());
+      Attention(desc, rows, PlaceSequences(sequences, context()), cache.pages(), out, context());
+      out.ExpectGuardsIntact();
+      for (size_t at = 0; at < sequences.size(); ++at) {
+        ExpectSameBits(out.data<float>() + at * row_size,
+                       whole.data<float>() + at * step * row_size, row_size);
       }
     }
   }
