@@ -21,7 +21,7 @@ struct TileParams {
   GemmParams gemm;
   int64_t splits;       // blocks that share K
   int64_t part_stages;  // stages of K in a part
-  float* partial;       // [splits, heads, rows, columns] where there are several, else null
+  float* partial;       // [splits, heads, rows, columns] where SumSplits follows, else null
 };
 
 // What a thread copies of one operand's stages: the same 16-byte piece of kCount rows, kStep apart.

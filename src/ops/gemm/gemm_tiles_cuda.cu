@@ -1,3 +1,4 @@
+#include "ops/common/cuda/cluster.cuh"
 #include "ops/gemm/gemm_tiles.cuh"
 
 namespace sluice::ops::cuda {
@@ -81,6 +82,67 @@ __device__ __forceinline__ void AddPart(TileSums<Tile>& sums, TileSums<Tile>& to
   }
 }
 
+// The element of out that a tile's row and column are, on top of which go the parts of K in their
+// order.
+__device__ __forceinline__ void StoreSum(const GemmParams& g, int64_t head, int64_t row,
+                                         int64_t column, float sum) {
+  float& out = static_cast<float*>(g.out)[head * g.out_head_stride + row * g.out_stride + column];
+  if (g.accumulate) sum += out;
+  if (g.bias != nullptr) sum += g.bias[column];
+  out = sum;
+}
+
+// Adds up the parts of K that the blocks of a cluster have, each of which stores a share of the
+// tile. `memory` is what the stages were in.
+template <class Tile>
+__device__ __forceinline__ void StoreTogether(const TileParams& p, const BlockPart& part,
+                                              const TileSums<Tile>& sums, int warp_row,
+                                              int warp_column, void* memory) {
+  constexpr int kStride = Tile::kColumns + 8;  // floats between rows, in different banks
+  static_assert(sizeof(float) * Tile::kRows * kStride <= Tile::kSharedBytes);
+  const GemmParams& g = p.gemm;
+  const int rows = static_cast<int>(min(int64_t{Tile::kRows}, g.rows - part.first_row));
+  const int lane = threadIdx.x % kWarp;
+  float* own = static_cast<float*>(memory);
+  CopyAsyncWait<0>();
+  __syncthreads();  // the stages were read
+#pragma unroll
+  for (int r = 0; r < Tile::kRowTiles; ++r) {
+#pragma unroll
+    for (int c = 0; c < 2 * Tile::kColumnPairs; ++c) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = warp_row + r * 16 + lane / 4 + 8 * half;
+        const int column = warp_column + c * 8 + lane % 4 * 2;
+        if (row >= rows) continue;
+        *reinterpret_cast<float2*>(own + row * kStride + column) = {sums[r][c][2 * half],
+                                                                    sums[r][c][2 * half + 1]};
+      }
+    }
+  }
+  ClusterBarrier();
+  const auto splits = static_cast<int>(p.splits);
+  for (int e = static_cast<int>(part.split) * Tile::kThreads + static_cast<int>(threadIdx.x);
+       e < rows * Tile::kColumns; e += splits * Tile::kThreads) {
+    const int row = e / Tile::kColumns;
+    const int64_t column = part.first_column + e % Tile::kColumns;
+    if (column >= g.columns) continue;
+    const uint32_t at = SharedAddress(own + row * kStride + e % Tile::kColumns);
+    float parts[kMostInCluster];
+#pragma unroll
+    for (int split = 0; split < static_cast<int>(kMostInCluster); ++split) {
+      parts[split] = split < splits ? LoadFromBlock(at, split) : 0.0f;
+    }
+    float sum = 0.0f;
+#pragma unroll
+    for (int split = 0; split < static_cast<int>(kMostInCluster); ++split) {
+      if (split < splits) sum += parts[split];
+    }
+    StoreSum(g, part.head, part.first_row + row, column, sum);
+  }
+  ClusterBarrier();  // the others have read this block's part
+}
+
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
     TilesKernel(const TileParams p) {
@@ -122,6 +184,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksTogether)
     }
   }
   const TileSums<Tile>& result = Tile::kAddsUp ? totals : sums;
+  if (!Tile::kAddsUp && p.splits > 1 && p.partial == nullptr) {
+    StoreTogether<Tile>(p, part, sums, warp_row, warp_column, shared_bytes);
+    return;
+  }
 
 #pragma unroll
   for (int r = 0; r < Tile::kRowTiles; ++r) {
@@ -148,23 +214,28 @@ __global__ void SumSplitsKernel(const TileParams p) {
   const int64_t column = index % g.columns;
   const int64_t row = index / g.columns % g.rows;
   const int64_t head = index / g.columns / g.rows;
-  float& out = static_cast<float*>(g.out)[head * g.out_head_stride + row * g.out_stride + column];
   float sum = 0.0f;
   for (int64_t split = 0; split < p.splits; ++split) sum += p.partial[split * size + index];
-  if (g.accumulate) sum += out;
-  if (g.bias != nullptr) sum += g.bias[column];
-  out = sum;
+  StoreSum(g, head, row, column, sum);
 }
 
 template <class T, class Tile>
 void LaunchTiles(const GemmParams& gemm, const Cut& cut, Arena& arena, CudaStream& stream) {
   const Arena::Scope scope(arena);
-  const TileParams params = ParamsOf(gemm, cut, arena);
+  // Blocks that share K add up what they have where they can read each other's memory.
+  const bool together = cut.splits > 1 && stream.device().compute_major >= 9;
+  const TileParams params = together ? TileParams{.gemm = gemm,
+                                                  .splits = cut.splits,
+                                                  .part_stages = cut.part_stages,
+                                                  .partial = nullptr}
+                                     : ParamsOf(gemm, cut, arena);
   AllowShared("gemm_tiles", &TilesKernel<T, Tile>, Tile::kSharedBytes);
-  const LaunchShape shape{
-      .grid = GridOf(gemm, cut), .block = Tile::kThreads, .shared_bytes = Tile::kSharedBytes};
+  const LaunchShape shape{.grid = GridOf(gemm, cut),
+                          .block = Tile::kThreads,
+                          .shared_bytes = Tile::kSharedBytes,
+                          .cluster = together ? static_cast<unsigned>(cut.splits) : 1};
   LaunchEarly<&TilesKernel<T, Tile>>("gemm_tiles", shape, stream, params);
-  if (params.splits > 1) SumSplits(params, stream);
+  if (params.partial != nullptr) SumSplits(params, stream);
 }
 
 // With K always in the parts that suit one block of rows.

@@ -1,5 +1,8 @@
+#include <type_traits>
+
 #include "ops/common/cuda/launch.cuh"
 #include "ops/common/cuda/math.cuh"
+#include "ops/norm/norm_rows.cuh"
 #include "ops/norm/rms_norm_kernels.h"
 
 namespace sluice::ops::cuda {
@@ -29,16 +32,75 @@ __global__ void RmsNormKernel(const RmsNormParams p) {
   }
 }
 
+constexpr int kPack = 4;
+// Packs of a row that a thread should have before more threads join.
+constexpr int64_t kPacksPerThread = 2;
+
+// The same of rows in packs of four, which a thread keeps in registers.
+template <class Out>
+__global__ void RmsNormPacksKernel(const RmsNormParams p) {
+  LetNextStart();
+  __shared__ float scratch[kMaxThreads / kWarp];
+  const int64_t token = blockIdx.x / p.rows;
+  const int64_t row = blockIdx.x % p.rows;
+  const auto packs = static_cast<int>(p.width / kPack);
+  const auto first = static_cast<int>(threadIdx.x);
+  const auto step = static_cast<int>(blockDim.x);
+  const PackShare weight(p.weight, first, step, packs);
+  WaitForEarlier();
+  const PackShare x(p.x + token * p.x_token_stride + row * p.x_stride, first, step, packs);
+  float squares = 0.0f;
+#pragma unroll
+  for (int i = 0; i < PackShare::kPacks; ++i) {
+    squares += x[i].x * x[i].x + x[i].y * x[i].y + (x[i].z * x[i].z + x[i].w * x[i].w);
+  }
+  squares = BlockSum(squares, scratch);
+  const float scale = rsqrtf(squares / static_cast<float>(p.width) + p.eps);
+  Out* out = static_cast<Out*>(p.out) + token * p.out_token_stride + row * p.out_stride;
+#pragma unroll
+  for (int i = 0; i < PackShare::kPacks; ++i) {
+    const int at = first + i * step;
+    if (at >= packs) break;
+    const float4 w = weight[i];
+    reinterpret_cast<Pack<Out, kPack>*>(out)[at] = {
+        FromFloat<Out>(x[i].x * scale * w.x), FromFloat<Out>(x[i].y * scale * w.y),
+        FromFloat<Out>(x[i].z * scale * w.z), FromFloat<Out>(x[i].w * scale * w.w)};
+  }
+}
+
+// Whether the rows and the weight can be read, and out written, in packs. A row's place does not
+// change that, so that a row has the same bits wherever it stands.
+bool ComeInPacks(const RmsNormParams& p) {
+  const auto aligned = [](const void* pointer, size_t bytes) {
+    return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+  };
+  return p.width <= int64_t{kMaxThreads} * PackShare::kPacks * kPack && p.width % kPack == 0 &&
+         p.x_token_stride % kPack == 0 && p.x_stride % kPack == 0 &&
+         p.out_token_stride % kPack == 0 && p.out_stride % kPack == 0 &&
+         aligned(p.x, sizeof(float4)) && aligned(p.weight, sizeof(float4)) &&
+         aligned(p.out, kPack * SizeOf(p.out_dtype));
+}
+
+template <class Out>
+void LaunchNorm(const RmsNormParams& params, CudaStream& stream) {
+  const bool packs = ComeInPacks(params);
+  const int64_t of_a_thread = packs ? kPacksPerThread * kPack : kElementsPerThread;
+  const int64_t warps = CeilDiv(params.width, of_a_thread * kWarp);
+  const int64_t most = kMaxThreads / kWarp;
+  const LaunchShape shape{.grid = static_cast<unsigned>(params.tokens * params.rows),
+                          .block = static_cast<unsigned>(kWarp * (warps < most ? warps : most))};
+  if (packs) {
+    LaunchEarly<&RmsNormPacksKernel<Out>>("rms_norm", shape, stream, params);
+  } else {
+    LaunchEarly<&RmsNormKernel<Out>>("rms_norm", shape, stream, params);
+  }
+}
+
 }  // namespace
 
 void RmsNorm(const RmsNormParams& params, CudaStream& stream) {
-  const int64_t warps = CeilDiv(params.width, kElementsPerThread * kWarp);
-  const LaunchShape shape{.grid = static_cast<unsigned>(params.tokens * params.rows),
-                          .block = static_cast<unsigned>(
-                              kWarp * (warps < kMaxThreads / kWarp ? warps : kMaxThreads / kWarp))};
   WithFloatType(params.out_dtype, [&](auto* type) {
-    using Out = std::remove_pointer_t<decltype(type)>;
-    LaunchEarly<&RmsNormKernel<Out>>("rms_norm", shape, stream, params);
+    LaunchNorm<std::remove_pointer_t<decltype(type)>>(params, stream);
   });
 }
 

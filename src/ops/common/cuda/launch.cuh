@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
 #include <cstddef>
 #include <source_location>
 #include <span>
@@ -17,7 +18,12 @@ struct LaunchShape {
   dim3 grid;
   dim3 block;
   size_t shared_bytes = 0;  // dynamic; more than 48 KB needs AllowShared first
+  // Of LaunchEarly: blocks behind each other in grid.z that run together and read each other's
+  // shared memory (cluster.cuh); from compute capability 9.0 on, at most kMostInCluster.
+  unsigned cluster = 1;
 };
+
+inline constexpr unsigned kMostInCluster = 8;
 
 // Throws Error(kInternal) where a block asks for more shared memory than the stream's device gives.
 template <class Params>
@@ -95,12 +101,17 @@ template <auto kKernel, class Params>
 void LaunchEarly(const char* name, const LaunchShape& shape, CudaStream& stream,
                  const Params& params,
                  std::source_location where = std::source_location::current()) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  const bool may = CanStartEarly<kKernel>(name) && !stream.TakeHold();
-  const std::span<cudaLaunchAttribute> attributes(&early, may ? 1 : 0);
-  LaunchWith(attributes, name, kKernel, shape, stream, params, where);
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  size_t count = 0;
+  if (CanStartEarly<kKernel>(name) && !stream.TakeHold()) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {.x = 1, .y = 1, .z = shape.cluster};
+  }
+  LaunchWith(std::span(attributes).first(count), name, kKernel, shape, stream, params, where);
 }
 
 // Lets `kernel` be launched with up to `bytes` of dynamic shared memory. To be called once a kernel
