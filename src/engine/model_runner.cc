@@ -55,6 +55,11 @@ int64_t BytesToLoad(const ModelSpec& spec, const RunnerOptions& options) {
          (layers * moe.num_experts - held) * expert;
 }
 
+// Whose graphs are kept. Steps with streamed experts are not brought to buckets, and of each layer
+// there is one.
+constexpr size_t kMostShapes = 128;
+constexpr size_t kMostStreamedShapes = 64;
+
 }  // namespace
 
 ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
@@ -67,6 +72,7 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
       arena_(MemoryOf(options)),
       staging_(MemoryKind::kPinned),
       routing_(std::move(routing)),
+      graphs_(options.expert_slots > 0 ? kMostStreamedShapes : kMostShapes),
       rows_(std::make_unique<Rows>()) {
   SLUICE_CHECK(routing_ != nullptr);
   SLUICE_CHECK_GE(options_.num_pages, 1);
@@ -318,6 +324,7 @@ void ModelRunner::GatherRows(const StepPlan& plan, bool draws, Rows& rows) const
     }
     GatherWanted(slice, static_cast<int>(s), draws, rows);
   }
+  // Streamed experts are counted by the rows that choose them.
   const bool recordable = stream_ != nullptr && !stream_->blocking() && streamed_ == nullptr;
   if (recordable && rows.Decodes()) FillBucket(rows);
 }
@@ -516,7 +523,23 @@ void ModelRunner::CutIntoParts(DecoderInput& input, ops::OpContext& ctx) {
   }
 }
 
-// The layers, and the logits of the first rows that are wanted: as a graph where that can be.
+// Records what a step's layers queue up to their routers' choices, each as a part of the step.
+class ModelRunner::PartRecorder : public LayerRecorder {
+ public:
+  PartRecorder(StepGraphs& graphs, const StepShape& shape, CudaStream& stream)
+      : graphs_(graphs), shape_(shape), stream_(stream) {}
+  void Run(int layer, FunctionRef<void()> queue) override {
+    graphs_.RunPart(shape_, layer, stream_, queue);
+  }
+
+ private:
+  StepGraphs& graphs_;
+  const StepShape shape_;
+  CudaStream& stream_;
+};
+
+// The layers, and the logits of the first rows that are wanted: as a graph where that can be, or
+// where the host asks for each layer's experts, each layer up to that.
 StepOutput ModelRunner::Compute(StepInput& input, StepUnderWay& step, ops::OpContext& ctx) {
   const SpanFacts& facts = step.facts;
   const int64_t first = std::min(MaxLogitRows(options_), input.wanted_rows.dim(0));
@@ -527,7 +550,8 @@ StepOutput ModelRunner::Compute(StepInput& input, StepUnderWay& step, ops::OpCon
     return decoder_->Logits(hidden, input.wanted_rows.Slice(0, first), ctx);
   };
   StepOutput output;
-  if (const std::optional<StepShape> shape = RecordableShape(input)) {
+  const std::optional<StepShape> shape = RecordableShape(input);
+  if (shape && streamed_ == nullptr) {
     const TimelineSpan span(options_.timeline, "graph", facts);
     output = graphs_.Run(*shape, *stream_, [&] {
       const TensorView hidden = layers();
@@ -536,6 +560,8 @@ StepOutput ModelRunner::Compute(StepInput& input, StepUnderWay& step, ops::OpCon
     MarkDevice("graph", step);
     return output;
   }
+  std::optional<PartRecorder> recorder;
+  if (shape) input.decoder.recorder = &recorder.emplace(graphs_, *shape, *stream_);
   {
     const TimelineSpan span(options_.timeline, "layers", facts);
     output.hidden = layers();
@@ -550,7 +576,11 @@ StepOutput ModelRunner::Compute(StepInput& input, StepUnderWay& step, ops::OpCon
 std::optional<StepShape> ModelRunner::RecordableShape(const StepInput& input) const {
   const Rows& rows = *rows_;
   if (stream_ == nullptr || stream_->blocking() || !rows.Decodes()) return std::nullopt;
-  if (streamed_ != nullptr) return std::nullopt;  // the host asks for each layer's experts
+  if (streamed_ != nullptr) {
+    // With more rows a layer's kernels take longer than the host takes to launch each.
+    constexpr int64_t kMostRows = 16;
+    if (rows.sequences.size() > kMostRows || !input.decoder.parts.empty()) return std::nullopt;
+  }
   if (std::ssize(rows.wanted) > MaxLogitRows(options_)) return std::nullopt;
   if (input.routing && !input.routing->Recordable()) return std::nullopt;
   const ops::PlacedSequences& placed = input.decoder.attention.placed;

@@ -130,6 +130,7 @@ class ModelRunner {
   const CudaStream* stream() const { return stream_.get(); }
 
  private:
+  class PartRecorder;
   struct Rows;
   // A step's rows where ops read them. Neither copied nor moved: its parts refer to each other.
   struct StepInput {

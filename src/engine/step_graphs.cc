@@ -12,29 +12,42 @@ int64_t BatchBucket(int64_t rows) {
 }
 
 StepOutput StepGraphs::Run(const StepShape& shape, CudaStream& stream,
-                           const std::function<StepOutput()>& queue) {
-  const auto found = steps_.find(shape);
-  if (found == steps_.end()) {
-    const StepOutput output = queue();
-    MakeRoom();
-    steps_.emplace(shape, Recorded{.graph = {}, .output = output, .last_used = ++clock_});
-    return output;
-  }
-  Recorded& step = found->second;
-  step.last_used = ++clock_;
-  if (!step.graph.has_value()) {
-    step.graph = CudaGraph::Record(stream, [&] { step.output = queue(); });
-    ++recorded_;
-  }
-  step.graph->Launch(stream);
+                           FunctionRef<StepOutput()> queue) {
+  Recorded& step = Find(shape);
+  RunPart(step, 0, stream, [&] { step.output = queue(); });
   return step.output;
 }
 
-void StepGraphs::MakeRoom() {
-  if (steps_.size() < kMost) return;
-  steps_.erase(std::min_element(steps_.begin(), steps_.end(), [](const auto& a, const auto& b) {
-    return a.second.last_used < b.second.last_used;
-  }));
+void StepGraphs::RunPart(const StepShape& shape, int part, CudaStream& stream,
+                         FunctionRef<void()> queue) {
+  RunPart(Find(shape), part, stream, queue);
+}
+
+void StepGraphs::RunPart(Recorded& step, int part, CudaStream& stream, FunctionRef<void()> queue) {
+  const auto found = step.parts.find(part);
+  if (found == step.parts.end()) {
+    queue();
+    step.parts.emplace(part, std::nullopt);
+    return;
+  }
+  std::optional<CudaGraph>& graph = found->second;
+  if (!graph.has_value()) {
+    graph = CudaGraph::Record(stream, [&] { queue(); });
+    ++recorded_;
+  }
+  graph->Launch(stream);
+}
+
+// Makes room for a shape that is new by dropping the one not used for longest.
+StepGraphs::Recorded& StepGraphs::Find(const StepShape& shape) {
+  if (!steps_.contains(shape) && steps_.size() >= most_) {
+    steps_.erase(std::min_element(steps_.begin(), steps_.end(), [](const auto& a, const auto& b) {
+      return a.second.last_used < b.second.last_used;
+    }));
+  }
+  Recorded& step = steps_[shape];
+  step.last_used = ++clock_;
+  return step;
 }
 
 }  // namespace sluice

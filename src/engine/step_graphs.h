@@ -1,11 +1,12 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <optional>
 
+#include "base/function_ref.h"
 #include "device/cuda_graph.h"
 #include "device/cuda_stream.h"
 #include "device/tensor.h"
@@ -35,30 +36,36 @@ struct StepOutput {
   TensorView logits;  // [wanted, vocab] f32
 };
 
-// The steps of a runner that were recorded as graphs. A shape runs as it is the first time, which
-// makes the arena as large as it has to be, is recorded the second time, and replayed from then on.
+// The steps of a runner that were recorded as graphs, whole or those parts of them that do not wait
+// for the host. What a shape queues runs as it is the first time, which makes the arena as large as
+// it has to be, is recorded the second time, and replayed from then on.
 class StepGraphs {
  public:
+  // Keeps the graphs of so many shapes: each takes some megabytes of host and device memory.
+  explicit StepGraphs(size_t most) : most_(most) {}
+
   // `queue` queues the step's kernels on `stream`, with all memory from arenas that begin at the
   // same place each time.
-  StepOutput Run(const StepShape& shape, CudaStream& stream,
-                 const std::function<StepOutput()>& queue);
+  StepOutput Run(const StepShape& shape, CudaStream& stream, FunctionRef<StepOutput()> queue);
 
-  // Steps recorded so far.
+  // The same of one part of a step, of any number: where the part's memory begins is the same each
+  // time too.
+  void RunPart(const StepShape& shape, int part, CudaStream& stream, FunctionRef<void()> queue);
+
+  // Steps and parts recorded so far.
   int64_t recorded() const { return recorded_; }
 
  private:
-  // Graphs kept: each takes some megabytes of host and device memory.
-  static constexpr size_t kMost = 128;
-
   struct Recorded {
-    std::optional<CudaGraph> graph;  // none until the second time
+    std::map<int, std::optional<CudaGraph>> parts;  // none until the second time
     StepOutput output;
     uint64_t last_used = 0;
   };
 
-  void MakeRoom();
+  Recorded& Find(const StepShape& shape);
+  void RunPart(Recorded& step, int part, CudaStream& stream, FunctionRef<void()> queue);
 
+  const size_t most_;
   std::map<StepShape, Recorded> steps_;
   uint64_t clock_ = 0;
   int64_t recorded_ = 0;

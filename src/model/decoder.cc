@@ -151,12 +151,20 @@ void Decoder::AttendAndMoe(int layer, const DecoderInput& input, ConstTensorView
   MoeLayer experts(spec_.moe, layer, norm_, w.post_attention_norm, w.moe, moe, ctx);
   const std::span<const DecoderInput> parts =
       input.parts.empty() ? std::span(&input, 1) : std::span(input.parts);
-  int64_t begin = 0;
-  for (const DecoderInput& part : parts) {
-    const int64_t end = begin + part.tokens.dim(0);
-    AttentionLayer(layer, part, cos_sin.Slice(begin, end), pages, x.Slice(begin, end), ctx);
-    experts.Route(x, begin, end, h);
-    begin = end;
+  const auto choose = [&] {
+    int64_t begin = 0;
+    for (const DecoderInput& part : parts) {
+      const int64_t end = begin + part.tokens.dim(0);
+      AttentionLayer(layer, part, cos_sin.Slice(begin, end), pages, x.Slice(begin, end), ctx);
+      experts.Route(x, begin, end, h);
+      begin = end;
+    }
+  };
+  if (input.recorder != nullptr) {
+    SLUICE_CHECK(input.parts.empty());
+    input.recorder->Run(layer, choose);
+  } else {
+    choose();
   }
   experts.RunExperts(h, x);
 }

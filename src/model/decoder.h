@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "arch/model_spec.h"
+#include "base/function_ref.h"
 #include "device/tensor.h"
 #include "kv/page_pool.h"
 #include "model/model_weights.h"
@@ -14,6 +15,14 @@
 #include "ops/common/op_context.h"
 
 namespace sluice {
+
+// Runs what a layer queues from its input to its router's choice: as it is, or in its place what
+// was recorded of a step that queues the same.
+class LayerRecorder {
+ public:
+  virtual ~LayerRecorder() = default;
+  virtual void Run(int layer, FunctionRef<void()> queue) = 0;
+};
 
 // The rows of one step, sequence after sequence.
 struct DecoderInput {
@@ -24,6 +33,7 @@ struct DecoderInput {
   // The same rows in parts of whole sequences, one behind the other; or none. The parts take turns
   // before a layer's experts run: while one attends, what those before it chose is on its way.
   std::vector<DecoderInput> parts = {};
+  LayerRecorder* recorder = nullptr;  // null where nothing of it is recorded, as of parts
 };
 
 // The model: embedding, layers, final norm and head, for every family. What differs between

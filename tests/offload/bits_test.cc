@@ -99,6 +99,7 @@ class OffloadBitsTest : public ::testing::TestWithParam<std::string> {
       EXPECT_EQ(said.whole, expected.whole);
       EXPECT_EQ(said.chunks, expected.chunks);
       EXPECT_EQ(said.text, expected.text);
+      EXPECT_EQ(runner->graphs().recorded() > 0, options.cuda.has_value());
       ASSERT_NE(runner->offload_stats(), nullptr);
       const LayerOffloadStats stats = runner->offload_stats()->Total();
       EXPECT_GT(stats.misses, 0u);
