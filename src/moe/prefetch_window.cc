@@ -8,6 +8,11 @@ namespace {
 
 // Share of the newest measurement in the mean.
 constexpr double kNewest = 0.125;
+// What remains of guesses a layer later: half of it is forgotten in some seven hundred, so that
+// what was not worth it is tried again.
+constexpr double kRemembered = 0.999;
+// Guesses that came true as often as they were expected to, before any were made.
+constexpr double kGoodFaith = 1.0;
 
 }  // namespace
 
@@ -23,6 +28,15 @@ void PrefetchWindow::NoteWindow(int layer, double seconds) {
   window.last_s = std::max(seconds, 0.0);
 }
 
+void PrefetchWindow::NoteGuesses(double expected, size_t needed) {
+  expected_ = kRemembered * expected_ + expected;
+  needed_ = kRemembered * needed_ + static_cast<double>(needed);
+}
+
+double PrefetchWindow::Trust() const {
+  return std::min(1.0, (needed_ + kGoodFaith) / (expected_ + kGoodFaith));
+}
+
 double PrefetchWindow::Transfers(int layer) const {
   const Window& window = windows_[static_cast<size_t>(layer)];
   if (window.before_s < 0.0 || transfer_s_ == 0.0) return 1.0;
@@ -32,7 +46,7 @@ double PrefetchWindow::Transfers(int layer) const {
 
 bool PrefetchWindow::Worth(int layer, size_t k, double p) const {
   const double within = std::clamp(Transfers(layer) - static_cast<double>(k), 0.0, 1.0);
-  return p + within > 1.0;
+  return p * Trust() + within > 1.0;
 }
 
 double PrefetchWindow::ChanceOfUse(double expected_tokens) {

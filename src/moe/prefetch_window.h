@@ -13,6 +13,9 @@ namespace sluice {
 // transfer within the window. If it is needed, with chance p, it saves that share of a transfer; if
 // not, it delays what is needed by the rest. So it is worth bringing while p f > (1 - p) (1 - f),
 // which is p + f > 1: certain ones always, others while the link would idle.
+//
+// A forecast is too sure of experts that are missing: the likeliest have slots. So chances count
+// for as much as they came to with those that were brought before.
 class PrefetchWindow {
  public:
   explicit PrefetchWindow(int num_layers) : windows_(static_cast<size_t>(num_layers)) {}
@@ -25,10 +28,16 @@ class PrefetchWindow {
   // What one takes; 0 while none was measured.
   double TransferSeconds() const { return transfer_s_; }
 
+  // A layer has chosen: of the experts brought ahead for it, whose chances come to `expected`, so
+  // many were needed.
+  void NoteGuesses(double expected, size_t needed);
+  // What a chance is to be multiplied by, at most 1.
+  double Trust() const;
+
   // The window before the choice of `layer`; one transfer while it was not measured.
   double Transfers(int layer) const;
 
-  // Whether the k-th expert, needed with chance p, is worth bringing ahead for `layer`.
+  // Whether the k-th expert, expected with chance p, is worth bringing ahead for `layer`.
   bool Worth(int layer, size_t k, double p) const;
 
   // The chance that any token needs an expert on which so many are expected.
@@ -42,6 +51,8 @@ class PrefetchWindow {
   };
   std::vector<Window> windows_;  // [layers]
   double transfer_s_ = 0.0;      // fading mean; 0 while none was measured
+  double expected_ = 0.0;        // these two are fading sums
+  double needed_ = 0.0;
 };
 
 }  // namespace sluice

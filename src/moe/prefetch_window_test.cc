@@ -27,6 +27,24 @@ TEST(PrefetchWindow, OneLongPauseIsNotTakenForTheRule) {
   EXPECT_NEAR(window.Transfers(0), 1.0, 1e-9);
 }
 
+TEST(PrefetchWindow, ChancesCountForWhatTheyCameTo) {
+  PrefetchWindow window(1);
+  window.NoteTransfers(1.0, 1);
+  for (int i = 0; i < 2; ++i) window.NoteWindow(0, 0.7);
+  EXPECT_DOUBLE_EQ(window.Trust(), 1.0);
+  EXPECT_TRUE(window.Worth(0, 0, 0.5));
+  for (int i = 0; i < 40; ++i) window.NoteGuesses(0.5, 0);
+  EXPECT_NEAR(window.Trust(), 1.0 / 21.0, 1e-2);
+  EXPECT_FALSE(window.Worth(0, 0, 0.9));
+  for (int i = 0; i < 2; ++i) window.NoteWindow(0, 1.0);
+  EXPECT_TRUE(window.Worth(0, 0, 0.01));  // wholly inside: nothing is lost
+  for (int i = 0; i < 2; ++i) window.NoteWindow(0, 0.7);
+  for (int i = 0; i < 5000; ++i) window.NoteGuesses(0.0, 0);
+  EXPECT_TRUE(window.Worth(0, 0, 0.5));  // tried again
+  for (int i = 0; i < 40; ++i) window.NoteGuesses(0.5, 1);
+  EXPECT_DOUBLE_EQ(window.Trust(), 1.0);  // never surer than the forecast
+}
+
 TEST(PrefetchWindow, ManyExpectedTokensAreNearlyCertainToNeedAnExpert) {
   EXPECT_DOUBLE_EQ(PrefetchWindow::ChanceOfUse(0.0), 0.0);
   EXPECT_NEAR(PrefetchWindow::ChanceOfUse(0.01), 0.01, 1e-4);

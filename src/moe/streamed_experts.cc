@@ -112,7 +112,7 @@ void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
   bool looked_ahead = false;
   while (run.NumOutstanding() > 0) {
     AskForMissing(run);
-    if (run.away.empty() && !std::exchange(looked_ahead, true)) LookAhead(run);
+    if (run.away.empty() && !std::exchange(looked_ahead, true)) LookAhead(run.nth, run.ids);
     AskAhead();
     if (Waits(run)) {
       const TimelineSpan span(options_.timeline, "read expert");
@@ -124,7 +124,7 @@ void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
       TakeRead(run);
     }
   }
-  if (!looked_ahead) LookAhead(run);
+  if (!looked_ahead) LookAheadLater(run);
   AskAhead();
   RunHostShare(run);
   ran_ = true;
@@ -156,6 +156,7 @@ void StreamedExperts::AddPart(ConstTensorView ids, ops::OpContext& ctx) {
   const ConstTensorView host = OnHost(ids, part.pinned, ctx);
   part.ids = {host.data<int32_t>(), static_cast<size_t>(ids.NumElements())};
   (num_parts_ == 1 ? chosen_ : part.known).Mark(ctx);
+  LookAheadNow();
 }
 
 // The router's cut: waits for a part's choice. With the first one the layer begins.
@@ -264,13 +265,18 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
 // What was brought ahead for the layer, now that it is known what it needs.
 void StreamedExperts::JudgePrefetch(const LayerRun& run) {
   if (ahead_nth_ == run.nth) {
-    const auto is_used = [&](int32_t expert) {
-      const auto e = static_cast<size_t>(expert);
-      return counts_[e] > 0 && asked_early_[e] == 0 &&
-             store_.PlaceOf(run.layer, expert) != ExpertStore::Place::kAway;
-    };
-    StatsOf(run.nth).prefetch_used +=
-        static_cast<uint64_t>(std::count_if(asked_ahead_.begin(), asked_ahead_.end(), is_used));
+    double expected = 0.0;
+    size_t used = 0;
+    for (const Guess& guess : asked_ahead_) {
+      const auto e = static_cast<size_t>(guess.expert);
+      expected += guess.chance;
+      if (counts_[e] > 0 && asked_early_[e] == 0 &&
+          store_.PlaceOf(run.layer, guess.expert) != ExpertStore::Place::kAway) {
+        ++used;
+      }
+    }
+    window_.NoteGuesses(expected, used);
+    StatsOf(run.nth).prefetch_used += used;
   }
   ahead_.clear();
   asked_ahead_.clear();
@@ -376,14 +382,31 @@ void StreamedExperts::AskForMissing(LayerRun& run) {
   }
 }
 
-// Chooses what is worth bringing for the next layer.
-void StreamedExperts::LookAhead(const LayerRun& run) {
+// Of a layer that waits for nothing more. A device has little queued then, and what comes next is
+// to be queued first; on a CPU that would be when the next layer has attended.
+void StreamedExperts::LookAheadLater(const LayerRun& run) {
+  if (run.ctx.OnCuda()) {
+    unseen_ids_.assign(run.ids.begin(), run.ids.end());
+  } else {
+    LookAhead(run.nth, run.ids);
+  }
+}
+
+void StreamedExperts::LookAheadNow() {
+  if (unseen_ids_.empty()) return;
+  LookAhead(last_nth_, unseen_ids_);
+  unseen_ids_.clear();
+  AskAhead();
+}
+
+// Chooses what is worth bringing for the layer behind the n-th, by what that has chosen.
+void StreamedExperts::LookAhead(size_t nth, std::span<const int32_t> ids) {
   if (options_.streaming.policy != OffloadPolicy::kPipeline) return;
-  const std::span<const double> expected = next_.Observe(static_cast<int>(run.nth), run.ids);
-  const NextExperts::Hits& hits = next_.hits(static_cast<int>(run.nth));
-  StatsOf(run.nth).forecast = hits.needed;
-  StatsOf(run.nth).forecast_hits = hits.foretold;
-  ahead_nth_ = (run.nth + 1) % stats_.layers.size();
+  const std::span<const double> expected = next_.Observe(static_cast<int>(nth), ids);
+  const NextExperts::Hits& hits = next_.hits(static_cast<int>(nth));
+  StatsOf(nth).forecast = hits.needed;
+  StatsOf(nth).forecast_hits = hits.foretold;
+  ahead_nth_ = (nth + 1) % stats_.layers.size();
   const int layer = LayerOf(ahead_nth_);
   store_.Expect(layer, expected);
   if (!options_.streaming.prefetch) return;
@@ -394,7 +417,8 @@ void StreamedExperts::LookAhead(const LayerRun& run) {
   for (const int32_t expert : likeliest) {
     const double chance = PrefetchWindow::ChanceOfUse(expected[expert]);
     if (!window_.Worth(static_cast<int>(ahead_nth_), ahead_.size(), chance)) break;
-    if (store_.PlaceOf(layer, expert) == ExpertStore::Place::kAway) ahead_.push_back(expert);
+    if (store_.PlaceOf(layer, expert) != ExpertStore::Place::kAway) continue;
+    ahead_.push_back({expert, chance});
   }
   std::reverse(ahead_.begin(), ahead_.end());
 }
@@ -402,7 +426,7 @@ void StreamedExperts::LookAhead(const LayerRun& run) {
 // As far as there are slots for it.
 void StreamedExperts::AskAhead() {
   const int layer = LayerOf(ahead_nth_);
-  while (!ahead_.empty() && Ask(layer, ahead_nth_, ahead_.back(), FetchReason::kPrefetch)) {
+  while (!ahead_.empty() && Ask(layer, ahead_nth_, ahead_.back().expert, FetchReason::kPrefetch)) {
     asked_ahead_.push_back(ahead_.back());
     ahead_.pop_back();
     ++StatsOf(ahead_nth_).prefetched;

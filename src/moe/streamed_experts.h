@@ -92,6 +92,11 @@ class StreamedExperts {
     std::span<const int32_t> ids;  // [*, top_k] of the host's, once known
   };
   struct LayerRun;
+  // An expert that the next layer may need.
+  struct Guess {
+    int32_t expert;
+    double chance;
+  };
 
   LayerOffloadStats& StatsOf(size_t nth) { return stats_.layers[nth]; }
   // The n-th of the layers that have routed experts.
@@ -111,7 +116,9 @@ class StreamedExperts {
   void RunHostShare(LayerRun& run);
   bool Ask(int layer, size_t nth, int32_t expert, FetchReason reason);
   void AskForMissing(LayerRun& run);
-  void LookAhead(const LayerRun& run);
+  void LookAhead(size_t nth, std::span<const int32_t> ids);
+  void LookAheadLater(const LayerRun& run);
+  void LookAheadNow();
   void AskAhead();
   bool Waits(const LayerRun& run) const;
   void TakeRead(LayerRun& run);
@@ -138,10 +145,12 @@ class StreamedExperts {
   std::vector<int32_t> counts_;  // [experts] tokens
   std::vector<int32_t> slots_;   // [experts] slots of a wave, or -1
 
-  // What is brought ahead.
-  size_t ahead_nth_ = 0;              // for which of the layers
-  std::vector<int32_t> ahead_;        // to be asked for, the best last
-  std::vector<int32_t> asked_ahead_;  // asked for
+  // What is brought ahead. Of a layer that had nothing to wait for, on a device: the choice by
+  // which it is chosen once the next layer is queued.
+  std::vector<int32_t> unseen_ids_;
+  size_t ahead_nth_ = 0;            // for which of the layers
+  std::vector<Guess> ahead_;        // to be asked for, the best last
+  std::vector<Guess> asked_ahead_;  // asked for
 
   // When things were, of the layer that ran last and the one in hand.
   ComputeMoment chosen_;         // the router had chosen for the first tokens
