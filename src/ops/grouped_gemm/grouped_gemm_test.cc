@@ -272,6 +272,37 @@ TEST_P(GroupedGemmOrderTest, ARowHasTheSameBitsInGroupsOfAnySize) {
   }
 }
 
+// Groups so many that kernels take wider pieces of the matrix and two tiles of rows at once,
+// against each group by itself.
+TEST_P(GroupedGemmOrderTest, ARowHasTheSameBitsAmongManyGroups) {
+  constexpr int64_t kGroups = 64;
+  constexpr int64_t kDepth = 520;
+  constexpr int32_t kRowsOf[] = {1, 9, 17, 16};
+  for (const GroupedEpilogue epilogue : {GroupedEpilogue::kNone, GroupedEpilogue::kSwiGlu}) {
+    std::mt19937 random(10);
+    const Slab slab(2, 512, kDepth, DType::kBF16, random);
+    const int64_t columns = epilogue == GroupedEpilogue::kSwiGlu ? 256 : 512;
+    std::vector<int32_t> offsets = {0};
+    std::vector<int32_t> slots;
+    for (int64_t g = 0; g < kGroups; ++g) {
+      offsets.push_back(offsets.back() + kRowsOf[g % 4]);
+      slots.push_back(static_cast<int32_t>(g / 4 % 2));
+    }
+    const Tensor x = Convert(RandomTensor({offsets.back(), kDepth}, random),
+                             context().ProductDType(DType::kBF16));
+    Guarded all(DType::kF32, {offsets.back(), columns});
+    GroupedGemm({epilogue}, x, {}, Indices(offsets), Indices(slots), slab.matrix(), {}, all,
+                context());
+    for (int64_t g = 0; g < kGroups; g += 5) {
+      const int32_t rows = kRowsOf[g % 4];
+      Guarded alone(DType::kF32, {rows, columns});
+      GroupedGemm({epilogue}, x.view().Slice(offsets[g], offsets[g + 1]), {}, Indices({0, rows}),
+                  Indices({slots[g]}), slab.matrix(), {}, alone, context());
+      ExpectSameBits(alone.data<float>(), all.data<float>() + offsets[g] * columns, rows * columns);
+    }
+  }
+}
+
 // Of many groups a few have a slot: with rows for each of the fast kernels.
 TEST_P(GroupedGemmTest, AFewGroupsOfMany) {
   constexpr int64_t kGroups = 40;
