@@ -316,27 +316,29 @@ TEST_P(AttentionOrderTest, ARowHasTheSameBitsInAChunkOfAnySize) {
 // A straight chain of drafts computes exactly what a causal chunk computes, bit for bit.
 TEST_P(AttentionOrderTest, TreeChainsHaveTheBitsOfCausalRows) {
   std::mt19937 random(4);
-  const AttentionDesc desc = Desc(4, 4, 64);
-  constexpr int kBefore = 13;
+  constexpr int kBefore = 250;
   constexpr int kRows = 9;
-  Cache cache(desc, DType::kBF16, 8, kBefore + kRows, random);
-  cache.Fill(kBefore + kRows, context());
-  const Tensor q = RandomTensor({kRows, 4, 64}, random);
-  const std::vector<int32_t> positions = Range(kBefore, kBefore + kRows);
-  std::vector<uint64_t> ancestors(kRows);
-  for (int i = 0; i < kRows; ++i) ancestors[i] = (uint64_t{2} << i) - 1;
-  AttentionSequence sequence{.query_begin = 0,
-                             .query_count = kRows,
-                             .positions = positions,
-                             .pages = cache.table(),
-                             .kv_length = kBefore + kRows,
-                             .mask = AttentionMask::kTree,
-                             .ancestors = ancestors,
-                             .slots_of_queries = positions};
-  const Guarded tree = Run(desc, q, sequence, cache, context());
-  sequence.mask = AttentionMask::kCausal;
-  const Guarded causal = Run(desc, q, sequence, cache, context());
-  ExpectSameBits(tree.data<float>(), causal.data<float>(), kRows * 4 * 64);
+  for (const int head_dim : {64, 128}) {
+    const AttentionDesc desc = Desc(4, 4, head_dim);
+    Cache cache(desc, DType::kBF16, 8, kBefore + kRows, random);
+    cache.Fill(kBefore + kRows, context());
+    const Tensor q = RandomTensor({kRows, 4, head_dim}, random);
+    const std::vector<int32_t> positions = Range(kBefore, kBefore + kRows);
+    std::vector<uint64_t> ancestors(kRows);
+    for (int i = 0; i < kRows; ++i) ancestors[i] = (uint64_t{2} << i) - 1;
+    AttentionSequence sequence{.query_begin = 0,
+                               .query_count = kRows,
+                               .positions = positions,
+                               .pages = cache.table(),
+                               .kv_length = kBefore + kRows,
+                               .mask = AttentionMask::kTree,
+                               .ancestors = ancestors,
+                               .slots_of_queries = positions};
+    const Guarded tree = Run(desc, q, sequence, cache, context());
+    sequence.mask = AttentionMask::kCausal;
+    const Guarded causal = Run(desc, q, sequence, cache, context());
+    ExpectSameBits(tree.data<float>(), causal.data<float>(), kRows * 4 * head_dim);
+  }
 }
 
 // Siblings that a row does not see may hold anything; on CUDA in bf16, anything finite.
