@@ -51,7 +51,7 @@ boost::json::object MemoryJson(const ModelRunner& runner) {
   memory["taken_bytes"] = use.taken_bytes;
   memory["taken_over_planned"] =
       static_cast<double>(use.taken_bytes) / static_cast<double>(planned.total());
-  memory["recorded_steps"] = runner.graphs().recorded();
+  memory["recorded_graphs"] = runner.graphs().recorded();
   return memory;
 }
 

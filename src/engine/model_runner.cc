@@ -55,10 +55,9 @@ int64_t BytesToLoad(const ModelSpec& spec, const RunnerOptions& options) {
          (layers * moe.num_experts - held) * expert;
 }
 
-// Whose graphs are kept. Steps with streamed experts are not brought to buckets, and of each layer
-// there is one.
+// Whose graphs are kept. Where experts are streamed each layer has one.
 constexpr size_t kMostShapes = 128;
-constexpr size_t kMostStreamedShapes = 64;
+constexpr size_t kMostStreamedShapes = 16;
 
 }  // namespace
 

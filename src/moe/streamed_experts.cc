@@ -138,6 +138,7 @@ bool StreamedExperts::Waits(const LayerRun& run) const {
 
 void StreamedExperts::BeginStep() {
   failures_.clear();
+  unseen_ids_.clear();
   num_parts_ = parts_asked_ = 0;
 }
 
@@ -382,10 +383,12 @@ void StreamedExperts::AskForMissing(LayerRun& run) {
   }
 }
 
-// Of a layer that waits for nothing more. A device has little queued then, and what comes next is
-// to be queued first; on a CPU that would be when the next layer has attended.
+// Of a layer that waited for nothing. A device has little queued then, and what comes next is to be
+// queued first; on a CPU that would be when the next layer has attended, and behind the last layer
+// or the host's own share it would be late.
 void StreamedExperts::LookAheadLater(const LayerRun& run) {
-  if (run.ctx.OnCuda()) {
+  const bool is_last = run.nth + 1 == stats_.layers.size();
+  if (run.ctx.OnCuda() && !is_last && run.on_host.empty()) {
     unseen_ids_.assign(run.ids.begin(), run.ids.end());
   } else {
     LookAhead(run.nth, run.ids);

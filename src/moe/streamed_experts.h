@@ -26,7 +26,8 @@ namespace sluice {
 //   - Experts in a slot, or on their way to one, stay there; the others are asked for, those with
 //     the most tokens first, as long as there are slots.
 //   - Once all are asked for, the link is given those that the next layer is expected to choose, as
-//     far as PrefetchWindow says: behind everything that this layer waits for.
+//     far as PrefetchWindow says: behind everything that this layer waits for, and where it waits
+//     for nothing, once a device has been given the next layer up to its router.
 //   - Compute runs in waves, one pair of grouped products each: first with what is there, then with
 //     what comes, in its order. A wave's slots are free again behind it. The smaller a wave, the
 //     sooner it can begin, and the last ones are what nothing hides: on the CPU a wave is what has
@@ -145,12 +146,11 @@ class StreamedExperts {
   std::vector<int32_t> counts_;  // [experts] tokens
   std::vector<int32_t> slots_;   // [experts] slots of a wave, or -1
 
-  // What is brought ahead. Of a layer that had nothing to wait for, on a device: the choice by
-  // which it is chosen once the next layer is queued.
-  std::vector<int32_t> unseen_ids_;
-  size_t ahead_nth_ = 0;            // for which of the layers
-  std::vector<Guess> ahead_;        // to be asked for, the best last
-  std::vector<Guess> asked_ahead_;  // asked for
+  // What is brought ahead.
+  std::vector<int32_t> unseen_ids_;  // what the layer before chose, if by that nothing was yet
+  size_t ahead_nth_ = 0;             // for which of the layers
+  std::vector<Guess> ahead_;         // to be asked for, the best last
+  std::vector<Guess> asked_ahead_;   // asked for
 
   // When things were, of the layer that ran last and the one in hand.
   ComputeMoment chosen_;         // the router had chosen for the first tokens

@@ -135,12 +135,20 @@ void WriteToken(ConstTensorView source, int64_t token, int64_t slot, TensorView 
   // Where a row's sums are not to depend on how many others there are, splits are fixed, or there
   // are none and one form does for all.
   const int split_rows = context.batch_invariant && !fixed_splits ? 0 : kDecodeRows;
-  if (split_rows > 0 && batch.placed.min_query_count * group <= split_rows) {
+  int few = 0;  // sequences of that size, and the most rows of one
+  int few_rows = 0;
+  for (const AttentionSequence& sequence : batch.sequences) {
+    const int rows = sequence.query_count * group;
+    if (rows == 0 || rows > split_rows) continue;
+    ++few;
+    few_rows = std::max(few_rows, rows);
+  }
+  if (few > 0) {
     const int multiprocessors = context.cuda->device().multiprocessors;
     Arena::Scope scope(context.arena);
-    const cuda::SplitPlan plan = fixed_splits
-                                     ? cuda::PlanFixedSplits(params, split_rows, multiprocessors)
-                                     : cuda::PlanDecode(params, split_rows, multiprocessors);
+    const cuda::SplitPlan plan =
+        fixed_splits ? cuda::PlanFixedSplits(params, split_rows, few, few_rows, multiprocessors)
+                     : cuda::PlanDecode(params, split_rows, multiprocessors);
     float* partials = context.arena.Allocate(DType::kF32, {plan.partial_floats}).data<float>();
     float* states = context.arena.Allocate(DType::kF32, {plan.state_floats}).data<float>();
     const auto attend = fixed_splits ? &cuda::FixedSplitsAttention : &cuda::DecodeAttention;

@@ -123,10 +123,6 @@ AttentionBatch PlaceSequences(std::span<const AttentionSequence> sequences, OpCo
   Fill(sequences, sizes, TakeParts(sizes, block, placed));
   for (const AttentionSequence& sequence : sequences) {
     placed.max_query_count = std::max(placed.max_query_count, sequence.query_count);
-    if (sequence.query_count > 0 &&
-        (placed.min_query_count == 0 || sequence.query_count < placed.min_query_count)) {
-      placed.min_query_count = sequence.query_count;
-    }
     placed.max_kv_length = std::max(placed.max_kv_length, sequence.kv_length);
     placed.any_tree = placed.any_tree || sequence.mask == AttentionMask::kTree;
   }

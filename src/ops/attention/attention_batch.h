@@ -44,7 +44,6 @@ struct PlacedSequences {
   ConstTensorView slots_of_queries;  // [T] i32; 0 where the mask is not kTree
   TensorView counters;               // [S, n] i32 zeros: kernels count up in them and leave zeros
   int max_query_count = 0;
-  int min_query_count = 0;  // of the sequences that have any
   int max_kv_length = 0;
   bool any_tree = false;
 };

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "ops/attention/attention_splits.cuh"
 #include "ops/attention/attention_warpgroups.cuh"
 
@@ -233,22 +231,20 @@ void LaunchSplits(const SplitParams& params, CudaStream& stream) {
 
 }  // namespace
 
-SplitPlan PlanFixedSplits(const AttentionParams& params, int max_rows, int multiprocessors) {
-  // What a step's scratch has room for is bounded: past it, blocks take all splits.
-  constexpr int64_t kMaxPartialFloats = 8 << 20;
-  const SequenceTables& tables = params.tables;
-  const int rows =
-      std::min(max_rows, tables.max_query_count * (params.num_heads / params.num_kv_heads));
-  const int tiles = tables.sequences * params.num_kv_heads;
+SplitPlan PlanFixedSplits(const AttentionParams& params, int max_rows, int few, int few_rows,
+                          int multiprocessors) {
+  // What a step's scratch has room for is bounded (kPartialSumBytes of the memory plan): past it,
+  // blocks take all splits.
+  constexpr int64_t kMaxPartialFloats = 12 << 20;
   const int units = CeilDiv(LongestTile(params, kFixedSplit), kFixedSplit);
-  const int64_t parts = int64_t{tiles} * units * rows;
-  const bool cut = units > 1 && tiles < kBlocksTogether * multiprocessors &&
+  const int64_t parts = int64_t{params.tables.sequences} * params.num_kv_heads * units * few_rows;
+  const bool cut = units > 1 && few * params.num_kv_heads < kBlocksTogether * multiprocessors &&
                    params.num_kv_heads <= kAttentionCounters &&
                    parts * Form::kDim <= kMaxPartialFloats;
   return {.max_rows = max_rows,
           .splits = cut ? units : 1,
           .row_blocks = 1,
-          .rows = rows,
+          .rows = few_rows,
           .partial_floats = cut ? parts * Form::kDim : 0,
           .state_floats = cut ? parts * 2 : 0};
 }

@@ -205,7 +205,9 @@ bool HasAttentionWarpgroups(const AttentionParams& params, CudaStream& stream);
 
 // As DecodeAttention where there are warpgroups, with splits of a fixed number of positions: a
 // row's bits do not depend on its company. For at most 64 rows.
-SplitPlan PlanFixedSplits(const AttentionParams& params, int max_rows, int multiprocessors);
+// `few` of the call's sequences have no more rows, the largest of them `few_rows`.
+SplitPlan PlanFixedSplits(const AttentionParams& params, int max_rows, int few, int few_rows,
+                          int multiprocessors);
 void FixedSplitsAttention(const AttentionParams& params, const SplitPlan& plan, float* partials,
                           float* states, CudaStream& stream);
 

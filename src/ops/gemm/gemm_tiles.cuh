@@ -183,7 +183,7 @@ template <class Tile>
 Cut CutInto(const GemmParams& gemm, const CudaStream& stream) {
   // More parts mean more partial sums to write and read, shorter ones more idle time at their ends.
   constexpr int64_t kMinStages = 4;
-  constexpr int64_t kMaxSplits = 8;
+  constexpr int64_t kMaxSplits = kMostInCluster;
   Cut cut = CutRowsAndColumns<Tile>(gemm);
   const int64_t blocks = cut.row_blocks * cut.column_blocks * gemm.heads;
   const int64_t stages = cut.part_stages;

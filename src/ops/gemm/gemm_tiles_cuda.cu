@@ -222,8 +222,10 @@ __global__ void SumSplitsKernel(const TileParams p) {
 template <class T, class Tile>
 void LaunchTiles(const GemmParams& gemm, const Cut& cut, Arena& arena, CudaStream& stream) {
   const Arena::Scope scope(arena);
-  // Blocks that share K add up what they have where they can read each other's memory.
-  const bool together = cut.splits > 1 && stream.device().compute_major >= 9;
+  // Blocks that share K add up what they have where they can read each other's memory: on such a
+  // device, by code that was compiled for one.
+  const bool together = cut.splits > 1 && stream.device().compute_major >= 9 &&
+                        CanStartEarly<&TilesKernel<T, Tile>>("gemm_tiles");
   const TileParams params = together ? TileParams{.gemm = gemm,
                                                   .splits = cut.splits,
                                                   .part_stages = cut.part_stages,

@@ -83,7 +83,8 @@ __device__ __forceinline__ void LetNextStart() {
 #endif
 }
 
-// Whether `kernel` was compiled for an architecture on which WaitForEarlier waits.
+// Whether `kernel` was compiled for an architecture on which WaitForEarlier waits, and clusters
+// run.
 template <auto kKernel>
 bool CanStartEarly(const char* name) {
   static const bool can = [name] {
