@@ -8,15 +8,7 @@
 namespace sluice::ops::cuda {
 namespace {
 
-struct Form {
-  static constexpr int kDim = kWarpgroupDim;
-  static constexpr int kWarps = 4;
-  static constexpr int kThreads = kWarps * kWarp;
-  static constexpr int kTiles = 1;
-  static constexpr int kRows = kWarps * 16;
-  static constexpr int kPositions = kWarpgroupPositions;
-  static constexpr int kStride = kDim + 8;  // of rows on their way out
-};
+using Form = WarpgroupForm<1>;
 static_assert(Form::kThreads == Form::kPositions);
 
 // So that two blocks fit a multiprocessor: while one waits, the other computes.
@@ -145,16 +137,16 @@ __global__ void __launch_bounds__(Form::kThreads, kBlocksTogether)
   KeepKvRow<F>(row_at(begin + F::kPositions), shared.kv_rows[1]);
   __syncthreads();
   const auto copy_first = [&] {
-    CopyTile<F>(p.k, shared.kv_rows[0], shared.k);
+    CopyTile<F>(p.k, shared.kv_rows[0], PlacesIn(shared.k));
     CopyAsyncCommit();
-    CopyTile<F>(p.v, shared.kv_rows[0], shared.v);
+    CopyTile<F>(p.v, shared.kv_rows[0], PlacesIn(shared.v));
     CopyAsyncCommit();
   };
   const bool early = begin + F::kPositions <= WrittenBefore(p, place);
   if (early) copy_first();
   WaitForEarlier();
   if (!early) copy_first();
-  LoadQueries<F>(params.prefill, place, shared.q);
+  LoadQueries<F>(params.prefill, place, PlacesIn(shared.q));
 
   const float scale = p.scale * kLog2e;
   Sums<F> sums;   // of the split
@@ -175,7 +167,7 @@ __global__ void __launch_bounds__(Form::kThreads, kBlocksTogether)
     WarpgroupWait<0>();
     HoldSums(scores[0]);
     __syncthreads();  // keys were read
-    if (next < end) CopyTile<F>(p.k, shared.kv_rows[(tile + 1) % 2], shared.k);
+    if (next < end) CopyTile<F>(p.k, shared.kv_rows[(tile + 1) % 2], PlacesIn(shared.k));
     CopyAsyncCommit();
     const int32_t kv_row = row_at(next + F::kPositions);
     Weights weights = {};
@@ -197,7 +189,7 @@ __global__ void __launch_bounds__(Form::kThreads, kBlocksTogether)
     HoldSums(sums.out[0]);
     KeepKvRow<F>(kv_row, shared.kv_rows[tile % 2]);
     __syncthreads();  // values were read
-    if (next < end) CopyTile<F>(p.v, shared.kv_rows[(tile + 1) % 2], shared.v);
+    if (next < end) CopyTile<F>(p.v, shared.kv_rows[(tile + 1) % 2], PlacesIn(shared.v));
     CopyAsyncCommit();
     if (!kCut && next < end && next % kFixedSplit == 0) EndSplit<F>(scale, sums, whole);
   }

@@ -367,4 +367,32 @@ __device__ __forceinline__ uint2 LoadQuad(const PrefillParams& params, const Pla
   return {PackPair<__nv_bfloat16>(value.x, value.y), PackPair<__nv_bfloat16>(value.z, value.w)};
 }
 
+// The block's queries to shared memory, rounded; `place_of(row, dim)` says where.
+template <class F, class PlaceOf>
+__device__ void LoadQueries(const PrefillParams& params, const Place& place, PlaceOf place_of) {
+  constexpr int kQuads = F::kDim / 4;
+  for (int i = threadIdx.x; i < F::kRows * kQuads; i += F::kThreads) {
+    const int row = i / kQuads;
+    const int dim = i % kQuads * 4;
+    *reinterpret_cast<uint2*>(place_of(row, dim)) = LoadQuad(params, place, row, dim);
+  }
+}
+
+// Starts copying a tile's keys or values. What no row sees becomes zeros.
+template <class F, class PlaceOf>
+__device__ __forceinline__ void CopyTile(const void* pages, const int32_t* kv_rows,
+                                         PlaceOf place_of) {
+  constexpr int kPieces = F::kDim / 8;
+  const auto* from = static_cast<const __nv_bfloat16*>(pages);
+#pragma unroll
+  for (int i = 0; i < F::kPositions * kPieces / F::kThreads; ++i) {
+    const int index = i * F::kThreads + static_cast<int>(threadIdx.x);
+    const int row = index / kPieces;
+    const int dim = index % kPieces * 8;
+    const int32_t kv_row = kv_rows[row];
+    CopyAsync16(place_of(row, dim), from + static_cast<int64_t>(max(kv_row, 0)) * F::kDim + dim,
+                kv_row >= 0);
+  }
+}
+
 }  // namespace sluice::ops::cuda

@@ -34,33 +34,10 @@ struct Shared {
   Ranges<F> ranges;
 };
 
-// The block's queries to shared memory, rounded.
+// Where a row's dims lie, as LoadQueries and CopyTile ask.
 template <class F>
-__device__ void LoadQueries(const PrefillParams& params, const Place& place, Shared<F>& shared) {
-  constexpr int kQuads = F::kDim / 4;
-  for (int i = threadIdx.x; i < F::kRows * kQuads; i += F::kThreads) {
-    const int row = i / kQuads;
-    const int dim = i % kQuads * 4;
-    *reinterpret_cast<uint2*>(shared.q + row * F::kStride + dim) =
-        LoadQuad(params, place, row, dim);
-  }
-}
-
-// Starts copying the tile's keys or values. What no row sees becomes zeros.
-template <class F>
-__device__ __forceinline__ void CopyTile(const void* pages, const int32_t* kv_rows,
-                                         __nv_bfloat16* to) {
-  constexpr int kPieces = F::kDim / 8;
-  const auto* from = static_cast<const __nv_bfloat16*>(pages);
-#pragma unroll
-  for (int i = 0; i < F::kPositions * kPieces / F::kThreads; ++i) {
-    const int index = i * F::kThreads + static_cast<int>(threadIdx.x);
-    const int row = index / kPieces;
-    const int piece = index % kPieces;
-    const int32_t kv_row = kv_rows[row];
-    CopyAsync16(to + row * F::kStride + piece * 8,
-                from + static_cast<int64_t>(max(kv_row, 0)) * F::kDim + piece * 8, kv_row >= 0);
-  }
+__device__ __forceinline__ auto PlacesIn(__nv_bfloat16* rows) {
+  return [rows](int row, int dim) { return rows + row * F::kStride + dim; };
 }
 
 template <class F>
@@ -138,14 +115,14 @@ __global__ void __launch_bounds__(F::kThreads, 2) PrefillKernel(const PrefillPar
   const int end = bounds.begin < bounds.end ? bounds.end : 0;
   KeepKvRow<F>(FindKvRow<F>(p, place, bounds, begin), shared.kv_rows[0]);
   KeepKvRow<F>(FindKvRow<F>(p, place, bounds, begin + F::kPositions), shared.kv_rows[1]);
-  LoadQueries<F>(params, place, shared);
+  LoadQueries<F>(params, place, PlacesIn<F>(shared.q));
   __syncthreads();
   int keys = 0;  // which of shared.kv
   int values = 1;
   int next = 2;
-  CopyTile<F>(p.k, shared.kv_rows[0], shared.kv[keys]);
+  CopyTile<F>(p.k, shared.kv_rows[0], PlacesIn<F>(shared.kv[keys]));
   CopyAsyncCommit();
-  CopyTile<F>(p.v, shared.kv_rows[0], shared.kv[values]);
+  CopyTile<F>(p.v, shared.kv_rows[0], PlacesIn<F>(shared.kv[values]));
   CopyAsyncCommit();
 
   Sums<F> sums;
@@ -156,7 +133,7 @@ __global__ void __launch_bounds__(F::kThreads, 2) PrefillKernel(const PrefillPar
     const bool more = first + F::kPositions < end;
     CopyAsyncWait<1>();
     __syncthreads();  // keys are there, the last values were read
-    if (more) CopyTile<F>(p.k, shared.kv_rows[now ^ 1], shared.kv[next]);
+    if (more) CopyTile<F>(p.k, shared.kv_rows[now ^ 1], PlacesIn<F>(shared.kv[next]));
     CopyAsyncCommit();
     const int32_t kv_row = FindKvRow<F>(p, place, bounds, first + 2 * F::kPositions);
     Scores<F> scores;
@@ -169,7 +146,7 @@ __global__ void __launch_bounds__(F::kThreads, 2) PrefillKernel(const PrefillPar
     Correct<F>(corrections, sums);
     CopyAsyncWait<1>();
     __syncthreads();  // values are there, keys were read
-    if (more) CopyTile<F>(p.v, shared.kv_rows[now ^ 1], shared.kv[keys]);
+    if (more) CopyTile<F>(p.v, shared.kv_rows[now ^ 1], PlacesIn<F>(shared.kv[keys]));
     CopyAsyncCommit();
     KeepKvRow<F>(kv_row, shared.kv_rows[now]);
     AddValues<F>(shared.kv[values], scores, sums);

@@ -6,17 +6,7 @@
 namespace sluice::ops::cuda {
 namespace {
 
-struct Form {
-  static constexpr int kDim = kWarpgroupDim;
-  static constexpr int kWarps = 8;
-  static constexpr int kThreads = kWarps * kWarp;
-  static constexpr int kTiles = 1;
-  static constexpr int kRows = kWarps * 16;
-  static constexpr int kPositions = kWarpgroupPositions;
-  static constexpr int kStride = kDim + 8;  // of rows on their way out
-};
-
-constexpr int kGroupRows = 64;
+using Form = WarpgroupForm<2>;
 
 struct Shared {
   Rows<Form::kRows> q;
@@ -46,12 +36,12 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
   };
 #pragma unroll
   for (int tile = 0; tile < 3; ++tile) KeepKvRow<F>(row_at(tile), shared.kv_rows[tile]);
-  LoadQueries<F>(params, place, shared.q);
+  LoadQueries<F>(params, place, PlacesIn(shared.q));
   __syncthreads();
-  CopyTile<F>(p.k, shared.kv_rows[0], shared.k[0]);
+  CopyTile<F>(p.k, shared.kv_rows[0], PlacesIn(shared.k[0]));
   CopyAsyncCommit();
-  CopyTile<F>(p.v, shared.kv_rows[0], shared.v[0]);
-  CopyTile<F>(p.k, shared.kv_rows[1], shared.k[1]);
+  CopyTile<F>(p.v, shared.kv_rows[0], PlacesIn(shared.v[0]));
+  CopyTile<F>(p.k, shared.kv_rows[1], PlacesIn(shared.k[1]));
   CopyAsyncCommit();
 
   const uint32_t group = threadIdx.x / (4 * kWarp);
@@ -86,9 +76,9 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
     PublishToProducts();
     __syncthreads();  // the next keys and these values are there; the last ones were read
     if (next + F::kPositions < end) {
-      CopyTile<F>(p.k, shared.kv_rows[(tile + 2) % 4], shared.k[tile % 2]);
+      CopyTile<F>(p.k, shared.kv_rows[(tile + 2) % 4], PlacesIn(shared.k[tile % 2]));
     }
-    CopyTile<F>(p.v, shared.kv_rows[(tile + 1) % 4], shared.v[(tile + 1) % 2]);
+    CopyTile<F>(p.v, shared.kv_rows[(tile + 1) % 4], PlacesIn(shared.v[(tile + 1) % 2]));
     CopyAsyncCommit();
     const int32_t kv_row = row_at(tile + 3);
     WarpgroupArrive();

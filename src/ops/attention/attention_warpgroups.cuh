@@ -4,15 +4,27 @@
 #include "ops/common/cuda/wgmma.cuh"
 
 // Attention by Hopper's products (ops/common/cuda/wgmma.cuh), of a head_dim of 128: what its
-// kernels share. Each warpgroup has 64 rows; positions come in tiles of 128. A form F is that of
-// attention_prefill.cuh, with kTiles of 1.
+// kernels share. Each warpgroup has 64 rows; positions come in tiles of 128.
 namespace sluice::ops::cuda {
 
 inline constexpr int kWarpgroupDim = 128;
 inline constexpr int kWarpgroupPositions = 128;
+inline constexpr int kGroupRows = 64;
 inline constexpr int kHalfDim = 64;  // what a tile of the products' layout is wide
 inline constexpr uint32_t kHalfRowBytes = kHalfDim * sizeof(__nv_bfloat16);
 inline constexpr int kWarpgroupAlignment = 1024;
+
+// The form of blocks of so many warpgroups (attention_prefill.cuh).
+template <int kGroups>
+struct WarpgroupForm {
+  static constexpr int kDim = kWarpgroupDim;
+  static constexpr int kWarps = 4 * kGroups;
+  static constexpr int kThreads = kWarps * kWarp;
+  static constexpr int kTiles = 1;
+  static constexpr int kRows = kGroups * kGroupRows;
+  static constexpr int kPositions = kWarpgroupPositions;
+  static constexpr int kStride = kDim + 8;  // of rows on their way out
+};
 
 // Queries, keys or values: their first 64 dims, then the others.
 template <int kCount>
@@ -22,11 +34,6 @@ struct Rows {
 };
 using KvRows = Rows<kWarpgroupPositions>;
 
-template <int kCount>
-__device__ __forceinline__ __nv_bfloat16* PlaceOf(Rows<kCount>& rows, int row, int dim) {
-  return rows.halves[dim / kHalfDim] + SwizzledOffset(row, dim % kHalfDim / 8) + dim % 8;
-}
-
 // The block's dynamic shared memory as a Shared, which has kWarpgroupAlignment bytes more.
 template <class Shared>
 __device__ __forceinline__ Shared& AlignedShared(char* memory) {
@@ -34,30 +41,12 @@ __device__ __forceinline__ Shared& AlignedShared(char* memory) {
   return *reinterpret_cast<Shared*>(memory + (kWarpgroupAlignment - over) % kWarpgroupAlignment);
 }
 
-template <class F>
-__device__ void LoadQueries(const PrefillParams& params, const Place& place, Rows<F::kRows>& to) {
-  constexpr int kQuads = F::kDim / 4;
-  for (int i = threadIdx.x; i < F::kRows * kQuads; i += F::kThreads) {
-    const int row = i / kQuads;
-    const int dim = i % kQuads * 4;
-    *reinterpret_cast<uint2*>(PlaceOf(to, row, dim)) = LoadQuad(params, place, row, dim);
-  }
-}
-
-// Starts copying a tile's keys or values. What no row sees becomes zeros.
-template <class F>
-__device__ __forceinline__ void CopyTile(const void* pages, const int32_t* kv_rows, KvRows& to) {
-  constexpr int kPieces = F::kDim / 8;
-  const auto* from = static_cast<const __nv_bfloat16*>(pages);
-#pragma unroll
-  for (int i = 0; i < F::kPositions * kPieces / F::kThreads; ++i) {
-    const int index = i * F::kThreads + static_cast<int>(threadIdx.x);
-    const int row = index / kPieces;
-    const int dim = index % kPieces * 8;
-    const int32_t kv_row = kv_rows[row];
-    CopyAsync16(PlaceOf(to, row, dim), from + static_cast<int64_t>(max(kv_row, 0)) * F::kDim + dim,
-                kv_row >= 0);
-  }
+// Where a row's dims lie, as LoadQueries and CopyTile ask.
+template <int kCount>
+__device__ __forceinline__ auto PlacesIn(Rows<kCount>& rows) {
+  return [&rows](int row, int dim) {
+    return rows.halves[dim / kHalfDim] + SwizzledOffset(row, dim % kHalfDim / 8) + dim % 8;
+  };
 }
 
 // Queues the products of this warpgroup's queries with a tile's keys. `queries` are of the block's

@@ -21,7 +21,9 @@ struct TileParams {
   GemmParams gemm;
   int64_t splits;       // blocks that share K
   int64_t part_stages;  // stages of K in a part
-  float* partial;       // [splits, heads, rows, columns] where SumSplits follows, else null
+  // [splits, heads, rows, columns] where SumSplits follows; else null: K is whole, or the blocks
+  // that share it add up what they have.
+  float* partial;
 };
 
 // What a thread copies of one operand's stages: the same 16-byte piece of kCount rows, kStep apart.
@@ -196,10 +198,14 @@ Cut CutInto(const GemmParams& gemm, const CudaStream& stream) {
   return cut;
 }
 
-// A call as a kernel takes it. Partial sums are in the arena's open scope.
+// A call as a kernel takes it.
+inline TileParams ParamsOf(const GemmParams& gemm, const Cut& cut) {
+  return {.gemm = gemm, .splits = cut.splits, .part_stages = cut.part_stages, .partial = nullptr};
+}
+
+// The same with partial sums where K is cut, in the arena's open scope.
 inline TileParams ParamsOf(const GemmParams& gemm, const Cut& cut, Arena& arena) {
-  TileParams params{
-      .gemm = gemm, .splits = cut.splits, .part_stages = cut.part_stages, .partial = nullptr};
+  TileParams params = ParamsOf(gemm, cut);
   if (cut.splits > 1) {
     params.partial = arena.Allocate(DType::kF32, {cut.splits, gemm.heads, gemm.rows, gemm.columns})
                          .data<float>();

@@ -226,11 +226,7 @@ void LaunchTiles(const GemmParams& gemm, const Cut& cut, Arena& arena, CudaStrea
   // device, by code that was compiled for one.
   const bool together = cut.splits > 1 && stream.device().compute_major >= 9 &&
                         CanStartEarly<&TilesKernel<T, Tile>>("gemm_tiles");
-  const TileParams params = together ? TileParams{.gemm = gemm,
-                                                  .splits = cut.splits,
-                                                  .part_stages = cut.part_stages,
-                                                  .partial = nullptr}
-                                     : ParamsOf(gemm, cut, arena);
+  const TileParams params = together ? ParamsOf(gemm, cut) : ParamsOf(gemm, cut, arena);
   AllowShared("gemm_tiles", &TilesKernel<T, Tile>, Tile::kSharedBytes);
   const LaunchShape shape{.grid = GridOf(gemm, cut),
                           .block = Tile::kThreads,
