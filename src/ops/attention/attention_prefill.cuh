@@ -23,12 +23,14 @@ struct PrefillParams {
 
 // Rows of q and out can be read and written by 16 bytes where these are.
 inline PrefillParams PrefillParamsOf(const AttentionParams& p, int max_rows) {
-  const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
-  return {.attention = p,
-          .row_tiles = 0,
-          .max_rows = max_rows,
-          .wide_q = aligned(p.q) && p.q_token_stride % 4 == 0 && p.q_head_stride % 4 == 0,
-          .wide_out = aligned(p.out) && p.out_token_stride % 8 == 0 && p.out_head_stride % 8 == 0};
+  constexpr uintptr_t kBytes = 16;
+  return {
+      .attention = p,
+      .row_tiles = 0,
+      .max_rows = max_rows,
+      .wide_q = IsMultipleOf(p.q, kBytes) && p.q_token_stride % 4 == 0 && p.q_head_stride % 4 == 0,
+      .wide_out =
+          IsMultipleOf(p.out, kBytes) && p.out_token_stride % 8 == 0 && p.out_head_stride % 8 == 0};
 }
 
 // Sets the tiles of rows of a call, and says how a kernel of form F with so much shared memory is

@@ -27,7 +27,7 @@ __global__ void CopyWordsKernel(const CopyWordsParams p) {
 }
 
 bool IsWords(const void* address) {
-  return reinterpret_cast<uintptr_t>(address) % sizeof(uint32_t) == 0;
+  return IsMultipleOf(address, sizeof(uint32_t));
 }
 
 }  // namespace

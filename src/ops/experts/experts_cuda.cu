@@ -591,9 +591,7 @@ void LaunchOf(const ExpertsParams& p, CudaStream& stream) {
 bool TakesFewTokens(const ExpertsParams& p, const CudaDeviceInfo& device) {
   constexpr int kBytes = 16;
   constexpr int kElements = kPackSize<__half>;
-  const auto aligned = [](const void* pointer) {
-    return reinterpret_cast<uintptr_t>(pointer) % kBytes == 0;
-  };
+  const auto aligned = [](const void* pointer) { return IsMultipleOf(pointer, kBytes); };
   const bool even = p.hidden % kElements == 0 && p.ffn % kElements == 0 &&
                     p.shared_ffn % kElements == 0 && p.x_stride % kElements == 0 &&
                     p.gate_up.slot_stride % kBytes == 0 && p.down.slot_stride % kBytes == 0;

@@ -89,10 +89,6 @@ GemmParams Narrow(const GemmParams& params, Arena& arena, CudaStream& stream) {
   return gemm;
 }
 
-bool IsMultipleOf(const void* pointer, uintptr_t bytes) {
-  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
-}
-
 // Whether the fast kernels take it (gemm_cuda.h).
 bool IsRegular(const GemmParams& p) {
   constexpr int64_t kLoadBytes = 16;

@@ -73,9 +73,7 @@ void Plain(const GroupedParams& p, CudaStream& stream) {
 bool TensorCoresTake(const GroupedParams& p) {
   constexpr int64_t kBytes = 16;
   constexpr int64_t kElements = kPackSize<__half>;
-  const auto aligned = [](const void* pointer) {
-    return reinterpret_cast<uintptr_t>(pointer) % kBytes == 0;
-  };
+  const auto aligned = [](const void* pointer) { return IsMultipleOf(pointer, kBytes); };
   return p.dtype != DType::kF32 && p.x_dtype == p.dtype && p.depth % kElements == 0 &&
          p.x_stride % kElements == 0 && p.slot_stride % kBytes == 0 && aligned(p.x) &&
          aligned(p.slab);

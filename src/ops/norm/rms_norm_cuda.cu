@@ -71,14 +71,11 @@ __global__ void RmsNormPacksKernel(const RmsNormParams p) {
 // Whether the rows and the weight can be read, and out written, in packs. A row's place does not
 // change that, so that a row has the same bits wherever it stands.
 bool ComeInPacks(const RmsNormParams& p) {
-  const auto aligned = [](const void* pointer, size_t bytes) {
-    return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
-  };
   return p.width <= int64_t{kMaxThreads} * PackShare::kPacks * kPack && p.width % kPack == 0 &&
          p.x_token_stride % kPack == 0 && p.x_stride % kPack == 0 &&
          p.out_token_stride % kPack == 0 && p.out_stride % kPack == 0 &&
-         aligned(p.x, sizeof(float4)) && aligned(p.weight, sizeof(float4)) &&
-         aligned(p.out, kPack * SizeOf(p.out_dtype));
+         IsMultipleOf(p.x, sizeof(float4)) && IsMultipleOf(p.weight, sizeof(float4)) &&
+         IsMultipleOf(p.out, kPack * SizeOf(p.out_dtype));
 }
 
 template <class Out>

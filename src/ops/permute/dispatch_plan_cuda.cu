@@ -208,7 +208,7 @@ void LaunchCombine(const CombineAllParams& p, CudaStream& stream) {
 }
 
 bool Aligned(const float* pointer, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && stride % 4 == 0;
+  return IsMultipleOf(pointer, 16) && stride % 4 == 0;
 }
 
 }  // namespace

@@ -216,9 +216,7 @@ void LaunchOf(const KernelParams& params, CudaStream& stream) {
 
 bool FusesNormRouter(const NormRouterParams& p, const CudaDeviceInfo& device) {
   constexpr int kBytes = 16;
-  const auto aligned = [](const void* pointer) {
-    return reinterpret_cast<uintptr_t>(pointer) % kBytes == 0;
-  };
+  const auto aligned = [](const void* pointer) { return IsMultipleOf(pointer, kBytes); };
   return p.dtype != DType::kF32 && p.router.tokens > 0 && p.router.tokens <= kMostTokens &&
          p.router.num_experts <= kMostExperts && p.width % kLoad == 0 &&
          NormRowsFit(p.router.tokens, p.width, kMostWarps) && p.x_stride % 4 == 0 &&

@@ -18,6 +18,11 @@ __host__ __device__ constexpr auto CeilDiv(A a, B b) {
   return (a + b - 1) / b;
 }
 
+// Whether wide loads and stores may begin there.
+inline bool IsMultipleOf(const void* pointer, uintptr_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
 __device__ __forceinline__ float ToFloat(float x) {
   return x;
 }
