@@ -24,12 +24,21 @@ StreamingOptions Settle(StreamingOptions options) {
   return options;
 }
 
-// Tokens of a step whose hidden states go to the host for experts that it computes. Where there are
-// more, experts have so many rows that the link serves them sooner.
-constexpr int64_t kMostHostTokens = 256;
+// Tokens of a step whose hidden states go to the host for experts that it computes: as many as the
+// steps of a server have. With more, experts have so many rows that the link serves nearly all of
+// them sooner.
+constexpr int64_t kMostHostTokens = 2048;
 
 size_t CeilDiv(size_t a, size_t b) {
   return (a + b - 1) / b;
+}
+
+// The rows of each expert, ascending from 0 [experts + 1]: they are sorted by expert, those of an
+// expert by token and choice.
+std::vector<int32_t> RowOffsets(std::span<const int32_t> counts) {
+  std::vector<int32_t> offsets(counts.size() + 1);
+  std::partial_sum(counts.begin(), counts.end(), offsets.begin() + 1);
+  return offsets;
 }
 
 // Where the host can read x once it has waited for what is queued: x itself, or its copy in
@@ -85,9 +94,10 @@ StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
 void StreamedExperts::Choose(int layer, ConstTensorView ids, ConstTensorView h,
                              ops::OpContext& ctx) {
   layer_ = layer;
+  AddPart(ids, ctx);
   const bool is_host_at_work = options_.cpu != nullptr && ids.dim(0) <= kMostHostTokens;
   host_h_ = is_host_at_work ? OnHost(h, pinned_h_, ctx) : ConstTensorView();
-  AddPart(ids, ctx);
+  if (is_host_at_work) h_known_.Mark(ctx);
 }
 
 void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
@@ -320,42 +330,41 @@ void StreamedExperts::TakeHostShare(LayerRun& run) {
   transfers_ -= static_cast<size_t>(share);
 }
 
-// The rows of each expert, ascending from 0 [experts + 1]: they are sorted by expert, those of an
-// expert by token and choice.
-std::vector<int32_t> StreamedExperts::RowOffsets() const {
-  std::vector<int32_t> offsets(counts_.size() + 1);
-  std::partial_sum(counts_.begin(), counts_.end(), offsets.begin() + 1);
-  return offsets;
-}
-
 // Computes the host's share and has the rows brought to the others.
 void StreamedExperts::RunHostShare(LayerRun& run) {
   if (run.on_host.empty()) return;
   const TimelineSpan span(options_.timeline, "experts on the CPU");
-  const std::vector<int32_t> offsets = RowOffsets();
-  std::vector<int32_t> next(offsets.begin(), offsets.end() - 1);
-  std::vector<int32_t> gather(run.ids.size());
-  for (size_t i = 0; i < run.ids.size(); ++i) {
-    gather[next[run.ids[i]]++] = static_cast<int32_t>(i) / options_.top_k;
-  }
+  const std::vector<int32_t> offsets = RowOffsets(counts_);
+  // The host's experts alone, and their rows as they lie there: on a device's host without gaps.
+  std::vector<int32_t> counts(counts_.size());
   std::fill(slots_.begin(), slots_.end(), -1);
   for (const int32_t expert : run.on_host) {
+    counts[expert] = counts_[expert];
     slots_[expert] = store_.host()->SlotOf(store_.experts().IndexOf(run.layer, expert));
   }
   const TensorView& y = run.rows.y;
   const bool elsewhere = run.ctx.OnCuda();
+  const std::vector<int32_t> host_offsets = elsewhere ? RowOffsets(counts) : offsets;
+  std::vector<int32_t> next(host_offsets.begin(), host_offsets.end() - 1);
+  std::vector<int32_t> gather(host_offsets.back());
+  for (size_t i = 0; i < run.ids.size(); ++i) {
+    if (slots_[run.ids[i]] < 0) continue;
+    gather[next[run.ids[i]]++] = static_cast<int32_t>(i) / options_.top_k;
+  }
   std::optional<Arena::Scope> scope;
   if (elsewhere) scope.emplace(*run.ctx.staging);
-  const TensorView host_y = elsewhere ? run.ctx.staging->Allocate(y.dtype(), y.shape()) : y;
-  options_.cpu->Run({.x = host_h_, .gather = gather, .offsets = offsets}, slots_, host_y);
+  const TensorView host_y =
+      elsewhere ? run.ctx.staging->Allocate(y.dtype(), {host_offsets.back(), y.dim(1)}) : y;
+  h_known_.Await();
+  options_.cpu->Run({.x = host_h_, .gather = gather, .offsets = host_offsets}, slots_, host_y);
   if (!elsewhere) return;
   // Rows of experts that follow each other go together.
   for (auto it = run.on_host.begin(); it != run.on_host.end();) {
-    const int32_t begin = offsets[*it];
-    int32_t end = begin;
+    const int32_t first = *it;
+    int32_t end = offsets[first];
     for (; it != run.on_host.end() && offsets[*it] == end; ++it) end = offsets[*it + 1];
-    const TensorView rows = y.Slice(begin, end);
-    run.ctx.cuda->Copy(rows.raw(), host_y.Slice(begin, end).raw(),
+    const TensorView rows = y.Slice(offsets[first], end);
+    run.ctx.cuda->Copy(rows.raw(), host_y[host_offsets[first]].raw(),
                        static_cast<size_t>(rows.NumBytes()));
   }
 }
@@ -462,7 +471,7 @@ void StreamedExperts::Fail(LayerRun& run, int32_t expert) {
     if (run.ids[i] != expert) continue;
     failures_.push_back({static_cast<int64_t>(i) / options_.top_k, error});
   }
-  const std::vector<int32_t> offsets = RowOffsets();
+  const std::vector<int32_t> offsets = RowOffsets(counts_);
   const TensorView failed = run.rows.y.Slice(offsets[expert], offsets[expert + 1]);
   const auto bytes = static_cast<size_t>(failed.NumBytes());
   if (bytes == 0) return;

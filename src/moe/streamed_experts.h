@@ -112,7 +112,6 @@ class StreamedExperts {
   void NoteTimes(size_t nth);
   void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
-  std::vector<int32_t> RowOffsets() const;
   void TakeHostShare(LayerRun& run);
   void RunHostShare(LayerRun& run);
   bool Ask(int layer, size_t nth, int32_t expert, FetchReason reason);
@@ -138,6 +137,7 @@ class StreamedExperts {
   int layer_ = -1;
   Tensor pinned_h_;                   // what a device's copy of h goes to
   ConstTensorView host_h_;            // h where the host reads it; empty where it does not
+  ComputeMoment h_known_;             // from when on
   std::vector<Part> parts_;           // kept for their memory
   size_t num_parts_ = 0;              // those that are known or on their way to the host
   size_t parts_asked_ = 0;            // whose experts were asked for
