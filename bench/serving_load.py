@@ -1,6 +1,6 @@
 """Loads a server until it must refuse, or lets its clients vanish, and says whether it held.
 
-    python3 bench/serving_load.py overload    [--seconds 120] [--times 10] [--turns 6]
+    python3 bench/serving_load.py overload    [--seconds 120] [--times 10] [--turns 12]
     python3 bench/serving_load.py disconnects [--requests 10000]
     python3 bench/serving_load.py memory      [--requests 20000]
 
@@ -334,7 +334,7 @@ def main():
     parser.add_argument("what", choices=("overload", "disconnects", "memory"))
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--times", type=float, default=10)
-    parser.add_argument("--turns", type=int, default=6, help="of overload, which share --seconds, with closed loops between")
+    parser.add_argument("--turns", type=int, default=12, help="of overload, which share --seconds, with closed loops between")
     parser.add_argument("--input-len", type=int, default=64)
     parser.add_argument("--output-len", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=64,
