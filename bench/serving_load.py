@@ -334,7 +334,8 @@ def main():
     parser.add_argument("what", choices=("overload", "disconnects", "memory"))
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--times", type=float, default=10)
-    parser.add_argument("--turns", type=int, default=12, help="of overload, which share --seconds, with closed loops between")
+    parser.add_argument("--turns", type=int, default=12,
+                        help="of overload, which share --seconds, with closed loops between")
     parser.add_argument("--input-len", type=int, default=64)
     parser.add_argument("--output-len", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=64,
