@@ -2,7 +2,6 @@
 
 #include <sys/prctl.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -12,19 +11,20 @@
 #include <vector>
 
 #include "base/check.h"
+#include "offload/link_pace.h"
 
 namespace sluice {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using Clock = LinkPace::Clock;
 using Seconds = std::chrono::duration<double>;
 
 class ThreadLink : public ExpertLink {
  public:
   ThreadLink(const SimulatedLink& simulated, Timeline* timeline)
-      : simulated_(simulated),
-        timeline_(timeline),
+      : timeline_(timeline),
         track_(timeline == nullptr ? -1 : timeline->AddTrack("link")),
+        pace_(simulated),
         thread_([this] { Main(); }) {}
 
   // Ends the copy that runs and drops the others.
@@ -108,17 +108,12 @@ class ThreadLink : public ExpertLink {
     if (job.source == nullptr) {
       std::memset(job.target, 0xff, job.bytes);
     } else {
-      // Times follow from when copies were queued and the one before was due, so that sleeping too
-      // long makes one late and not the link slower.
-      const Clock::time_point begin = std::max(job.queued, free_at_);
+      const Clock::time_point copying = Clock::now();
       std::memcpy(job.target, job.source, job.bytes);
-      const Clock::time_point due = begin + TimeOf(job);
-      free_at_ = std::max(due, Clock::now());
-      std::this_thread::sleep_until(due);
-      busy = free_at_ - begin;
-      if (timeline_ != nullptr) {
-        timeline_->Add(track_, job.label.name, begin, free_at_, job.label.facts);
-      }
+      const auto [begin, end] = pace_.Next(job.queued, Clock::now() - copying, job.bytes);
+      std::this_thread::sleep_until(end);
+      busy = end - begin;
+      if (timeline_ != nullptr) timeline_->Add(track_, job.label.name, begin, end, job.label.facts);
     }
     const std::lock_guard lock(mutex_);
     if (job.source != nullptr) {
@@ -130,17 +125,10 @@ class ThreadLink : public ExpertLink {
     changed_.notify_all();
   }
 
-  Clock::duration TimeOf(const Job& job) const {
-    const double transfer =
-        simulated_.bytes_per_s > 0 ? static_cast<double>(job.bytes) / simulated_.bytes_per_s : 0.0;
-    return std::chrono::duration_cast<Clock::duration>(Seconds(simulated_.latency_s + transfer));
-  }
-
-  const SimulatedLink simulated_;
   Timeline* const timeline_;
   const int track_;
-  Ticket last_ = 0;            // the caller's
-  Clock::time_point free_at_;  // the thread's
+  Ticket last_ = 0;  // the caller's
+  LinkPace pace_;    // the thread's
   std::atomic<Ticket> arrived_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;  // guards those below
