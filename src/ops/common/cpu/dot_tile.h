@@ -22,6 +22,14 @@ inline constexpr int64_t kDepthChunk = 512;
 // cheaper than the round trip.
 inline constexpr int64_t kPackRows = 8;
 
+// Up to this many rows, w is read as one stream. With more, the rows of a tile are worth more than
+// the stream.
+inline constexpr int64_t kStreamRows = 2;
+
+// Floats of x that pass over a row of w before the next row of w does: they stay in the first-level
+// cache.
+inline constexpr int64_t kStreamFloats = 4096;
+
 // Sums of kRows x kColumns over one chunk: out[m][n] += x[m] . w[n]. `depth` <= kDepthChunk. The
 // rows at `next` are fetched into cache on the way.
 template <int kRows, int kColumns, class T>
@@ -140,6 +148,74 @@ inline void DotChunkPacked(const float* const* x, int64_t rows, int64_t x_offset
   }
 }
 
+// sums[m] = x[m] . w over one chunk.
+template <int kRows, class T>
+inline void DotOneColumn(const float* const* x, int64_t x_offset, const T* w, int64_t depth,
+                         Vec (&sums)[kRows]) {
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) sums[m] = Vec::Zero();
+  int64_t k = 0;
+#pragma GCC unroll 4
+  for (; k + Vec::kLanes <= depth; k += Vec::kLanes) {
+    Vec right = Vec::Load(w + k);
+    if constexpr (kRows > 1) Vec::Pin(right);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      sums[m] = Vec::Fma(Vec::Load(x[m] + x_offset + k), right, sums[m]);
+    }
+  }
+  if (k == depth) return;
+  const Vec right = Vec::LoadN(w + k, depth - k);
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    sums[m] = Vec::Fma(Vec::LoadN(x[m] + x_offset + k, depth - k), right, sums[m]);
+  }
+}
+
+// out[m][n] += ReduceAdd(sums[n][m]) for `columns` of a tile.
+template <int kRows>
+inline void AddTile(const Vec (&sums)[Vec::kTileColumns][kRows], int64_t columns, float* out,
+                    int64_t out_stride) {
+  for (int m = 0; m < kRows; ++m) {
+    float* const row = out + m * out_stride;
+    if (columns == Vec::kTileColumns) {
+      Vec tile[Vec::kTileColumns];
+#pragma GCC unroll 8
+      for (int n = 0; n < Vec::kTileColumns; ++n) tile[n] = sums[n][m];
+      Vec::AddReduced(tile, row);
+    } else {
+      for (int64_t n = 0; n < columns; ++n) row[n] += Vec::ReduceAdd(sums[n][m]);
+    }
+  }
+}
+
+// As DotBlock, for weights that come from memory: they are read in the order in which they lie
+// there, one row of w after another. A core fetches that one stream ahead faster than it does those
+// of a tile's columns, side by side.
+template <int kRows, class T>
+inline void DotStream(const float* const* x, const T* w, int64_t columns, int64_t depth, float* out,
+                      int64_t out_stride) {
+  constexpr int kTile = Vec::kTileColumns;
+  constexpr int64_t kChunks = kStreamFloats / kDepthChunk / kRows;
+  Vec sums[kChunks][kTile][kRows];
+  for (int64_t n = 0; n < columns; n += kTile) {
+    const int64_t count = columns - n < kTile ? columns - n : kTile;
+    for (int64_t begin = 0; begin < depth; begin += kChunks * kDepthChunk) {
+      const int64_t left = depth - begin;
+      const int64_t chunks =
+          left < kChunks * kDepthChunk ? (left + kDepthChunk - 1) / kDepthChunk : kChunks;
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t c = 0; c < chunks; ++c) {
+          const int64_t k = begin + c * kDepthChunk;
+          const int64_t length = depth - k < kDepthChunk ? depth - k : kDepthChunk;
+          DotOneColumn(x, k, w + (n + i) * depth + k, length, sums[c][i]);
+        }
+      }
+      for (int64_t c = 0; c < chunks; ++c) AddTile(sums[c], count, out + n, out_stride);
+    }
+  }
+}
+
 // out[m][n] += x[m] . w[n] for w [columns, depth], dense.
 template <class T>
 inline void DotBlock(const float* const* x, int64_t rows, const T* w, int64_t columns,
@@ -153,6 +229,9 @@ inline void DotBlock(const float* const* x, int64_t rows, const T* w, int64_t co
     }
     return;
   }
+  static_assert(kStreamRows == 2);
+  if (rows == 1) return DotStream<1>(x, w, columns, depth, out, out_stride);
+  if (rows == 2) return DotStream<2>(x, w, columns, depth, out, out_stride);
   // Few rows: weights come from memory, so take them in the order in which they lie there.
   for (int64_t n = 0; n < columns; n += Vec::kTileColumns) {
     const int64_t count = columns - n < Vec::kTileColumns ? columns - n : Vec::kTileColumns;
