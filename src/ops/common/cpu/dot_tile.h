@@ -30,6 +30,11 @@ inline constexpr int64_t kStreamRows = 2;
 // cache.
 inline constexpr int64_t kStreamFloats = 4096;
 
+// How far ahead of the sums a stream is fetched. Left to itself a core follows a stream some lines
+// ahead, which is not enough to cover what a line takes to come from memory.
+inline constexpr int64_t kStreamBytesAhead = 4096;
+inline constexpr int64_t kLineBytes = 64;
+
 // Sums of kRows x kColumns over one chunk: out[m][n] += x[m] . w[n]. `depth` <= kDepthChunk. The
 // rows at `next` are fetched into cache on the way.
 template <int kRows, int kColumns, class T>
@@ -148,22 +153,30 @@ inline void DotChunkPacked(const float* const* x, int64_t rows, int64_t x_offset
   }
 }
 
-// sums[m] = x[m] . w over one chunk.
+// sums[m] = x[m] . w over one chunk. As many bytes at `ahead` are fetched into cache on the way.
 template <int kRows, class T>
-inline void DotOneColumn(const float* const* x, int64_t x_offset, const T* w, int64_t depth,
-                         Vec (&sums)[kRows]) {
+inline void DotOneColumn(const float* const* x, int64_t x_offset, const T* w, const T* ahead,
+                         int64_t depth, Vec (&sums)[kRows]) {
+  constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(T));
+  static_assert(kLine % Vec::kLanes == 0);
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) sums[m] = Vec::Zero();
-  int64_t k = 0;
-#pragma GCC unroll 4
-  for (; k + Vec::kLanes <= depth; k += Vec::kLanes) {
+  const auto add = [&](int64_t k) {
     Vec right = Vec::Load(w + k);
     if constexpr (kRows > 1) Vec::Pin(right);
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
       sums[m] = Vec::Fma(Vec::Load(x[m] + x_offset + k), right, sums[m]);
     }
+  };
+  int64_t k = 0;
+#pragma GCC unroll 2
+  for (; k + kLine <= depth; k += kLine) {
+    __builtin_prefetch(ahead + k);
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kLine; i += Vec::kLanes) add(k + i);
   }
+  for (; k + Vec::kLanes <= depth; k += Vec::kLanes) add(k);
   if (k == depth) return;
   const Vec right = Vec::LoadN(w + k, depth - k);
 #pragma GCC unroll 8
@@ -191,12 +204,14 @@ inline void AddTile(const Vec (&sums)[Vec::kTileColumns][kRows], int64_t columns
 
 // As DotBlock, for weights that come from memory: they are read in the order in which they lie
 // there, one row of w after another. A core fetches that one stream ahead faster than it does those
-// of a tile's columns, side by side.
+// of a tile's columns, side by side. At its end nothing is left to fetch: what is there already is
+// asked for again.
 template <int kRows, class T>
 inline void DotStream(const float* const* x, const T* w, int64_t columns, int64_t depth, float* out,
                       int64_t out_stride) {
   constexpr int kTile = Vec::kTileColumns;
   constexpr int64_t kChunks = kStreamFloats / kDepthChunk / kRows;
+  constexpr int64_t kAhead = kStreamBytesAhead / static_cast<int64_t>(sizeof(T));
   Vec sums[kChunks][kTile][kRows];
   for (int64_t n = 0; n < columns; n += kTile) {
     const int64_t count = columns - n < kTile ? columns - n : kTile;
@@ -208,7 +223,9 @@ inline void DotStream(const float* const* x, const T* w, int64_t columns, int64_
         for (int64_t c = 0; c < chunks; ++c) {
           const int64_t k = begin + c * kDepthChunk;
           const int64_t length = depth - k < kDepthChunk ? depth - k : kDepthChunk;
-          DotOneColumn(x, k, w + (n + i) * depth + k, length, sums[c][i]);
+          const int64_t at = (n + i) * depth + k;
+          const int64_t ahead = at + kAhead < columns * depth ? at + kAhead : at;
+          DotOneColumn(x, k, w + at, w + ahead, length, sums[c][i]);
         }
       }
       for (int64_t c = 0; c < chunks; ++c) AddTile(sums[c], count, out + n, out_stride);
