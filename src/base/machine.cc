@@ -122,6 +122,10 @@ uint64_t ResidentBytes(std::optional<int> process) {
   return ReadKilobyteLine("/proc/" + name + "/status", "VmRSS");
 }
 
+uint64_t LastLevelCacheBytes() {
+  return static_cast<uint64_t>(std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE)));
+}
+
 std::string CpuModelName() {
   std::ifstream file("/proc/cpuinfo");
   std::string line;

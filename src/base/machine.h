@@ -33,6 +33,10 @@ MemoryInfo QueryMemory();
 // is none.
 uint64_t ResidentBytes(std::optional<int> process = {});
 
+// The last-level cache, in bytes; 0 where the system does not say. A virtual machine may show more
+// than its own share.
+uint64_t LastLevelCacheBytes();
+
 // The processor's name as the operating system gives it, "unknown" where it does not.
 std::string CpuModelName();
 

@@ -21,6 +21,7 @@ TEST(Machine, ReportsWhatTheSystemHas) {
   EXPECT_GT(QueryMemory().total_bytes, 0u);
   EXPECT_GE(QueryMemory().total_bytes, QueryMemory().available_bytes);
   EXPECT_GT(ResidentBytes(), 0u);
+  EXPECT_LT(LastLevelCacheBytes(), QueryMemory().total_bytes);
   EXPECT_EQ(ParseCpuTier(CpuTierName(DetectCpuTier())), DetectCpuTier());
   EXPECT_EQ(ParseCpuTier("sse9"), std::nullopt);
 }

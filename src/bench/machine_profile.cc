@@ -7,6 +7,7 @@
 #include <chrono>
 #include <memory>
 
+#include "base/machine.h"
 #include "bench/bandwidth.h"
 #include "bench/product_rate.h"
 
@@ -55,13 +56,15 @@ HardwareProfile MeasureMachine(const MachineProfileOptions& options) {
 }
 
 HardwareProfile MeasureForOffload(const OffloadProbe& probe) {
-  constexpr int64_t kMemoryBytes = int64_t{256} << 20;
+  // Of memory and not of a cache: server processors have some hundred MB of it.
+  const int64_t memory_bytes =
+      std::max(int64_t{256} << 20, 4 * static_cast<int64_t>(LastLevelCacheBytes()));
   ThreadPool pool(probe.num_threads);
   HardwareProfile profile{.name = "this-machine",
                           .origin = ProfileOrigin::kMeasured,
                           .source = "measured at the start"};
   profile.host_memory = static_cast<double>(QueryMemory().total_bytes);
-  profile.host_bandwidth = MeasureReadBandwidth(pool, kMemoryBytes);
+  profile.host_bandwidth = MeasureReadBandwidth(pool, memory_bytes);
   if (probe.cuda) {
     CudaStream stream(*probe.cuda);
     Arena arena(MemoryKind::kCuda);
