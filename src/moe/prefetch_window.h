@@ -25,9 +25,6 @@ class PrefetchWindow {
   // The time before the choice of `layer` (counted among those that route) in which nobody asked.
   void NoteWindow(int layer, double seconds);
 
-  // What one takes; 0 while none was measured.
-  double TransferSeconds() const { return transfer_s_; }
-
   // A layer has chosen: of the experts brought ahead for it, whose chances come to `expected`, so
   // many were needed.
   void NoteGuesses(double expected, size_t needed);

@@ -29,6 +29,9 @@ StreamingOptions Settle(StreamingOptions options) {
 // them sooner.
 constexpr int64_t kMostHostTokens = 2048;
 
+// Of what the last copies took, in the mean.
+constexpr double kNewestCopies = 0.125;
+
 size_t CeilDiv(size_t a, size_t b) {
   return (a + b - 1) / b;
 }
@@ -117,12 +120,19 @@ void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
   FindNeeded(run);
   TakeHostShare(run);
   AskForMissing(run);
-  // What a device computes with at once does not wait for a forecast.
-  if (ctx.OnCuda() && !run.held.empty() && !Waits(run)) RunWave(run, NextWave(run));
+  // What a device computes with at once does not wait for a forecast, nor the host for telling a
+  // device of waves that await the link.
+  const bool host_first = !run.on_host.empty() && !AnyReady(run);
+  if (ctx.OnCuda() && !run.held.empty() && !Waits(run) && !host_first) RunWave(run, NextWave(run));
+  if (run.away.empty() && transfers_ > 0) RunHostShare(run);
   bool looked_ahead = false;
   while (run.NumOutstanding() > 0) {
     AskForMissing(run);
-    if (run.away.empty() && !std::exchange(looked_ahead, true)) LookAhead(run.nth, run.ids);
+    if (run.away.empty() && !std::exchange(looked_ahead, true)) {
+      LookAhead(run.nth, run.ids);
+      AskAhead();
+      RunHostShare(run);
+    }
     AskAhead();
     if (Waits(run)) {
       const TimelineSpan span(options_.timeline, "read expert");
@@ -234,6 +244,22 @@ void StreamedExperts::NoteTimes(size_t nth) {
   }
 }
 
+// Of the link's own time, not of what is computed beside it.
+void StreamedExperts::NoteCopies() {
+  if (store_.link() == nullptr) return;
+  const LinkUse use = store_.link()->Use();
+  if (use.copies == link_use_.copies) return;
+  const double each =
+      (use.busy_s - link_use_.busy_s) / static_cast<double>(use.copies - link_use_.copies);
+  copy_s_ = copy_s_ == 0.0 ? each : copy_s_ + kNewestCopies * (each - copy_s_);
+  link_use_ = use;
+}
+
+bool StreamedExperts::AnyReady(const LayerRun& run) {
+  return std::any_of(run.held.begin(), run.held.end(),
+                     [&](int32_t expert) { return store_.Ready(run.layer, expert); });
+}
+
 // Sorts the experts that the layer needs by where they are.
 void StreamedExperts::FindNeeded(LayerRun& run) {
   LayerOffloadStats& stats = StatsOf(run.nth);
@@ -308,10 +334,10 @@ void StreamedExperts::TakeHostShare(LayerRun& run) {
   }
   std::vector<int> tokens;
   for (auto it = candidates.rbegin(); it != candidates.rend(); ++it) tokens.push_back(counts_[*it]);
-  const double transfer_s = window_.TransferSeconds();
+  NoteCopies();
   const size_t queued = transfers_ - candidates.size();
   const int share =
-      HostShare(tokens, static_cast<double>(queued) * transfer_s, options_.cpu->Costs(transfer_s));
+      HostShare(tokens, static_cast<double>(queued) * copy_s_, options_.cpu->Costs(copy_s_));
   if (share == 0) return;
   candidates.resize(static_cast<size_t>(share));
   std::vector<int32_t> indices;
@@ -334,11 +360,12 @@ void StreamedExperts::TakeHostShare(LayerRun& run) {
 void StreamedExperts::RunHostShare(LayerRun& run) {
   if (run.on_host.empty()) return;
   const TimelineSpan span(options_.timeline, "experts on the CPU");
+  const std::vector<int32_t> experts = std::exchange(run.on_host, {});
   const std::vector<int32_t> offsets = RowOffsets(counts_);
   // The host's experts alone, and their rows as they lie there: on a device's host without gaps.
   std::vector<int32_t> counts(counts_.size());
   std::fill(slots_.begin(), slots_.end(), -1);
-  for (const int32_t expert : run.on_host) {
+  for (const int32_t expert : experts) {
     counts[expert] = counts_[expert];
     slots_[expert] = store_.host()->SlotOf(store_.experts().IndexOf(run.layer, expert));
   }
@@ -359,13 +386,16 @@ void StreamedExperts::RunHostShare(LayerRun& run) {
   options_.cpu->Run({.x = host_h_, .gather = gather, .offsets = host_offsets}, slots_, host_y);
   if (!elsewhere) return;
   // Rows of experts that follow each other go together.
-  for (auto it = run.on_host.begin(); it != run.on_host.end();) {
+  for (auto it = experts.begin(); it != experts.end();) {
     const int32_t first = *it;
     int32_t end = offsets[first];
-    for (; it != run.on_host.end() && offsets[*it] == end; ++it) end = offsets[*it + 1];
+    for (; it != experts.end() && offsets[*it] == end; ++it) end = offsets[*it + 1];
     const TensorView rows = y.Slice(offsets[first], end);
-    run.ctx.cuda->Copy(rows.raw(), host_y[host_offsets[first]].raw(),
-                       static_cast<size_t>(rows.NumBytes()));
+    // Not behind an expert that is brought ahead, where that can be.
+    if constexpr (kCudaBuilt) {
+      ops::cuda::CopyFewBytes(rows.raw(), host_y[host_offsets[first]].raw(),
+                              static_cast<size_t>(rows.NumBytes()), *run.ctx.cuda);
+    }
   }
 }
 

@@ -110,6 +110,8 @@ class StreamedExperts {
   void Count(std::span<const int32_t> ids);
   void SortForAsking(std::vector<int32_t>& experts) const;
   void NoteTimes(size_t nth);
+  void NoteCopies();
+  bool AnyReady(const LayerRun& run);
   void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
   void TakeHostShare(LayerRun& run);
@@ -145,6 +147,10 @@ class StreamedExperts {
   int32_t num_asked_early_ = 0;
   std::vector<int32_t> counts_;  // [experts] tokens
   std::vector<int32_t> slots_;   // [experts] slots of a wave, or -1
+
+  // What the host's share is chosen by.
+  LinkUse link_use_;     // as of the layer before
+  double copy_s_ = 0.0;  // what a copy takes, lately; 0 while none has arrived
 
   // What is brought ahead.
   std::vector<int32_t> unseen_ids_;  // what the layer before chose, if by that nothing was yet

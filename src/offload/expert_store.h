@@ -100,6 +100,7 @@ class ExpertStore {
   uint64_t NumBytes() const { return slab_.size(); }  // of all slots
   bool AllResident() const { return num_slots() == options_.experts.size(); }
   HostExperts* host() const { return options_.host; }  // null without one
+  ExpertLink* link() const { return options_.link; }   // likewise
 
   // [num_experts] i32, in the slab's kind of memory: the slot of each expert of `layer`. Only when
   // AllResident(); it never changes then.
