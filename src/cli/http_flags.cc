@@ -206,6 +206,11 @@ void AddHttpFlags(CLI::App& app, HttpFlags& flags) {
   AddLimitFlags(app, flags);
 }
 
+int CoresForConnections() {
+  constexpr int kManyCores = 8;
+  return AvailableCores() < kManyCores ? 0 : 2;
+}
+
 std::chrono::milliseconds Milliseconds(double seconds) {
   return std::chrono::milliseconds(std::llround(seconds * 1000));
 }
@@ -215,9 +220,8 @@ ServerOptions ServerOptionsFrom(const HttpFlags& flags) {
   HttpServerOptions& http = options.http;
   http.host = flags.host;
   http.port = flags.port;
-  // A thread that a connection wakes takes a core from computing, and all of the pool waits then.
-  constexpr int kManyCores = 8;
-  http.io_threads = AvailableCores() < kManyCores ? 1 : 2;
+  http.io_threads = std::max(CoresForConnections(), 1);
+  http.takes_turns = CoresForConnections() == 0;
   http.tls = TlsFrom(flags);
   http.cors = CorsFrom(flags);
   http.max_connections = flags.max_connections;

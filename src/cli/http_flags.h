@@ -41,6 +41,10 @@ void AddHttpFlags(CLI::App& app, HttpFlags& flags);
 // Throws Error that names the flag or the file at fault, and never a key.
 ServerOptions ServerOptionsFrom(const HttpFlags& flags);
 
+// Cores that a server leaves to its connections: two of eight or more, none of fewer. Where
+// computing has all of many, whoever is to read or write a connection waits for its turn on one.
+int CoresForConnections();
+
 // What a flag that takes seconds says.
 std::chrono::milliseconds Milliseconds(double seconds);
 

@@ -9,9 +9,9 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/machine.h"
 #include "base/wire.h"
 #include "cli/commands.h"
+#include "cli/http_flags.h"
 #include "engine/worker_process.h"
 
 namespace sluice {
@@ -104,16 +104,11 @@ bool WantsProcess(const ModelFlags& flags, const EngineFlags& engine, const std:
   return asked == "on" || (asked == "auto" && !records && ChooseCuda(flags).has_value());
 }
 
-// With the threads that a server's other work leaves. Where computing has every one of many cores,
-// whoever is to read or write a connection waits for its turn on one.
+// With the threads that the server's connections leave.
 RunnerOptions ServedRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
                                   const EngineFlags& engine) {
-  constexpr int kManyCores = 8;
-  constexpr int kForConnections = 2;
   RunnerOptions options = ResolveRunnerOptions(spec, flags, engine);
-  if (flags.threads == 0 && options.num_threads >= kManyCores) {
-    options.num_threads -= kForConnections;
-  }
+  if (flags.threads == 0) options.num_threads -= CoresForConnections();
   return options;
 }
 

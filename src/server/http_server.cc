@@ -17,7 +17,6 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "base/machine.h"
 #include "server/http_connection.h"
 
 namespace sluice {
@@ -36,16 +35,9 @@ constexpr std::chrono::milliseconds kAcceptPause{100};
 // Connections past the most that are open that are told so: each takes a moment to end.
 constexpr int kTurnedAwayAtOnce = 256;
 
-// Up to so many cores, connections that interrupt those who compute cost goodput under overload.
-// With sixteen they cost none, and those that wait for a tick cost the clients milliseconds.
-constexpr int kFewCores = 4;
-
-// Where few cores share serving and computing, a thread that wakes waits for the next tick in place
-// of holding a step up at each request that is refused: all of a step's threads wait for the one
-// that was interrupted. Where a core is free nothing changes, and what the kernel denies is done
-// without.
+// A thread that wakes where another runs waits for the next tick. Where a core is free nothing
+// changes, and what the kernel denies is done without.
 void InterruptNobody() {
-  if (AvailableCores() > kFewCores) return;
   const sched_param none{};
   sched_setscheduler(0, SCHED_BATCH, &none);
 }
@@ -162,8 +154,8 @@ void HttpServer::Impl::Start() {
   Listen(*found.begin());
   asio::co_spawn(*threads_[0]->context, Accept(), LogFailure);
   for (const auto& thread : threads_) {
-    thread->thread = std::thread([context = thread->context.get()] {
-      InterruptNobody();
+    thread->thread = std::thread([context = thread->context.get(), &options = options_] {
+      if (options.takes_turns) InterruptNobody();
       context->run();
     });
   }

@@ -25,7 +25,7 @@ void BM_Gemm(benchmark::State& state, DType dtype) {
   const int64_t rows = state.range(0);
   const int64_t columns = state.range(1);
   const int64_t depth = state.range(2);
-  const int64_t copies = rows < 16 ? (int64_t{1} << 28) / (columns * depth * 4) : 1;
+  const int64_t copies = rows < 16 ? (int64_t{1} << 30) / (columns * depth * 4) : 1;
   const Tensor x = BenchTensor(DType::kF32, {rows, depth});
   const Tensor w = BenchTensor(dtype, {copies, columns, depth});
   Tensor out(DType::kF32, {rows, columns});

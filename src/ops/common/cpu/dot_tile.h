@@ -22,10 +22,6 @@ inline constexpr int64_t kDepthChunk = 512;
 // cheaper than the round trip.
 inline constexpr int64_t kPackRows = 8;
 
-// Up to this many rows, w is read as one stream. With more, the rows of a tile are worth more than
-// the stream.
-inline constexpr int64_t kStreamRows = 2;
-
 // Floats of x that pass over a row of w before the next row of w does: they stay in the first-level
 // cache.
 inline constexpr int64_t kStreamFloats = 4096;
@@ -246,7 +242,7 @@ inline void DotBlock(const float* const* x, int64_t rows, const T* w, int64_t co
     }
     return;
   }
-  static_assert(kStreamRows == 2);
+  // With more rows, those of a tile are worth more than one stream of w.
   if (rows == 1) return DotStream<1>(x, w, columns, depth, out, out_stride);
   if (rows == 2) return DotStream<2>(x, w, columns, depth, out, out_stride);
   // Few rows: weights come from memory, so take them in the order in which they lie there.
