@@ -40,6 +40,11 @@ class CpuExperts {
   // left alone. slots [experts]: the slab's slot, or -1. y [R, hidden] f32 of host memory.
   void Run(const HostRows& rows, std::span<const int32_t> slots, TensorView y);
 
+  // Tells that a layer had experts to offer and that Costs spoke against it. What made runs slow
+  // passes, and nobody would know without another run: from layer to layer they are said to cost a
+  // little less.
+  void NoteLeftOut();
+
  private:
   void Compute(const HostRows& rows, std::span<const int32_t> slots, TensorView y);
   double TimeExperts(int rows_each);

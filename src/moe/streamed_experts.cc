@@ -332,13 +332,14 @@ void StreamedExperts::TakeHostShare(LayerRun& run) {
   if (!host.HoldsAll()) {
     candidates.resize(std::min(candidates.size(), static_cast<size_t>(host.num_slots() / 2)));
   }
+  if (candidates.empty()) return;
   std::vector<int> tokens;
   for (auto it = candidates.rbegin(); it != candidates.rend(); ++it) tokens.push_back(counts_[*it]);
   NoteCopies();
   const size_t queued = transfers_ - candidates.size();
   const int share =
       HostShare(tokens, static_cast<double>(queued) * copy_s_, options_.cpu->Costs(copy_s_));
-  if (share == 0) return;
+  if (share == 0) return options_.cpu->NoteLeftOut();
   candidates.resize(static_cast<size_t>(share));
   std::vector<int32_t> indices;
   for (const int32_t expert : candidates) {

@@ -19,9 +19,9 @@ struct HttpServerOptions {
   std::string host = "127.0.0.1";  // a name or an address of this machine
   int port = 8000;                 // 0 = any free one
   int io_threads = 2;
-  // Connections never interrupt a thread that computes. For a server without cores of its own: all
-  // of a step's threads wait for the one that a request has interrupted. A wait for the next tick is
-  // milliseconds, which clients would see for nothing where cores are left.
+  // Connections wait for the next tick where they would interrupt a thread that computes, and with
+  // it all of the step's. For a server that has no cores to itself; elsewhere clients would wait
+  // those milliseconds for nothing.
   bool takes_turns = false;
   std::shared_ptr<boost::asio::ssl::context> tls;  // from LoadTls; null = plain HTTP
   std::shared_ptr<const Cors> cors;                // null = no page of another origin is let in
