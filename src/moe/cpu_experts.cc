@@ -19,10 +19,6 @@ constexpr double kStartSeconds = 40e-6;
 constexpr int kTimedExperts = 8;
 constexpr int kTimedRows = 16;
 constexpr int kTimes = 4;  // each time with others
-// Of a run's pace, against what runs took before.
-constexpr double kNewest = 0.1;
-// What a layer without experts here takes off that: after a thousand they are worth another try.
-constexpr double kLeftOut = 1.0 / 4096;
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -79,8 +75,8 @@ double CpuExperts::TimeExperts(int rows_each) {
 
 CoExecutionCosts CpuExperts::Costs(double link_s) const {
   return {.link_s = link_s,
-          .host_s = pace_ * costs_.host_s,
-          .host_row_s = pace_ * costs_.host_row_s,
+          .host_s = pace_.value() * costs_.host_s,
+          .host_row_s = pace_.value() * costs_.host_row_s,
           .host_start_s = costs_.host_start_s};
 }
 
@@ -98,11 +94,7 @@ void CpuExperts::Run(const HostRows& rows, std::span<const int32_t> slots, Tenso
   if (predicted == 0.0) return;
   const auto start = std::chrono::steady_clock::now();
   Compute(rows, slots, y);
-  pace_ += kNewest * (SecondsSince(start) / predicted - pace_);
-}
-
-void CpuExperts::NoteLeftOut() {
-  pace_ -= kLeftOut * pace_;
+  pace_.NoteRun(SecondsSince(start), predicted);
 }
 
 // The rows of x that experts here read, as f32; others hold anything.

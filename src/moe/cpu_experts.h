@@ -40,10 +40,8 @@ class CpuExperts {
   // left alone. slots [experts]: the slab's slot, or -1. y [R, hidden] f32 of host memory.
   void Run(const HostRows& rows, std::span<const int32_t> slots, TensorView y);
 
-  // Tells that a layer had experts to offer and that Costs spoke against it. What made runs slow
-  // passes, and nobody would know without another run: from layer to layer they are said to cost a
-  // little less.
-  void NoteLeftOut();
+  // A layer had experts to offer and Costs spoke against it.
+  void NoteLeftOut() { pace_.NoteLeftOut(); }
 
  private:
   void Compute(const HostRows& rows, std::span<const int32_t> slots, TensorView y);
@@ -58,7 +56,7 @@ class CpuExperts {
   CpuTier tier_;
   Arena arena_;
   CoExecutionCosts costs_;  // as measured at first
-  double pace_ = 1.0;       // what runs take of that, lately
+  HostPace pace_;
 };
 
 }  // namespace sluice

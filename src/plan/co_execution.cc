@@ -3,6 +3,25 @@
 #include <algorithm>
 
 namespace sluice {
+namespace {
+
+// Of a run, against those before.
+constexpr double kNewest = 0.1;
+// So many times the pace counts of a run at most. Where another program gets a core in its middle,
+// one run takes ten times as long, and that says nothing of the next.
+constexpr double kMost = 3.0;
+// What a layer without a run takes off: after some hundreds the host is worth another try.
+constexpr double kLeftOut = 1.0 / 2048;
+
+}  // namespace
+
+void HostPace::NoteRun(double took_s, double measured_s) {
+  value_ += kNewest * (std::min(took_s / measured_s, kMost * value_) - value_);
+}
+
+void HostPace::NoteLeftOut() {
+  value_ -= kLeftOut * value_;
+}
 
 int HostShare(std::span<const int> rows, double queued_s, const CoExecutionCosts& costs) {
   const auto count = static_cast<int>(rows.size());

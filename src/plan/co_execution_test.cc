@@ -58,5 +58,32 @@ TEST(CoExecution, NoOtherShareEndsSooner) {
   }
 }
 
+TEST(HostPace, FollowsWhatRunsTake) {
+  HostPace pace;
+  EXPECT_EQ(pace.value(), 1.0);
+  for (int run = 0; run < 100; ++run) pace.NoteRun(2e-3, 1e-3);
+  EXPECT_NEAR(pace.value(), 2.0, 0.01);
+  for (int run = 0; run < 100; ++run) pace.NoteRun(0.5e-3, 1e-3);
+  EXPECT_NEAR(pace.value(), 0.5, 0.01);
+}
+
+// Every twentieth run loses a core for the time of twenty.
+TEST(HostPace, ARunThatWasHeldUpSaysLittle) {
+  HostPace pace;
+  double most = 0.0;
+  for (int run = 0; run < 1000; ++run) {
+    pace.NoteRun(run % 20 == 0 ? 20e-3 : 1e-3, 1e-3);
+    most = std::max(most, pace.value());
+  }
+  EXPECT_LT(most, 1.3);
+}
+
+TEST(HostPace, NorDoesItStandForGoodOnceTheHostIsLeftOut) {
+  HostPace pace;
+  for (int run = 0; run < 100; ++run) pace.NoteRun(3e-3, 1e-3);
+  for (int layer = 0; layer < 2048; ++layer) pace.NoteLeftOut();
+  EXPECT_LT(pace.value(), 1.2);
+}
+
 }  // namespace
 }  // namespace sluice
