@@ -319,9 +319,10 @@ void StreamedExperts::JudgePrefetch(const LayerRun& run) {
   asked_ahead_.clear();
 }
 
-// Takes the missing experts that the host computes away from those that are asked for.
+// Takes the missing experts that the host computes away from those that are asked for. While there
+// are free slots the link brings all of them: what it brings need not come again.
 void StreamedExperts::TakeHostShare(LayerRun& run) {
-  if (host_h_.empty() || run.away.empty()) return;
+  if (host_h_.empty() || run.away.empty() || store_.NumFreeSlots() > 0) return;
   const HostExperts& host = *store_.host();
   // `away` begins with the fewest tokens.
   std::vector<int32_t> candidates;
