@@ -358,9 +358,20 @@ void StreamedExperts::TakeHostShare(LayerRun& run) {
   transfers_ -= static_cast<size_t>(share);
 }
 
+// Where the link has nothing else to do, it brings one of the host's experts for the next time, in
+// the place of one that is expected to be used later. Without that, slots would keep what they were
+// filled with wherever the host alone is the quicker.
+void StreamedExperts::KeepOne(LayerRun& run) {
+  if (transfers_ > 0 || !asked_ahead_.empty()) return;
+  for (const int32_t expert : run.on_host) {
+    if (Ask(run.layer, run.nth, expert, FetchReason::kPrefetch)) return;
+  }
+}
+
 // Computes the host's share and has the rows brought to the others.
 void StreamedExperts::RunHostShare(LayerRun& run) {
   if (run.on_host.empty()) return;
+  KeepOne(run);
   const TimelineSpan span(options_.timeline, "experts on the CPU");
   const std::vector<int32_t> experts = std::exchange(run.on_host, {});
   const std::vector<int32_t> offsets = RowOffsets(counts_);

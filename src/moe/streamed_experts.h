@@ -36,7 +36,8 @@ namespace sluice {
 //     is pinned, so that there are slots for others meanwhile.
 // Where the CPU computes experts as well, it takes those of the missing ones that have the fewest
 // tokens, as many as let it and the link be through together (HostShare), and is at work while the
-// link brings the others.
+// link brings the others. What it computes finds no slot. So as long as slots are free the link
+// brings everything, and later it brings one of the CPU's experts where it has nothing else to do.
 //
 // On demand, nothing is brought ahead and a wave waits for all that have found a slot. Serially,
 // that goes for every expert of the layer.
@@ -115,6 +116,7 @@ class StreamedExperts {
   void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
   void TakeHostShare(LayerRun& run);
+  void KeepOne(LayerRun& run);
   void RunHostShare(LayerRun& run);
   bool Ask(int layer, size_t nth, int32_t expert, FetchReason reason);
   void AskForMissing(LayerRun& run);

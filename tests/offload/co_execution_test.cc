@@ -131,6 +131,37 @@ void ExpectAlike(const RunnerOptions& options) {
   EXPECT_GT(on_cpu, 0u);
 }
 
+// A runner whose CPU computes experts behind a slow link that is told nothing ahead.
+std::unique_ptr<ModelRunner> MakeHelped(const GoldenModel& model, int expert_slots,
+                                        const SimulatedLink& link) {
+  RunnerOptions options{.expert_slots = expert_slots};
+  options.offload.streaming = {.prefetch = false, .cpu_experts = true};
+  options.offload.host_slots = static_cast<int>(model.NumExperts());
+  options.offload.link = link;
+  return model.MakeRunner(options);
+}
+
+TEST(CoExecution, LeavesExpertsToTheLinkWhileSlotsAreFree) {
+  const GoldenModel model("qwen3_moe");
+  const auto runner = MakeHelped(model, static_cast<int>(model.NumExperts()) - 1, kSlowLink);
+  ForwardSequences(*runner, model.rows());
+  const LayerOffloadStats stats = runner->offload_stats()->Total();
+  EXPECT_GT(stats.misses, 0u);
+  EXPECT_EQ(stats.cpu, 0u);
+}
+
+// Else slots would hold for ever what they were filled with, where the CPU is always the quicker.
+TEST(CoExecution, BringsSomeOfWhatTheCpuComputesForTheNextTime) {
+  const GoldenModel model("qwen3_moe");
+  const auto runner = MakeHelped(model, static_cast<int>(model.NumExperts() / 4),
+                                 {.bytes_per_s = 1e9, .latency_s = 1e-3});
+  ForwardSequences(*runner, model.rows(), {.chunk = 1});
+  const LayerOffloadStats stats = runner->offload_stats()->Total();
+  EXPECT_GT(stats.cpu, stats.misses);
+  const ExpertLayout layout = ExpertLayoutOf(model.spec(), RunnerOptions().dtype);
+  EXPECT_GT(stats.link_bytes, stats.misses * static_cast<uint64_t>(layout.SlotBytes()));
+}
+
 TEST(CoExecution, ComputesTheSameAsExpertsInSlots) {
   ExpectAlike({.dtype = DType::kBF16});
 }
