@@ -126,6 +126,17 @@ uint64_t LastLevelCacheBytes() {
   return static_cast<uint64_t>(std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE)));
 }
 
+double StolenSeconds() {
+  std::ifstream file("/proc/stat");
+  std::string cpu;  // the first line is that of all cores
+  uint64_t user = 0, nice = 0, system = 0, idle = 0, iowait = 0, irq = 0, softirq = 0, steal = 0;
+  file >> cpu >> user >> nice >> system >> idle >> iowait >> irq >> softirq >> steal;
+  if (!file || cpu != "cpu") return 0.0;
+  const auto ticks_per_s = static_cast<double>(sysconf(_SC_CLK_TCK));
+  const auto cores = static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN));
+  return static_cast<double>(steal) / ticks_per_s / cores;
+}
+
 std::string CpuModelName() {
   std::ifstream file("/proc/cpuinfo");
   std::string line;

@@ -37,6 +37,10 @@ uint64_t ResidentBytes(std::optional<int> process = {});
 // than its own share.
 uint64_t LastLevelCacheBytes();
 
+// Seconds since the machine booted in which a core had something to run and the hypervisor ran
+// another guest on it, in the mean of all cores. 0 where the system does not say.
+double StolenSeconds();
+
 // The processor's name as the operating system gives it, "unknown" where it does not.
 std::string CpuModelName();
 

@@ -18,6 +18,9 @@ TEST(Machine, FormatsBytesWithThreeFigures) {
 
 TEST(Machine, ReportsWhatTheSystemHas) {
   EXPECT_GE(AvailableCores(), 1);
+  const double stolen = StolenSeconds();
+  EXPECT_GE(stolen, 0.0);
+  EXPECT_GE(StolenSeconds(), stolen);
   EXPECT_GT(QueryMemory().total_bytes, 0u);
   EXPECT_GE(QueryMemory().total_bytes, QueryMemory().available_bytes);
   EXPECT_GT(ResidentBytes(), 0u);

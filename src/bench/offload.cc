@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/machine.h"
 #include "bench/decode_batch.h"
 #include "bench/timing.h"
 #include "plan/batch_theory.h"
@@ -67,11 +68,13 @@ OffloadRun RunOffload(ModelRunner& runner, int sequences, const OffloadBenchOpti
   run.prefill_s = SecondsSince(start);
   batch.Decode(options.warmup_tokens, [] {});
   const Counters before(runner);
+  const double stolen_before = StolenSeconds();
   BenchClock::time_point last = BenchClock::now();
   batch.Decode(options.output_tokens, [&] {
     const BenchClock::time_point now = BenchClock::now();
     run.step_s.push_back(std::chrono::duration<double>(now - std::exchange(last, now)).count());
   });
+  run.stolen_s = StolenSeconds() - stolen_before;
   const Counters after(runner);
   for (size_t i = 0; i < after.layers.size(); ++i) {
     run.layers.push_back(Since(before.layers[i], after.layers[i]));
@@ -124,6 +127,7 @@ boost::json::object ToJson(const OffloadRun& run, const ByteBound& bound) {
           {"step_ms", 1e3 * seconds / steps},
           {"step_p50_ms", 1e3 * Median(run.step_s)},
           {"step_max_ms", 1e3 * Quantile(run.step_s, 1.0)},
+          {"stolen_share", run.stolen_s / seconds},
           {"hit_rate", Share(static_cast<double>(Kept(total)), requests)},
           {"ready_rate", Share(static_cast<double>(total.hits), requests)},
           {"forecast_hit_rate",

@@ -28,6 +28,7 @@ struct OffloadRun {
   int sequences = 0;
   double prefill_s = 0.0;
   std::vector<double> step_s;                // [output_tokens]
+  double stolen_s = 0.0;                     // of these, in the mean of all cores: StolenSeconds
   std::vector<LayerOffloadStats> layers;     // empty where every expert has a slot
   LinkUse link;                              // likewise zero
   std::vector<std::vector<TokenId>> tokens;  // of each sequence, with its prompt

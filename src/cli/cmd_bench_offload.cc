@@ -397,6 +397,13 @@ void PrintRow(const json::object& row) {
     return;
   }
   const auto percent = [&](const char* key) { return 100 * Number(row, key); };
+  std::string notes;
+  if (row.contains("tokens_differ")) {
+    notes += "  TOKENS DIFFER: " + std::string(row.at("tokens_differ").as_string());
+  }
+  if (percent("stolen_share") >= 1.0) {
+    notes += fmt::format("  ({:.0f} % of the cores' time taken away)", percent("stolen_share"));
+  }
   fmt::print(
       "  {:<14}{:>4}{:>7}{:>10.1f}{:>9}{:>8}{:>9}{:>7.1f}{:>7.1f}{:>7.1f}{:>8.2f}{:>7.1f}{:>9.2f}"
       "{:>9.2f}{:>10.1f}{:>7.1f}  {}{}\n",
@@ -406,10 +413,7 @@ void PrintRow(const json::object& row) {
       Number(row, "link_bytes_per_s") / 1e9, percent("link_busy_share"),
       Number(row, "wait_between_ms"), Number(row, "wait_within_ms"),
       Number(row, "bound_tokens_per_s"), percent("share_of_bound"),
-      std::string(row.at("bound").as_string()),
-      row.contains("tokens_differ")
-          ? "  TOKENS DIFFER: " + std::string(row.at("tokens_differ").as_string())
-          : "");
+      std::string(row.at("bound").as_string()), notes);
 }
 
 void PrintBudget(const json::object& budget) {
