@@ -248,6 +248,15 @@ LoadProgress MakeProgress(const std::string& name) {
   };
 }
 
+// A loop over experts waits for memory, which three cores of four read as fast as all do, and then
+// for the last of its threads. Beside a GPU that would be one whose core was taken by the thread
+// that drives the device, by a copy or by another program: so these have the fourth.
+int ThreadsFor(const ModelFlags& flags, bool on_gpu) {
+  const int cores = AvailableCores();
+  if (flags.threads > 0) return flags.threads;
+  return on_gpu && flags.offload.cpu_experts ? cores - cores / 4 : cores;
+}
+
 }  // namespace
 
 OpenedModel OpenModel(const ModelFlags& flags) {
@@ -310,7 +319,7 @@ RunnerOptions ResolveRunnerOptions(const ModelSpec& spec, const ModelFlags& flag
   }
   options.cuda = ChooseCuda(flags);
   options.gpu_memory_utilization = flags.gpu_memory_utilization;
-  options.num_threads = flags.threads > 0 ? flags.threads : AvailableCores();
+  options.num_threads = ThreadsFor(flags, options.cuda.has_value());
   options.tier = DetectCpuTier();
   if (flags.cpu_tier != "auto") {
     const CpuTier asked = ParseCpuTier(flags.cpu_tier).value();

@@ -82,7 +82,7 @@ void AddModelFlags(CLI::App& app, ModelFlags& flags) {
   app.add_option(
          "--threads", flags.threads,
          "Threads that compute; 0 = one for every core allowed, but for two of eight or more in "
-         "serve")
+         "serve, and for one of four with --cpu-experts beside a GPU")
       ->check(Quiet(CLI::Range(0, 1024)))
       ->group(machine);
   app.add_option("--cpu-tier", flags.cpu_tier, "auto, portable, avx2 or avx512")

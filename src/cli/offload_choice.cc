@@ -63,8 +63,9 @@ HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& op
   std::optional<HardwareProfile> given;
   if (!hardware.empty()) given = ReadProfile(hardware);
   const ExpertLayout layout = ExpertLayoutOf(model.spec, options.dtype);
+  // Beside a GPU the host is memory only: what it gives, whoever reads it.
   HardwareProfile here =
-      MeasureForOffload({.num_threads = options.num_threads,
+      MeasureForOffload({.num_threads = options.cuda ? AvailableCores() : options.num_threads,
                          .tier = options.tier,
                          .cuda = options.cuda,
                          .link = options.offload.link,

@@ -3,12 +3,14 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/machine.h"
 #include "base/wire.h"
 #include "cli/commands.h"
 #include "cli/http_flags.h"
@@ -108,7 +110,9 @@ bool WantsProcess(const ModelFlags& flags, const EngineFlags& engine, const std:
 RunnerOptions ServedRunnerOptions(const ModelSpec& spec, const ModelFlags& flags,
                                   const EngineFlags& engine) {
   RunnerOptions options = ResolveRunnerOptions(spec, flags, engine);
-  if (flags.threads == 0) options.num_threads -= CoresForConnections();
+  if (flags.threads == 0) {
+    options.num_threads = std::min(options.num_threads, AvailableCores() - CoresForConnections());
+  }
   return options;
 }
 
