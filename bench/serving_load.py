@@ -6,8 +6,9 @@
 
 Starts `sluice serve` with the embedded model and prints a JSON object of what was measured; "held" says of each limit
 whether it was kept, and the exit code is 1 when one was not. --sluice names the program. What follows -- goes to serve,
-as `-- MODEL --expert-slots 16`, and comes before what is said here for it. --name NAME also keeps the object under
-bench/results/, from a clean checkout, as record.py does; --commit and --out are record.py's.
+as `-- MODEL --expert-slots 16`, and comes before what is said here for it. The load shares the server's cores, or with
+--load-cores N has N of its own that the server may not use, and as many threads. --name NAME also keeps the object
+under bench/results/, from a clean checkout, as record.py does; --commit and --out are record.py's.
 
 overload     arrivals at so many times the best goodput, for --seconds at a stretch: when refusals come, the longest
              stall of a stream, memory from second to second. Then goodput against the best, which is that of closed
@@ -47,9 +48,10 @@ SEED = 1
 class Server:
     """A server of its own; its address and its figures."""
 
-    def __init__(self, sluice, flags):
-        self.process = subprocess.Popen([sluice, "serve", "--port", "0", "--log-level", "warning", *flags],
-                                        stdout=subprocess.PIPE, text=True)
+    def __init__(self, arguments, flags):
+        command = [arguments.sluice, "serve", "--port", "0", "--log-level", "warning", *flags]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
+                                        preexec_fn=lambda: os.sched_setaffinity(0, arguments.server_cores))
         for line in self.process.stdout:
             if line.startswith("listening on http://"):
                 self.host, port = line.split("://")[1].strip().rsplit(":", 1)
@@ -102,8 +104,15 @@ class Server:
 def bench(server, arguments, *flags):
     """One run of bench serve, with prompts of its own: those of a run before would be found in the prefix cache."""
     command = [arguments.sluice, "bench", "serve", "--base-url", server.url, "--ignore-eos", "--json",
+               "--client-threads", str(max(1, arguments.load_cores)),
                "--vocab-size", str(arguments.vocab_size), "--seed", str(next(server.seeds)), *map(str, flags)]
     return record.run_json(command)
+
+
+def stolen_seconds():
+    """That a core had something to run and a hypervisor ran others on it, in the mean of all cores."""
+    fields = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK") / os.cpu_count()
 
 
 def resident_bytes(pid):
@@ -141,7 +150,7 @@ def overload(arguments, flags):
     at_once = arguments.at_once
     own = {"--max-num-seqs": max(1, at_once // 2), "--max-num-queued-reqs": at_once}
     own_flags = [str(part) for flag in own.items() if flag[0] not in flags for part in flag]
-    with Server(arguments.sluice, [*own_flags, *flags]) as server:
+    with Server(arguments, [*own_flags, *flags]) as server:
         def closed_loop(count):
             return bench(server, arguments, "--num-prompts", max(2 * at_once, round(count)),
                          "--max-concurrency", at_once, *lengths)
@@ -153,7 +162,9 @@ def overload(arguments, flags):
         capacity = closed_loop(4 * at_once)["request_throughput"]
         rate = arguments.times * capacity
         watch = MemoryWatch(server)
+        stolen, begin = stolen_seconds(), time.monotonic()
         stretch = arrivals(rate, arguments.seconds)
+        stolen_share = (stolen_seconds() - stolen) / (time.monotonic() - begin)
         memory = watch.stop()
         seconds = arguments.seconds / arguments.turns
         best, loaded = [closed_loop(capacity * seconds)["output_throughput"]], []
@@ -175,7 +186,10 @@ def overload(arguments, flags):
               "refusal_median_ms": waits[len(waits) // 2] if waits else 0, "refusal_p99_ms": refusal_p99,
               "refusal_most_ms": waits[-1] if waits else 0, "other_failures": others,
               "p99_ttft_ms": stretch["p99_ttft_ms"], "p99_itl_ms": stretch["p99_itl_ms"],
-              "longest_stall_ms": stretch["max_itl_ms"], "resident_bytes": memory}
+              "longest_stall_ms": stretch["max_itl_ms"], "resident_bytes": memory,
+              # What tells a slow server from a load that came late, or from a machine that others used.
+              "load_late_mean_ms": stretch["mean_lateness_ms"], "load_late_p99_ms": stretch["p99_lateness_ms"],
+              "stolen_share": stolen_share}
     result["held"] = {"goodput": result["goodput_share"] >= LEAST_GOODPUT,
                       "refusals": bool(waits) and refusal_p99 <= MOST_REFUSAL_MS,
                       "only_refusals": not others,
@@ -283,7 +297,7 @@ async def vanish_all(server, requests):
 
 
 def disconnects(arguments, flags):
-    with Server(arguments.sluice, flags) as server:
+    with Server(arguments, flags) as server:
         asyncio.run(vanish_all(server, min(500, arguments.requests)))
         server.await_idle()
         before = server.metrics()
@@ -305,7 +319,7 @@ def disconnects(arguments, flags):
 
 def memory(arguments, flags):
     load = ["--max-concurrency", 64, "--random-input-len", 16, "--random-output-len", 4]
-    with Server(arguments.sluice, flags) as server:
+    with Server(arguments, flags) as server:
         bench(server, arguments, "--num-prompts", max(64, arguments.requests // 10), *load)
         before = server.metrics()["process_resident_memory_bytes"]
         done = bench(server, arguments, "--num-prompts", arguments.requests, *load)
@@ -342,7 +356,14 @@ def main():
                         help="requests of the closed loop; half of them are the batch")
     parser.add_argument("--vocab-size", type=int, default=1024, help="prompts are ids below this")
     parser.add_argument("--requests", type=int)
+    parser.add_argument("--load-cores", type=int, default=0,
+                        help="cores that the load has for itself; 0 = it shares those of the server")
     arguments = parser.parse_args(own)
+    cores = sorted(os.sched_getaffinity(0))
+    if not 0 <= arguments.load_cores < len(cores):
+        parser.error(f"--load-cores {arguments.load_cores}: there are {len(cores)}, and the server needs one")
+    arguments.server_cores = cores[: len(cores) - arguments.load_cores]
+    os.sched_setaffinity(0, cores[-arguments.load_cores :])  # this process, and what it starts but the server
     arguments.sluice = str(pathlib.Path(arguments.sluice).resolve())
     if arguments.requests is None:
         arguments.requests = 20000 if arguments.what == "memory" else 10000

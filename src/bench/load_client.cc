@@ -2,6 +2,7 @@
 
 #include <openssl/ssl.h>
 
+#include <algorithm>
 #include <array>
 #include <boost/asio.hpp>
 #include <boost/asio/ssl.hpp>
@@ -9,6 +10,7 @@
 #include <boost/beast/http.hpp>
 #include <boost/json.hpp>
 #include <exception>
+#include <future>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -114,21 +116,25 @@ struct Connection {
   All& all;
 };
 
-// One load on its way. A coroutine sends the requests in turn, each has one of its own for its
-// answer, one looks after connections that wait too long, and all are run by the thread that calls
-// Run. What a request costs here is taken from a server on the same machine: it is one string, made
-// before the clock runs, and no timer is set for it.
+// A request, when it may be sent, and where to say what happened to it.
+struct Due {
+  const LoadRequest& request;
+  double at_s;
+  RequestOutcome& outcome;
+};
+
+// One thread's share of a load on its way. A coroutine sends the requests in turn, each has one of
+// its own for its answer, one looks after connections that wait too long, and all are run by the
+// thread that calls Run. What a request costs here is taken from a server on the same machine: it
+// is one string, made before the clock runs, and no timer is set for it.
 template <class Stream>
 class LoadRun {
  public:
-  LoadRun(const LoadTarget& target, std::span<const LoadRequest> requests,
-          std::span<const double> at_s, std::optional<int> max_concurrency)
+  LoadRun(const LoadTarget& target, std::vector<Due> share, int max_in_flight)
       : target_(target),
         address_(ParseHttpTarget(WithoutSlash(target.base_url) + target.endpoint)),
-        requests_(requests),
-        at_s_(at_s),
-        max_in_flight_(max_concurrency.value_or(std::numeric_limits<int>::max())),
-        outcomes_(requests.size()),
+        share_(std::move(share)),
+        max_in_flight_(max_in_flight),
         timer_(context_),
         watch_(context_) {
     tls_.set_default_verify_paths();
@@ -138,16 +144,15 @@ class LoadRun {
             "\r\nUser-Agent: " + kUserAgent +
             "\r\nContent-Type: application/json\r\nAccept-Encoding: identity\r\n";
     if (!target_.api_key.empty()) head_ += "Authorization: Bearer " + target_.api_key + "\r\n";
+    messages_.reserve(share_.size());
+    for (const Due& due : share_) messages_.push_back(MessageOf(due.request));
   }
 
-  std::vector<RequestOutcome> Run() {
-    messages_.reserve(requests_.size());
-    for (const LoadRequest& request : requests_) messages_.push_back(MessageOf(request));
-    begin_ = BenchClock::now();
+  void Run(BenchClock::time_point begin) {
+    begin_ = begin;
     asio::co_spawn(context_, SendAll(), OnEnd);
     asio::co_spawn(context_, Watch(), OnEnd);
     context_.run();
-    return std::move(outcomes_);
   }
 
  private:
@@ -174,12 +179,14 @@ class LoadRun {
   }
 
   asio::awaitable<void> SendAll() {
-    for (size_t i = 0; i < requests_.size(); ++i) {
-      outcomes_[i].prompt_tokens = requests_[i].prompt_tokens;
-      co_await WaitUntil(at_s_[i]);
+    for (size_t i = 0; i < share_.size(); ++i) {
+      const Due& due = share_[i];
+      due.outcome.prompt_tokens = due.request.prompt_tokens;
+      co_await WaitUntil(due.at_s);
       co_await WaitForPlace();
       ++in_flight_;
-      asio::co_spawn(context_, Send(outcomes_[i], std::move(messages_[i])), OnEnd);
+      due.outcome.late_s = Now() - std::max(due.at_s, place_since_s_);
+      asio::co_spawn(context_, Send(due.outcome, std::move(messages_[i])), OnEnd);
       // Answers on their way are not to wait until all requests have been sent.
       co_await asio::post(context_, use_awaitable);
     }
@@ -241,7 +248,10 @@ class LoadRun {
     }
     if (!outcome.error.empty()) outcome.ended_s = Now();
     --in_flight_;
-    if (waits_for_place_) timer_.cancel();
+    if (waits_for_place_ && in_flight_ == max_in_flight_ - 1) {
+      place_since_s_ = Now();
+      timer_.cancel();
+    }
     EndWatch();
   }
 
@@ -346,11 +356,9 @@ class LoadRun {
 
   const LoadTarget& target_;
   const HttpTarget address_;
-  const std::span<const LoadRequest> requests_;
-  const std::span<const double> at_s_;
+  const std::vector<Due> share_;
   const int max_in_flight_;
   std::vector<std::string> messages_;
-  std::vector<RequestOutcome> outcomes_;  // stays as large: coroutines refer to its elements
 
   asio::io_context context_{1};
   ssl::context tls_{ssl::context::tls_client};
@@ -363,8 +371,38 @@ class LoadRun {
   BenchClock::time_point begin_;
   int in_flight_ = 0;
   bool waits_for_place_ = false;
+  double place_since_s_ = 0.0;  // when one was free again that SendAll had waited for
   bool all_sent_ = false;
 };
+
+// Of N threads each has every Nth request.
+template <class Stream>
+std::vector<RequestOutcome> SendShares(const LoadTarget& target,
+                                       std::span<const LoadRequest> requests,
+                                       const LoadSchedule& schedule) {
+  constexpr int kNoLimit = std::numeric_limits<int>::max();
+  const int most = schedule.max_concurrency.value_or(kNoLimit);
+  const int threads = std::min(schedule.num_threads, most);
+  std::vector<RequestOutcome> outcomes(requests.size());
+  std::vector<std::unique_ptr<LoadRun<Stream>>> runs;
+  for (int thread = 0; thread < threads; ++thread) {
+    std::vector<Due> share;
+    for (size_t i = thread; i < requests.size(); i += threads) {
+      share.push_back({requests[i], schedule.at_s[i], outcomes[i]});
+    }
+    const int places = most == kNoLimit ? kNoLimit : most / threads + (thread < most % threads);
+    runs.push_back(std::make_unique<LoadRun<Stream>>(target, std::move(share), places));
+  }
+  const BenchClock::time_point begin = BenchClock::now();
+  std::vector<std::future<void>> others;
+  for (int thread = 1; thread < threads; ++thread) {
+    others.push_back(
+        std::async(std::launch::async, [run = runs[thread].get(), begin] { run->Run(begin); }));
+  }
+  runs[0]->Run(begin);
+  for (std::future<void>& other : others) other.get();
+  return outcomes;
+}
 
 }  // namespace
 
@@ -392,15 +430,13 @@ std::string FirstServedModel(const LoadTarget& target) {
 
 std::vector<RequestOutcome> SendLoad(const LoadTarget& target,
                                      std::span<const LoadRequest> requests,
-                                     std::span<const double> at_s,
-                                     std::optional<int> max_concurrency) {
-  SLUICE_CHECK_EQ(requests.size(), at_s.size());
-  SLUICE_CHECK_GE(max_concurrency.value_or(1), 1);
+                                     const LoadSchedule& schedule) {
+  SLUICE_CHECK_EQ(requests.size(), schedule.at_s.size());
+  SLUICE_CHECK_GE(schedule.max_concurrency.value_or(1), 1);
+  SLUICE_CHECK_GE(schedule.num_threads, 1);
   RaiseOpenFileLimit();
-  if (ParseHttpTarget(target.base_url).tls) {
-    return LoadRun<TlsStream>(target, requests, at_s, max_concurrency).Run();
-  }
-  return LoadRun<PlainStream>(target, requests, at_s, max_concurrency).Run();
+  return ParseHttpTarget(target.base_url).tls ? SendShares<TlsStream>(target, requests, schedule)
+                                              : SendShares<PlainStream>(target, requests, schedule);
 }
 
 }  // namespace sluice

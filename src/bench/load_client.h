@@ -25,15 +25,20 @@ struct LoadTarget {
 // The name of the first model that the server lists. Throws Error when it gives none.
 std::string FirstServedModel(const LoadTarget& target);
 
-// Sends each request of a load when its time has come (`at_s`, ascending, seconds after the
-// beginning; as many as requests) and less than `max_concurrency` are on their way, and reads the
+struct LoadSchedule {
+  // When each request may be sent, seconds after the beginning; ascending.
+  std::span<const double> at_s;
+  std::optional<int> max_concurrency;  // requests on their way at once
+  // That send and read. Each has its share of the requests and of max_concurrency, one at least.
+  int num_threads = 1;
+};
+
+// Sends each request of a load when its time has come and there is a place for it, and reads the
 // streamed answers. Returns what happened to each, in their order, when all have ended: a failure
 // is an outcome. A request is sent on a connection that an earlier answer left open, else on a new
-// one. All on the calling thread. Throws Error for an address that is none or that no name server
-// knows.
+// one. Throws Error for an address that is none or that no name server knows.
 std::vector<RequestOutcome> SendLoad(const LoadTarget& target,
                                      std::span<const LoadRequest> requests,
-                                     std::span<const double> at_s,
-                                     std::optional<int> max_concurrency);
+                                     const LoadSchedule& schedule);
 
 }  // namespace sluice

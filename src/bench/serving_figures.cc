@@ -151,8 +151,9 @@ json::array OutcomesJson(std::span<const RequestOutcome> outcomes) {
 ServingFigures SummarizeServing(std::span<const RequestOutcome> outcomes,
                                 std::span<const double> percentiles) {
   ServingFigures figures;
-  std::vector<double> ttft, tpot, itl, e2el;  // seconds
+  std::vector<double> ttft, tpot, itl, e2el, late;  // seconds
   for (const RequestOutcome& outcome : outcomes) {
+    late.push_back(outcome.late_s);
     figures.duration_s = std::max(figures.duration_s, outcome.ended_s);
     if (!outcome.error.empty()) {
       ++figures.failed;
@@ -184,6 +185,7 @@ ServingFigures SummarizeServing(std::span<const RequestOutcome> outcomes,
   figures.tpot = Spread(tpot, percentiles);
   figures.itl = Spread(itl, percentiles);
   figures.e2el = Spread(e2el, percentiles);
+  figures.lateness = Spread(late, percentiles);
   figures.failures = Failures(outcomes, percentiles);
   return figures;
 }
@@ -232,11 +234,8 @@ json::object ServingJson(const ServingFigures& figures, std::span<const double> 
                       {"total_token_throughput", figures.total_tokens_per_s},
                       {"max_output_tokens_per_s", figures.peak_output_tokens_per_s},
                       {"max_concurrent_requests", figures.peak_concurrent}};
-  for (const LatencyName& name : kLatencies) {
-    const LatencySpread& spread = figures.*name.spread;
-    const auto key = [&](const std::string& kind) {
-      return fmt::format("{}_{}_ms", kind, name.key);
-    };
+  const auto add = [&](std::string_view name, const LatencySpread& spread) {
+    const auto key = [&](const std::string& kind) { return fmt::format("{}_{}_ms", kind, name); };
     result[key("mean")] = spread.mean;
     result[key("median")] = spread.median;
     result[key("std")] = spread.deviation;
@@ -244,7 +243,9 @@ json::object ServingJson(const ServingFigures& figures, std::span<const double> 
     for (size_t i = 0; i < percentiles.size(); ++i) {
       result[key("p" + PercentileName(percentiles[i]))] = spread.percentiles[i];
     }
-  }
+  };
+  for (const LatencyName& name : kLatencies) add(name.key, figures.*name.spread);
+  add("lateness", figures.lateness);
   result["failures"] = FailuresJson(figures.failures, percentiles);
   result["requests"] = OutcomesJson(outcomes);
   return result;

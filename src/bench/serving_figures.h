@@ -14,7 +14,8 @@ namespace sluice {
 // Times are in seconds after the run's beginning.
 struct RequestOutcome {
   double sent_s = 0.0;
-  double ended_s = 0.0;          // the last of its answer came, or its failure was seen
+  double late_s = 0.0;   // sent so long after it was due and had a place: the client's fault
+  double ended_s = 0.0;  // the last of its answer came, or its failure was seen
   std::vector<double> chunks_s;  // when each piece of the answer came that carries text
   int64_t prompt_tokens = 0;     // as the server counts them, or else as they were asked for
   int64_t output_tokens = 0;     // as the server counts them, or else the pieces
@@ -52,6 +53,8 @@ struct ServingFigures {
   LatencySpread tpot;  // from then to the end, for each further token; of answers with two or more
   LatencySpread itl;   // between two pieces, of all answers together
   LatencySpread e2el;  // sent to the end
+  LatencySpread
+      lateness;  // due to sent, of all requests: where it is long, all this is the client's
   std::vector<FailureKind> failures;  // the most frequent first
 };
 
@@ -72,7 +75,8 @@ struct ServingReport {
 std::string ServingBlock(const ServingFigures& figures, const ServingReport& report);
 
 // Every figure under the key that vLLM's result files have for it ("p99_ttft_ms"), the greatest of
-// each latency ("max_itl_ms"), the failures, and what happened to each request.
+// each latency ("max_itl_ms"), how late the client was ("p99_lateness_ms"), the failures, and what
+// happened to each request.
 boost::json::object ServingJson(const ServingFigures& figures, std::span<const double> percentiles,
                                 std::span<const RequestOutcome> outcomes);
 

@@ -25,7 +25,7 @@ std::vector<RequestOutcome> Outcomes() {
            .prompt_tokens = 30,
            .output_tokens = 3},
           {.sent_s = 1.0, .ended_s = 1.03, .error = "HTTP 429: full"},
-          {.sent_s = 1.0, .ended_s = 1.5, .chunks_s = {1.2}, .error = "no answer"}};
+          {.sent_s = 1.0, .late_s = 0.5, .ended_s = 1.5, .chunks_s = {1.2}, .error = "no answer"}};
 }
 
 TEST(ServingFigures, AreThoseOfTheAnswersThatCameWhole) {
@@ -51,6 +51,9 @@ TEST(ServingFigures, AreThoseOfTheAnswersThatCameWhole) {
   EXPECT_NEAR(figures.itl.percentiles[0], 150.0, 1e-9);
   EXPECT_NEAR(figures.itl.most, 1200.0, 1e-9);
   EXPECT_NEAR(figures.e2el.median, 1000.0, 1e-9);
+  // Of five, those that failed among them.
+  EXPECT_NEAR(figures.lateness.mean, 100.0, 1e-9);
+  EXPECT_NEAR(figures.lateness.most, 500.0, 1e-9);
 }
 
 TEST(ServingFigures, PeaksAreOfTheBestSecondAndOfWhatIsOnItsWay) {
@@ -138,7 +141,8 @@ TEST(ServingJson, HasEveryLatencyAndEveryRequest) {
       ServingJson(SummarizeServing(outcomes, percentiles), percentiles, outcomes);
   EXPECT_EQ(result.at("completed").to_number<int>(), 2);
   EXPECT_NEAR(result.at("median_itl_ms").as_double(), 150.0, 1e-9);
-  for (const char* key : {"p99_ttft_ms", "p99.9_tpot_ms", "std_itl_ms", "mean_e2el_ms"}) {
+  for (const char* key :
+       {"p99_ttft_ms", "p99.9_tpot_ms", "std_itl_ms", "mean_e2el_ms", "max_lateness_ms"}) {
     EXPECT_TRUE(result.contains(key)) << key;
   }
   EXPECT_NEAR(result.at("max_itl_ms").as_double(), 1200.0, 1e-9);

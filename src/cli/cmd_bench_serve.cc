@@ -36,6 +36,7 @@ struct BenchServeFlags {
   int num_warmups = 0;
   ArrivalProcess arrivals;
   std::optional<int> max_concurrency;
+  int client_threads = 1;
   RandomWorkload random;
   int vocab_size = 1024;
   std::string dataset_path;
@@ -76,6 +77,11 @@ void AddLoadFlags(CLI::App& command, BenchServeFlags& flags) {
       .add_option("--max-concurrency,--concurrency", flags.max_concurrency,
                   "Requests on their way at once; further ones wait to be sent; default: no limit")
       ->check(Quiet(CLI::PositiveNumber));
+  command
+      .add_option("--client-threads", flags.client_threads,
+                  "Threads that send and read, each its share of the requests and of "
+                  "--max-concurrency")
+      ->check(Quiet(CLI::Range(1, 256)));
   command.add_option("--seed", flags.seed, "Of prompts, lengths, order and arrivals");
 }
 
@@ -188,13 +194,25 @@ std::vector<LoadRequest> MakeRequests(const BenchServeFlags& flags) {
 
 // As many at once as will be measured, so that the server's batches are warm too.
 void WarmUp(const LoadTarget& target, std::span<const LoadRequest> requests,
-            std::optional<int> max_concurrency) {
+            LoadSchedule schedule) {
   const std::vector<double> at_once(requests.size(), 0.0);
-  const std::vector<RequestOutcome> outcomes = SendLoad(target, requests, at_once, max_concurrency);
+  schedule.at_s = at_once;
+  const std::vector<RequestOutcome> outcomes = SendLoad(target, requests, schedule);
   for (const RequestOutcome& outcome : outcomes) {
     if (outcome.error.empty()) continue;
     throw Error(ErrorCode::kUnavailable, "a request of the warm-up failed: " + outcome.error);
   }
+}
+
+// Requests that all arrive at once cannot all be sent at once.
+void WarnOfLateness(const ServingFigures& figures, const BenchServeFlags& flags) {
+  constexpr double kMuchMs = 5.0;
+  if (!flags.report.request_rate || figures.lateness.mean < kMuchMs) return;
+  fmt::print(stderr,
+             "requests were sent {:.0f} ms late in the mean: this client is too slow for the load, "
+             "and the figures are also its own; give it more of --client-threads, or cores that "
+             "the server does not use\n",
+             figures.lateness.mean);
 }
 
 void PrintResult(const ServingFigures& figures, const ServingReport& report) {
@@ -232,10 +250,13 @@ int RunBenchServe(BenchServeFlags flags) {
   if (flags.target.model.empty()) flags.target.model = FirstServedModel(flags.target);
 
   const std::span<const LoadRequest> all(requests);
-  WarmUp(flags.target, all.subspan(flags.num_prompts), flags.max_concurrency);
+  const LoadSchedule schedule{
+      .at_s = at_s, .max_concurrency = flags.max_concurrency, .num_threads = flags.client_threads};
+  WarmUp(flags.target, all.subspan(flags.num_prompts), schedule);
   const std::vector<RequestOutcome> outcomes =
-      SendLoad(flags.target, all.first(flags.num_prompts), at_s, flags.max_concurrency);
+      SendLoad(flags.target, all.first(flags.num_prompts), schedule);
   const ServingFigures figures = SummarizeServing(outcomes, flags.report.percentiles);
+  WarnOfLateness(figures, flags);
   if (flags.json) {
     PrintJson(flags, figures, outcomes);
   } else {

@@ -67,7 +67,7 @@ TEST_F(ServerLoadTest, EveryRequestIsAnsweredWithNoMoreAtOnceThanAllowed) {
   StartServer(std::chrono::microseconds(200));
   const std::vector<LoadRequest> requests = SomeRequests(40);
   const std::vector<RequestOutcome> outcomes =
-      SendLoad(target_, requests, AtOnce(requests.size()), 8);
+      SendLoad(target_, requests, {.at_s = AtOnce(requests.size()), .max_concurrency = 8});
   ASSERT_EQ(outcomes.size(), requests.size());
   for (size_t i = 0; i < outcomes.size(); ++i) {
     const RequestOutcome& outcome = outcomes[i];
@@ -93,10 +93,39 @@ TEST_F(ServerLoadTest, EveryRequestIsAnsweredWithNoMoreAtOnceThanAllowed) {
   EXPECT_THAT(came, ::testing::UnorderedElementsAreArray(asked));
 }
 
+TEST_F(ServerLoadTest, ThreadsShareRequestsAndPlaces) {
+  StartServer(std::chrono::milliseconds(1));
+  const std::vector<LoadRequest> requests = SomeRequests(101);
+  for (const int places : {2, 8}) {
+    const auto outcomes =
+        SendLoad(target_, requests,
+                 {.at_s = AtOnce(requests.size()), .max_concurrency = places, .num_threads = 3});
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(outcomes[i].error, "");
+      EXPECT_EQ(outcomes[i].output_tokens, requests[i].output_tokens);
+    }
+    EXPECT_EQ(SummarizeServing(outcomes, {}).peak_concurrent, places);
+  }
+  EXPECT_EQ(generator_->submitted().size(), 2 * requests.size());
+}
+
+// 40 requests that are due at once and take a millisecond or more each, in two places: who waits
+// for a place is not late.
+TEST_F(ServerLoadTest, WaitingForAPlaceIsNotBeingLate) {
+  StartServer(std::chrono::milliseconds(1));
+  const std::vector<LoadRequest> requests = SomeRequests(40);
+  const auto outcomes =
+      SendLoad(target_, requests, {.at_s = AtOnce(requests.size()), .max_concurrency = 2});
+  const ServingFigures figures = SummarizeServing(outcomes, {});
+  EXPECT_GT(outcomes.back().sent_s, 0.1);
+  EXPECT_LT(figures.lateness.median, 20.0);
+  for (const RequestOutcome& outcome : outcomes) EXPECT_GE(outcome.late_s, 0.0);
+}
+
 TEST_F(ServerLoadTest, HundredsOfStreamsAreReadAtOnce) {
   StartServer(std::chrono::milliseconds(2));
   const std::vector<LoadRequest> requests = SomeRequests(300, 200);
-  const auto outcomes = SendLoad(target_, requests, AtOnce(requests.size()), std::nullopt);
+  const auto outcomes = SendLoad(target_, requests, {.at_s = AtOnce(requests.size())});
   const ServingFigures figures = SummarizeServing(outcomes, {});
   EXPECT_EQ(figures.completed, 300u);
   EXPECT_GT(figures.peak_concurrent, 200);
@@ -106,7 +135,7 @@ TEST_F(ServerLoadTest, NothingIsSentBeforeItsTime) {
   StartServer();
   const std::vector<LoadRequest> requests = SomeRequests(4);
   const std::vector<double> at_s = {0.0, 0.05, 0.05, 0.2};
-  const auto outcomes = SendLoad(target_, requests, at_s, std::nullopt);
+  const auto outcomes = SendLoad(target_, requests, {.at_s = at_s});
   for (size_t i = 0; i < at_s.size(); ++i) {
     EXPECT_EQ(outcomes[i].error, "");
     EXPECT_GE(outcomes[i].sent_s, at_s[i]);
@@ -117,7 +146,7 @@ TEST_F(ServerLoadTest, ChatsAreOfText) {
   StartServer();
   target_.endpoint = "/v1/chat/completions";
   const std::vector<LoadRequest> requests = {{.prompt = "the cat", .output_tokens = 5}};
-  const auto outcomes = SendLoad(target_, requests, AtOnce(1), std::nullopt);
+  const auto outcomes = SendLoad(target_, requests, {.at_s = AtOnce(1)});
   EXPECT_EQ(outcomes[0].error, "");
   EXPECT_EQ(outcomes[0].output_tokens, 5);
   const std::vector<TokenId> prompt = tokenizer_->Encode("<the cat>");
@@ -132,16 +161,17 @@ TEST_F(ServerLoadTest, TheServersFirstModelIsFoundWithItsKey) {
   target_.api_key = "secret";
   EXPECT_EQ(FirstServedModel(target_), "storyteller");
   const std::vector<LoadRequest> requests = SomeRequests(1);
-  EXPECT_EQ(SendLoad(target_, requests, AtOnce(1), 1)[0].error, "");
+  EXPECT_EQ(SendLoad(target_, requests, {.at_s = AtOnce(1), .max_concurrency = 1})[0].error, "");
   target_.api_key = "other";
-  EXPECT_THAT(SendLoad(target_, requests, AtOnce(1), 1)[0].error, HasSubstr("HTTP 401"));
+  EXPECT_THAT(SendLoad(target_, requests, {.at_s = AtOnce(1), .max_concurrency = 1})[0].error,
+              HasSubstr("HTTP 401"));
 }
 
 TEST_F(ServerLoadTest, FailuresAreNamedAndTheRestGoesOn) {
   StartServer();
   std::vector<LoadRequest> requests = SomeRequests(3);
   requests[1].output_tokens = 100'000;
-  const auto outcomes = SendLoad(target_, requests, AtOnce(3), 1);
+  const auto outcomes = SendLoad(target_, requests, {.at_s = AtOnce(3), .max_concurrency = 1});
   EXPECT_EQ(outcomes[0].error, "");
   EXPECT_THAT(outcomes[1].error, HasSubstr("HTTP 400: This model's maximum context length"));
   EXPECT_EQ(outcomes[2].error, "");
@@ -220,7 +250,7 @@ const char* const kAnswer =
 std::vector<RequestOutcome> SendTo(const ScriptedServer& server, int count) {
   const LoadTarget target{
       .base_url = server.url(), .model = "m", .timeout = std::chrono::milliseconds(2000)};
-  return SendLoad(target, SomeRequests(count), AtOnce(count), 1);
+  return SendLoad(target, SomeRequests(count), {.at_s = AtOnce(count), .max_concurrency = 1});
 }
 
 TEST(LoadClient, KeepsConnections) {
@@ -260,10 +290,10 @@ TEST(LoadClient, NamesAServerThatIsNotThere) {
   LoadTarget target{.base_url =
                         "http://127.0.0.1:" + std::to_string(closed.local_endpoint().port())};
   closed.close();
-  const auto outcomes = SendLoad(target, SomeRequests(1), AtOnce(1), std::nullopt);
+  const auto outcomes = SendLoad(target, SomeRequests(1), {.at_s = AtOnce(1)});
   EXPECT_THAT(outcomes[0].error, HasSubstr("no connection: Connection refused"));
   target.base_url = "localhost:8000";
-  EXPECT_THROW(SendLoad(target, SomeRequests(1), AtOnce(1), std::nullopt), Error);
+  EXPECT_THROW(SendLoad(target, SomeRequests(1), {.at_s = AtOnce(1)}), Error);
 }
 
 }  // namespace
