@@ -26,7 +26,7 @@ struct LoadTarget {
 std::string FirstServedModel(const LoadTarget& target);
 
 struct LoadSchedule {
-  // When each request may be sent, seconds after the beginning; ascending.
+  // When each request may be sent, seconds after the beginning; ascending, as many as requests.
   std::span<const double> at_s;
   std::optional<int> max_concurrency;  // requests on their way at once
   // That send and read. Each has its share of the requests and of max_concurrency, one at least.

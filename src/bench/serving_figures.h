@@ -53,8 +53,7 @@ struct ServingFigures {
   LatencySpread tpot;  // from then to the end, for each further token; of answers with two or more
   LatencySpread itl;   // between two pieces, of all answers together
   LatencySpread e2el;  // sent to the end
-  LatencySpread
-      lateness;  // due to sent, of all requests: where it is long, all this is the client's
+  LatencySpread lateness;  // due to sent, of all requests; where long, the rest is the client's
   std::vector<FailureKind> failures;  // the most frequent first
 };
 

@@ -95,7 +95,7 @@ class ExpertStore {
   const ExpertLayout& layout() const { return layout_; }
   const std::byte* slab() const { return slab_.data(); }
   int num_slots() const { return static_cast<int>(slots_.size()); }
-  int NumFreeSlots() const { return static_cast<int>(free_.size()); }  // that no expert has yet
+  int NumFreeSlots() const { return static_cast<int>(free_.size()); }  // that no expert has
   int num_experts() const { return options_.experts.num_experts(); }   // of a layer
   const ExpertSet& experts() const { return options_.experts; }
   uint64_t NumBytes() const { return slab_.size(); }  // of all slots
