@@ -56,6 +56,20 @@ void RefuseForeign(const HardwareProfile& given, const HardwareProfile& here,
                           file, fmt::join(foreign, "; ")));
 }
 
+// A prompt of some dozens of tokens needs nearly every expert, and streams wait for its step.
+void SayLongestPause(const ModelSpec& spec, const RunnerOptions& options, int slots,
+                     double link_bandwidth) {
+  const int missing = ExpertsInAll(spec, options) - slots;
+  const uint64_t bytes =
+      missing * static_cast<uint64_t>(ExpertLayoutOf(spec, options.dtype).SlotBytes());
+  const bool could_help = options.cuda && !options.offload.streaming.cpu_experts;
+  spdlog::info(
+      "offload: a prompt may need all {} experts without a slot, {} over the link: streams then "
+      "pause for {:.2f} s at least; a smaller --max-num-batched-tokens{} shortens that",
+      missing, FormatBytes(bytes), static_cast<double>(bytes) / link_bandwidth,
+      could_help ? " or --cpu-experts" : "");
+}
+
 }  // namespace
 
 HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& options,
@@ -148,12 +162,12 @@ void FitToMachine(const OpenedModel& model, const ModelFlags& flags, const std::
   const auto rate = [](double bytes) { return FormatBytes(static_cast<uint64_t>(bytes)) + "/s"; };
   spdlog::info(
       "offload: {} sequences at once (--max-num-seqs says otherwise) by {}: {:.1f} tokens/s, a "
-      "step "
-      "of {:.1f} ms bound by the {}, {:.1f} of {} experts a layer, {:.0f} % of them in slots; one "
-      "sequence {:.1f} tokens/s; {} fit; link {}, host memory {}",
+      "step of {:.1f} ms bound by the {}, {:.1f} of {} experts a layer, {:.0f} % of them in slots; "
+      "one sequence {:.1f} tokens/s; {} fit; link {}, host memory {}",
       step.sequences, machine.name, step.tokens_per_s, 1e3 * step.step_s, step.bound,
       step.distinct_experts, model.spec.moe.num_experts, 100 * step.hit_rate, plan.one.tokens_per_s,
       plan.memory_limit, rate(*machine.link_bandwidth), rate(*machine.host_bandwidth));
+  SayLongestPause(model.spec, base, step.cached_experts, *machine.link_bandwidth);
 }
 
 }  // namespace sluice
