@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -120,6 +121,12 @@ void AddOffloadFlags(CLI::App& app, OffloadFlags& flags) {
                  "another's copies")
       ->check(Quiet(CLI::Range(1, 64)))
       ->group(group);
+  app.add_option("--prefill-layer-groups", flags.prefill_layer_groups,
+                 "Steps in which a prompt goes through the layers, a group of them each, while "
+                 "other sequences decode: more make their pauses shorter and the prompt's first "
+                 "token later")
+      ->check(Quiet(CLI::Range(1, 64)))
+      ->group(group);
   app.add_option("--link-bandwidth", flags.link_bandwidth,
                  "With --device cpu: bytes a second of the link that copies stand for, as 5GB")
       ->group(group);
@@ -140,6 +147,7 @@ void ApplyOffloadFlags(const ModelSpec& spec, const OffloadFlags& flags, RunnerO
                                .cpu_experts = flags.cpu_experts && !options.batch_invariant,
                                .batch_groups = flags.batch_groups};
   options.offload.eviction = ParseEviction(flags.eviction);
+  options.offload.prefill_layer_groups = std::min(flags.prefill_layer_groups, spec.num_layers);
   options.offload.link = {.latency_s = flags.link_latency_us * 1e-6};
   if (!flags.link_bandwidth.empty()) {
     options.offload.link.bytes_per_s = static_cast<double>(ParseBytes(flags.link_bandwidth));

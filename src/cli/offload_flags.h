@@ -24,6 +24,7 @@ struct OffloadFlags {
   bool ready_first = true;
   bool cpu_experts = false;
   int batch_groups = 1;
+  int prefill_layer_groups = 2;
   std::string link_bandwidth;  // "5GB" a second, of a CPU's simulated link
   double link_latency_us = 0.0;
 

@@ -20,9 +20,9 @@ namespace sluice {
 
 inline auto Fields(OffloadFlags& flags) {
   auto& [expert_slots, vram_budget, ram_budget, policy, eviction, prefetch, ready_first,
-         cpu_experts, batch_groups, link_bandwidth, link_latency_us] = flags;
+         cpu_experts, batch_groups, prefill_layer_groups, link_bandwidth, link_latency_us] = flags;
   return std::tie(expert_slots, vram_budget, ram_budget, policy, eviction, prefetch, ready_first,
-                  cpu_experts, batch_groups, link_bandwidth, link_latency_us);
+                  cpu_experts, batch_groups, prefill_layer_groups, link_bandwidth, link_latency_us);
 }
 
 inline auto Fields(ModelFlags& flags) {

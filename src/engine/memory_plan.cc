@@ -97,12 +97,13 @@ uint64_t InboxBytes(const ModelSpec& spec, const RunnerOptions& options) {
   const int64_t given = layers * spec.moe.top_k * 2 * static_cast<int64_t>(sizeof(float));
   const auto table =
       std::bit_ceil(static_cast<uint64_t>(PagesOf(options.max_model_len, options.page_size)));
-  const int64_t slots = options.expert_slots == 0
-                            ? 0
-                            : layers * kWaves * (4 * int64_t{spec.moe.num_experts} + kAlignment);
+  const bool streams = options.expert_slots > 0;
+  const int64_t slots =
+      streams ? layers * kWaves * (4 * int64_t{spec.moe.num_experts} + kAlignment) : 0;
+  const int64_t sequences = (streams ? 2 : 1) * options.max_sequences;  // all, and parts of a step
   return static_cast<uint64_t>(options.max_step_rows * (kRowBytes + given) +
-                               options.max_sequences * kSequenceBytes + kPieces + slots) +
-         options.max_sequences * table * sizeof(int32_t);
+                               sequences * kSequenceBytes + kPieces + slots) +
+         sequences * table * sizeof(int32_t);
 }
 
 // What would fit beside the weights and a step, and by which flag.
@@ -172,6 +173,10 @@ KvLayout KvLayoutOf(const ModelSpec& spec, const RunnerOptions& options) {
   return {.page_size = options.page_size, .groups = {group}};
 }
 
+bool RunsLayerGroups(const RunnerOptions& options) {
+  return options.expert_slots > 0 && options.offload.prefill_layer_groups > 1;
+}
+
 int LocalExperts(const ModelSpec& spec, const RunnerOptions& options) {
   const int ranks = options.expert_parallel == nullptr ? 1 : options.expert_parallel->size();
   if (spec.moe.num_experts % ranks != 0) {
@@ -206,6 +211,9 @@ MemoryNeeds EstimateMemory(const ModelSpec& spec, const RunnerOptions& options) 
   if (!options.cuda.has_value()) needs.kv_bytes += needs.swap_bytes;
   needs.arena_bytes = ScratchBytes(spec, options);
   needs.scratch_bytes = needs.arena_bytes;
+  if (RunsLayerGroups(options)) {
+    needs.scratch_bytes += int64_t{options.max_step_rows} * spec.hidden_size * sizeof(float);
+  }
   needs.process_bytes = kProcessBytes;
   if (options.cuda.has_value()) {
     needs.inbox_bytes = InboxBytes(spec, options);

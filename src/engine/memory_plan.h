@@ -28,6 +28,8 @@ struct OffloadOptions {
   StreamingOptions streaming;
   EvictionPolicy eviction = EvictionPolicy::kExpected;
   SimulatedLink link;  // of the CPU's host_slots
+  // Steps in which a prompt's rows go through the layers while others decode, as WorkerInfo's.
+  int prefill_layer_groups = 1;
   // The host's slots, where several runners use them one after the other; null = the runner's own.
   HostExperts* shared_host = nullptr;
 };
@@ -85,6 +87,9 @@ void CheckFits(const ModelSpec& spec, const RunnerOptions& options, const Memory
 
 // Experts that this process holds. Throws Error(kUnsupported) where they cannot be shared evenly.
 int LocalExperts(const ModelSpec& spec, const RunnerOptions& options);
+
+// Whether rows may be left between layer groups from one step to the next.
+bool RunsLayerGroups(const RunnerOptions& options);
 
 // Most rows whose logits are held at once.
 int64_t MaxLogitRows(const RunnerOptions& options);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <utility>
@@ -94,6 +95,11 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
                                       MemoryOf(options_));
   if (options_.num_host_pages > 0) PrepareSwapping();
   decoder_ = std::make_unique<Decoder>(spec_, *weights_);
+  if (RunsLayerGroups(options_)) {
+    SLUICE_CHECK_LE(options_.offload.prefill_layer_groups, spec_.num_layers);
+    between_layers_ =
+        Tensor(DType::kF32, {options_.max_step_rows, spec_.hidden_size}, MemoryOf(options_));
+  }
 }
 
 ModelRunner::~ModelRunner() = default;
@@ -225,7 +231,8 @@ WorkerInfo ModelRunner::Info() const {
           .num_pages = options_.num_pages,
           .num_host_pages = options_.num_host_pages,
           .swap_seconds_per_page = swap_seconds_per_page_,
-          .max_steps = stream_ != nullptr && !host_looks && draws_at_once ? kMostSteps : 1};
+          .max_steps = stream_ != nullptr && !host_looks && draws_at_once ? kMostSteps : 1,
+          .prefill_layer_groups = streamed_ != nullptr ? options_.offload.prefill_layer_groups : 1};
 }
 
 // The plan's rows laid behind each other, as the Decoder takes them. Kept between steps for its
@@ -237,7 +244,10 @@ struct ModelRunner::Rows {
   std::vector<ops::AttentionSequence> sequences;
   std::vector<std::vector<ops::AttentionSequence>> parts;  // of DecoderInput's parts
   std::vector<RoutingKey> keys;                            // [T]
-  int64_t padding = 0;  // of the rows, so many at the end are nobody's
+  int64_t padding = 0;                  // of the rows, so many at the end are nobody's
+  int64_t everywhere = 0;               // the first so many rows go through all layers
+  LayerGroup layers;                    // the others through these
+  std::vector<RowsOfSequence> partial;  // who the others are
   // The rows whose logits are wanted, and where they are among all. There may be more of the
   // latter: the others are nobody's.
   std::vector<WantedRow> wanted;
@@ -250,6 +260,9 @@ struct ModelRunner::Rows {
     sequences.clear();
     keys.clear();
     padding = 0;
+    everywhere = 0;
+    layers = {};
+    partial.clear();
     wanted.clear();
     wanted_rows.clear();
   }
@@ -302,6 +315,15 @@ void ModelRunner::GatherRows(const StepPlan& plan, bool draws, Rows& rows) const
     const int count = static_cast<int>(slice.tokens.size());
     SLUICE_CHECK_EQ(slice.positions.size(), slice.tokens.size());
     SLUICE_CHECK_EQ(slice.kv_positions.size(), slice.tokens.size());
+    SLUICE_CHECK(rows.partial.empty() || slice.layers == rows.layers);
+    if (slice.layers.IsAll()) {
+      rows.everywhere += count;
+    } else {
+      SLUICE_CHECK(slice.layers.IsLast() ||
+                   (slice.sample_rows.empty() && slice.score_rows.empty()));
+      rows.layers = slice.layers;
+      rows.partial.push_back({.sequence = slice.sequence, .count = count});
+    }
     rows.sequences.push_back({.query_begin = static_cast<int>(rows.tokens.size()),
                               .query_count = count,
                               .positions = slice.positions,
@@ -472,17 +494,31 @@ void ModelRunner::Prepare(const StepPlan& plan, bool draws, StepInput& input, St
                      .positions = ops::Upload(std::span(rows.positions), ctx),
                      .kv_slots = ops::Upload(std::span(rows.kv_slots), ctx),
                      .attention = ops::PlaceSequences(rows.sequences, ctx)};
-    if (streamed_ != nullptr) CutIntoParts(input.decoder, ctx);
+    if (!rows.partial.empty()) {
+      const int64_t end = rows.everywhere;
+      const std::span sequences(rows.sequences);
+      input.everywhere = {.tokens = input.decoder.tokens.Slice(0, end),
+                          .positions = input.decoder.positions.Slice(0, end),
+                          .kv_slots = input.decoder.kv_slots.Slice(0, end),
+                          .attention = ops::PlaceSequences(
+                              sequences.first(sequences.size() - rows.partial.size()), ctx)};
+    } else if (streamed_ != nullptr) {
+      CutIntoParts(input.decoder, ctx);
+    }
     input.wanted_rows = ops::Upload(std::span(rows.wanted_rows), ctx);
     if (experts_ != nullptr) {
-      input.routing.emplace(StepRouting::Options{.layers = moe_layers_,
-                                                 .top_k = spec_.moe.top_k,
-                                                 .source = *routing_,
-                                                 .observer = options_.observer,
-                                                 .step = plan.step,
-                                                 .tokens = rows.keys,
-                                                 .padding = rows.padding},
-                            ctx);
+      StepRouting::Options options{.layers = moe_layers_,
+                                   .top_k = spec_.moe.top_k,
+                                   .source = *routing_,
+                                   .observer = options_.observer,
+                                   .step = plan.step,
+                                   .tokens = rows.keys,
+                                   .padding = rows.padding};
+      if (!rows.partial.empty()) {
+        const auto [first, end] = LayersOf(rows.layers);
+        options.partial = {.everywhere = rows.everywhere, .first_layer = first, .end_layer = end};
+      }
+      input.routing.emplace(options, ctx);
       input.moe.emplace(MoeContext{.experts = *experts_,
                                    .dispatcher = *dispatcher_,
                                    .routing = *input.routing,
@@ -542,9 +578,7 @@ class ModelRunner::PartRecorder : public LayerRecorder {
 StepOutput ModelRunner::Compute(StepInput& input, StepUnderWay& step, ops::OpContext& ctx) {
   const SpanFacts& facts = step.facts;
   const int64_t first = std::min(MaxLogitRows(options_), input.wanted_rows.dim(0));
-  const auto layers = [&] {
-    return decoder_->Forward(input.decoder, *pages_, input.moe ? &*input.moe : nullptr, ctx);
-  };
+  const auto layers = [&] { return RunLayers(input, ctx); };
   const auto logits = [&](TensorView hidden) {
     return decoder_->Logits(hidden, input.wanted_rows.Slice(0, first), ctx);
   };
@@ -572,8 +606,63 @@ StepOutput ModelRunner::Compute(StepInput& input, StepUnderWay& step, ops::OpCon
   return output;
 }
 
+std::pair<int, int> ModelRunner::LayersOf(const LayerGroup& group) const {
+  return {spec_.num_layers * group.nth / group.of, spec_.num_layers * (group.nth + 1) / group.of};
+}
+
+// All rows through their layers; returns their hidden states, of which those of rows that have more
+// layers to go are worth nothing to anybody else.
+TensorView ModelRunner::RunLayers(StepInput& input, ops::OpContext& ctx) {
+  const Decoder::Stream all = decoder_->Embed(input.decoder, ctx);
+  const auto run = [&](int begin, int end, const DecoderInput& rows,
+                       const Decoder::Stream& stream) {
+    if (stream.x.dim(0) == 0) return;
+    decoder_->RunLayers(begin, end, rows, stream, *pages_, input.moe ? &*input.moe : nullptr, ctx);
+  };
+  const LayerGroup& group = rows_->layers;
+  const auto [first, end] = LayersOf(group);
+  const Decoder::Stream everywhere = all.First(rows_->everywhere);
+  const TensorView partial = all.x.Slice(rows_->everywhere, all.x.dim(0));
+  if (group.nth > 0) TakeUp(partial);
+  run(0, first, input.everywhere, everywhere);
+  run(first, end, input.decoder, all);
+  if (!group.IsLast()) LayDown(partial);
+  run(end, spec_.num_layers, input.everywhere, everywhere);
+  return all.x;
+}
+
+void ModelRunner::CopyHidden(ConstTensorView from, TensorView to) {
+  const auto bytes = static_cast<size_t>(from.NumBytes());
+  if (stream_ != nullptr) {
+    stream_->Copy(to.raw(), from.raw(), bytes);
+  } else {
+    std::memcpy(to.raw(), from.raw(), bytes);
+  }
+}
+
+// What the step before laid down, but for sequences that have left since: x [partial rows, hidden].
+void ModelRunner::TakeUp(TensorView x) {
+  int64_t from = 0;
+  int64_t to = 0;
+  auto left = between_.begin();
+  for (const RowsOfSequence& rows : rows_->partial) {
+    for (; left != between_.end() && !(*left == rows); ++left) from += left->count;
+    SLUICE_CHECK(left != between_.end());
+    CopyHidden(between_layers_.view().Slice(from, from + rows.count), x.Slice(to, to + rows.count));
+    from += rows.count;
+    to += rows.count;
+    ++left;
+  }
+}
+
+void ModelRunner::LayDown(ConstTensorView x) {
+  between_ = rows_->partial;
+  CopyHidden(x, between_layers_.view().Slice(0, x.dim(0)));
+}
+
 std::optional<StepShape> ModelRunner::RecordableShape(const StepInput& input) const {
   const Rows& rows = *rows_;
+  if (!rows.partial.empty()) return std::nullopt;
   if (stream_ == nullptr || stream_->blocking() || !rows.Decodes()) return std::nullopt;
   if (streamed_ != nullptr) {
     // With more rows a layer's kernels take longer than the host takes to launch each.

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "arch/model_spec.h"
@@ -135,6 +136,7 @@ class ModelRunner {
   // A step's rows where ops read them. Neither copied nor moved: its parts refer to each other.
   struct StepInput {
     DecoderInput decoder;
+    DecoderInput everywhere;             // of rows in all layers, where others are in some
     ConstTensorView wanted_rows;         // [n] i32 among the rows
     std::optional<StepRouting> routing;  // these two of a model with experts
     std::optional<MoeContext> moe;
@@ -164,6 +166,12 @@ class ModelRunner {
   void Prepare(const StepPlan& plan, bool draws, StepInput& input, StepUnderWay& step,
                ops::OpContext& ctx);
   void CutIntoParts(DecoderInput& input, ops::OpContext& ctx);
+  // Layers [first, second) are those of a group.
+  std::pair<int, int> LayersOf(const LayerGroup& group) const;
+  TensorView RunLayers(StepInput& input, ops::OpContext& ctx);
+  void CopyHidden(ConstTensorView from, TensorView to);
+  void TakeUp(TensorView x);
+  void LayDown(ConstTensorView x);
   StepOutput Compute(StepInput& input, StepUnderWay& step, ops::OpContext& ctx);
   // What was queued until here is the part `name` of the step, on the device's track.
   void MarkDevice(const char* name, StepUnderWay& step) {
@@ -213,6 +221,14 @@ class ModelRunner {
   std::vector<int> moe_layers_;
   StepGraphs graphs_;
   std::unique_ptr<Rows> rows_;
+  // Hidden states of rows between layer groups: of those sequences, one behind the other.
+  struct RowsOfSequence {
+    SequenceId sequence = 0;
+    int64_t count = 0;
+    bool operator==(const RowsOfSequence&) const = default;
+  };
+  Tensor between_layers_;  // [max_step_rows, hidden] f32; empty where none are
+  std::vector<RowsOfSequence> between_;
   std::array<StepUnderWay, kMostSteps> steps_;  // the n-th step has [n % kMostSteps]
   uint64_t submitted_ = 0;                      // steps
   uint64_t collected_ = 0;

@@ -19,12 +19,16 @@ struct WorkerInfo {
   // Steps that may be under way at once: 1, or 2 where a step can be queued behind the one that
   // runs, with tokens that this one draws (TokenDrawnBy).
   int max_steps = 1;
+  // Steps in which a prompt's rows go through the layers (LayerGroup) while others decode: 1, or
+  // more where a step waits for what each layer brings.
+  int prefill_layer_groups = 1;
 
   // But for what is measured.
   bool operator==(const WorkerInfo& other) const {
-    return std::tie(vocab_size, max_model_len, page_size, num_pages, num_host_pages, max_steps) ==
+    return std::tie(vocab_size, max_model_len, page_size, num_pages, num_host_pages, max_steps,
+                    prefill_layer_groups) ==
            std::tie(other.vocab_size, other.max_model_len, other.page_size, other.num_pages,
-                    other.num_host_pages, other.max_steps);
+                    other.num_host_pages, other.max_steps, other.prefill_layer_groups);
   }
 };
 

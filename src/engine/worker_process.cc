@@ -25,9 +25,9 @@ constexpr ErrorCode LastOf(ErrorCode) {
 
 inline auto Fields(WorkerInfo& value) {
   auto& [vocab_size, max_model_len, page_size, num_pages, num_host_pages, swap_seconds_per_page,
-         max_steps] = value;
+         max_steps, prefill_layer_groups] = value;
   return std::tie(vocab_size, max_model_len, page_size, num_pages, num_host_pages,
-                  swap_seconds_per_page, max_steps);
+                  swap_seconds_per_page, max_steps, prefill_layer_groups);
 }
 
 namespace {

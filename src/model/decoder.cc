@@ -32,25 +32,29 @@ TensorView Columns(const TensorView& matrix, int64_t begin, int64_t width) {
 
 }  // namespace
 
-TensorView Decoder::Forward(const DecoderInput& input, const PagePool& pages, MoeContext* moe,
-                            ops::OpContext& ctx) const {
+Decoder::Stream Decoder::Embed(const DecoderInput& input, ops::OpContext& ctx) const {
   const int64_t tokens = input.tokens.dim(0);
-  const TensorView x = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size});
   const ops::RopeDesc& rope = spec_.attention.rope;
-  const TensorView cos_sin = ctx.arena.Allocate(DType::kF32, {tokens, 2, rope.rotary_dim / 2});
-  ops::RopeAngles(rope, input.positions, cos_sin, ctx);
+  const Stream rows{
+      .x = ctx.arena.Allocate(DType::kF32, {tokens, spec_.hidden_size}),
+      .cos_sin = ctx.arena.Allocate(DType::kF32, {tokens, 2, rope.rotary_dim / 2}),
+  };
+  ops::RopeAngles(rope, input.positions, rows.cos_sin, ctx);
+  ops::Embedding(weights_.embedding(), input.tokens, rows.x, ctx);
+  return rows;
+}
 
-  ops::Embedding(weights_.embedding(), input.tokens, x, ctx);
-  for (int layer = 0; layer < spec_.num_layers; ++layer) {
+void Decoder::RunLayers(int begin, int end, const DecoderInput& input, const Stream& rows,
+                        const PagePool& pages, MoeContext* moe, ops::OpContext& ctx) const {
+  for (int layer = begin; layer < end; ++layer) {
     if (spec_.ffn[layer] == FfnKind::kMoe) {
       SLUICE_CHECK(moe != nullptr);
-      AttendAndMoe(layer, input, cos_sin, pages, x, *moe, ctx);
+      AttendAndMoe(layer, input, rows.cos_sin, pages, rows.x, *moe, ctx);
     } else {
-      AttentionLayer(layer, input, cos_sin, pages, x, ctx);
-      FeedForward(layer, x, ctx);
+      AttentionLayer(layer, input, rows.cos_sin, pages, rows.x, ctx);
+      FeedForward(layer, rows.x, ctx);
     }
   }
-  return x;
 }
 
 void Decoder::AttentionLayer(int layer, const DecoderInput& input, ConstTensorView cos_sin,

@@ -44,18 +44,26 @@ class Decoder {
   Decoder(const ModelSpec& spec, const ModelWeights& weights)
       : spec_(spec), weights_(weights), norm_{.kind = spec.norm, .eps = spec.norm_eps} {}
 
-  // Runs the layers: writes each row's keys and values to its slot and returns the hidden states
-  // before the final norm, [T, hidden] f32 in the arena. `moe` may be null for a dense model.
-  TensorView Forward(const DecoderInput& input, const PagePool& pages, MoeContext* moe,
-                     ops::OpContext& ctx) const;
+  // Rows on their way through the layers, in the arena.
+  struct Stream {
+    TensorView x;        // [T, hidden] f32
+    TensorView cos_sin;  // [T, 2, rotary_dim / 2] f32, ops::RopeAngles of the rows' positions
+    Stream First(int64_t rows) const { return {x.Slice(0, rows), cos_sin.Slice(0, rows)}; }
+  };
+  // The rows' embeddings.
+  Stream Embed(const DecoderInput& input, ops::OpContext& ctx) const;
 
-  // One layer's x += attention(norm(x)), x [T, hidden] f32; Forward's first half of a layer.
-  // cos_sin [T, 2, rotary_dim / 2] f32 is ops::RopeAngles of the rows' positions.
+  // Runs layers [begin, end): writes each row's keys and values to its slot. Behind the last layer
+  // x are the hidden states before the final norm. `moe` may be null for a dense model.
+  void RunLayers(int begin, int end, const DecoderInput& input, const Stream& rows,
+                 const PagePool& pages, MoeContext* moe, ops::OpContext& ctx) const;
+
+  // One layer's x += attention(norm(x)), the first half of it; x and cos_sin as Stream's.
   void AttentionLayer(int layer, const DecoderInput& input, ConstTensorView cos_sin,
                       const PagePool& pages, TensorView x, ops::OpContext& ctx) const;
 
-  // Logits of the given rows of Forward's: of the head on the final norm, [rows, vocab] f32 in the
-  // arena. rows [n] i32.
+  // Logits of the given rows behind the last layer: of the head on the final norm, [rows, vocab]
+  // f32 in the arena. rows [n] i32.
   TensorView Logits(ConstTensorView hidden, ConstTensorView rows, ops::OpContext& ctx) const;
 
  private:

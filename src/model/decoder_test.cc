@@ -70,8 +70,11 @@ class DecoderTest : public ::testing::Test {
                            .tokens = keys},
                           ctx);
       MoeContext moe{.experts = experts_, .dispatcher = *dispatcher_, .routing = routing};
-      const TensorView out = Decoder(spec_, weights_).Forward(input, pages_, &moe, ctx);
-      hidden.insert(hidden.end(), out.data<float>(), out.data<float>() + out.NumElements());
+      const Decoder decoder(spec_, weights_);
+      const Decoder::Stream rows = decoder.Embed(input, ctx);
+      decoder.RunLayers(0, spec_.num_layers, input, rows, pages_, &moe, ctx);
+      const float* x = rows.x.data<float>();
+      hidden.insert(hidden.end(), x, x + rows.x.NumElements());
     }
     return hidden;
   }

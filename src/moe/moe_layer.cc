@@ -53,7 +53,10 @@ void MoeLayer::Route(ConstTensorView x, int64_t begin, int64_t end, TensorView h
 }
 
 void MoeLayer::RunExperts(ConstTensorView h, TensorView x) {
-  const Routing routing = moe_.routing.Settled(layer_);
+  const Routing settled = moe_.routing.Settled(layer_);
+  const int64_t tokens = x.dim(0);  // of a step's, which not all go through the layer
+  const Routing routing = {.weights = settled.weights.Slice(0, tokens),
+                           .ids = settled.ids.Slice(0, tokens)};
   const ops::SharedExpert shared{.gate_up = weights_.shared_gate_up,
                                  .down = weights_.shared_down,
                                  .gate = weights_.shared_expert_gate};

@@ -73,8 +73,8 @@ class MoeLayer {
   // Writes rows [begin, end) of h, and chooses their experts. Each row belongs to one call.
   void Route(ConstTensorView x, int64_t begin, int64_t end, TensorView h);
 
-  // Once all rows are routed. Where every expert is on this rank and in a slot, ops::Experts does
-  // it all; else rows go through the dispatcher.
+  // Once all rows are routed, which are the step's first. Where every expert is on this rank and in
+  // a slot, ops::Experts does it all; else rows go through the dispatcher.
   void RunExperts(ConstTensorView h, TensorView x);
 
  private:

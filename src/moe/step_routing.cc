@@ -98,10 +98,16 @@ void StepRouting::ShowToHost(int layer, int64_t begin, const Routing& routing) {
   ShowToObserver(layer, begin, routing);
 }
 
+// Rows that are somebody's.
+int64_t StepRouting::NumRouted(int layer) const {
+  const auto& partial = options_.partial;
+  const bool all = !partial || (partial->first_layer <= layer && layer < partial->end_layer);
+  return all ? std::ssize(options_.tokens) - options_.padding : partial->everywhere;
+}
+
 void StepRouting::ShowToObserver(int layer, int64_t begin, const Routing& routing) {
   if (options_.observer == nullptr) return;
-  const int64_t all = std::ssize(options_.tokens) - options_.padding;
-  const int64_t seen = std::min(routing.ids.dim(0), all - begin);
+  const int64_t seen = std::min(routing.ids.dim(0), NumRouted(layer) - begin);
   if (seen <= 0) return;
   const auto tokens =
       options_.tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(seen));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -36,6 +37,13 @@ class StepRouting {
     uint64_t step = 0;
     std::span<const RoutingKey> tokens;  // [T] who the rows are
     int64_t padding = 0;  // so many at the end fill the step up: no observer is told of them
+    // In layers other than [first_layer, end_layer) the first `everywhere` rows alone are routed.
+    struct Partial {
+      int64_t everywhere = 0;
+      int first_layer = 0;
+      int end_layer = 0;
+    };
+    std::optional<Partial> partial = std::nullopt;
   };
 
   // Tensors come from the context's arena, and live as long as what it gives back then. What the
@@ -67,6 +75,7 @@ class StepRouting {
   void ShowToHost(int layer, int64_t begin, const Routing& routing);
   void ShowToObserver(int layer, int64_t begin, const Routing& routing);
   void ShowDeviceToHost(int layer, int64_t begin, const Routing& routing);
+  int64_t NumRouted(int layer) const;
   void GiveAll(const Shape& shape);
   size_t Ordinal(int layer) const;
 

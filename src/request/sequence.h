@@ -27,10 +27,11 @@ struct Sequence {
   std::vector<TokenId> tokens;  // prompt, then committed output
   int prompt_length = 0;
   std::string cache_salt;
-  int kv_length = 0;      // positions [0, kv_length) have valid keys and values
-  PageList pages;         // covers at least kv_length positions
-  size_t num_sealed = 0;  // the first of `pages`, which the prefix cache knows
-  int cached_tokens = 0;  // of the prompt, that the prefix cache had when it first ran
+  int kv_length = 0;            // positions [0, kv_length) have valid keys and values
+  PageList pages;               // covers at least kv_length positions
+  size_t num_sealed = 0;        // the first of `pages`, which the prefix cache knows
+  int rows_between_layers = 0;  // behind kv_length, that have been through some layer groups
+  int cached_tokens = 0;        // of the prompt, that the prefix cache had when it first ran
   // While it waits: positions [0, swapped_length) have theirs in these pages of the host's, once
   // the step `swap_step` has run.
   int swapped_length = 0;

@@ -29,6 +29,16 @@ constexpr int SliceThatDraws(TokenId token) {
 // Which KV positions a query row sees: its own and all before, or those and what `ancestors` says.
 enum class StepMask { kCausal, kTree };
 
+// The layers that rows go through in one step: all, or one of several groups of about as many
+// layers each, which follow each other in steps of their own.
+struct LayerGroup {
+  int nth = 0;
+  int of = 1;
+  bool IsAll() const { return of == 1; }
+  bool IsLast() const { return nth + 1 == of; }
+  bool operator==(const LayerGroup&) const = default;
+};
+
 // One sequence's share of a step: which tokens run, where their keys and values go, which rows are
 // sampled. Plain data.
 struct SequenceSlice {
@@ -38,6 +48,9 @@ struct SequenceSlice {
   std::vector<int32_t> kv_positions;  // [q] where K/V are written; equals positions but for trees
   BlockTable pages;                   // covers every kv position below kv_length
   int kv_length = 0;                  // after this step
+  // Of the model. A group but the first goes on with the rows that the step before took through the
+  // group in front of it; rows are sampled and scored behind the last one.
+  LayerGroup layers;
   StepMask mask = StepMask::kCausal;
   std::vector<uint64_t> ancestors;   // [q] for kTree: bit i = query row i is visible
   std::vector<int32_t> sample_rows;  // ascending rows of `tokens` to sample after
@@ -68,13 +81,14 @@ struct PageCopy {
 
 // One step of the model for a batch. Made by sched/, run by an engine::Worker. Plain data, complete
 // in itself but for TokenDrawnBy: a worker keeps nothing about sequences between steps but the
-// pages' contents and what the last step drew.
+// pages' contents, what the last step drew, and the hidden states of rows between layer groups.
 struct StepPlan {
   uint64_t step = 0;
   // Done before the rows, in this order: keys and values of device pages that go to pages of the
   // host's, and of the host's that come back.
   std::vector<PageCopy> swap_out;
   std::vector<PageCopy> swap_in;
+  // Those that go through all layers come first; the others are in the same group.
   std::vector<SequenceSlice> slices;
 
   int64_t NumTokens() const;  // of all slices

@@ -41,11 +41,16 @@ inline auto Fields(SequenceSlice::ScoreRow& value) {
   return std::tie(row, target);
 }
 
+inline auto Fields(LayerGroup& value) {
+  auto& [nth, of] = value;
+  return std::tie(nth, of);
+}
+
 inline auto Fields(SequenceSlice& value) {
-  auto& [sequence, tokens, positions, kv_positions, pages, kv_length, mask, ancestors, sample_rows,
-         sample, score_rows] = value;
-  return std::tie(sequence, tokens, positions, kv_positions, pages, kv_length, mask, ancestors,
-                  sample_rows, sample, score_rows);
+  auto& [sequence, tokens, positions, kv_positions, pages, kv_length, layers, mask, ancestors,
+         sample_rows, sample, score_rows] = value;
+  return std::tie(sequence, tokens, positions, kv_positions, pages, kv_length, layers, mask,
+                  ancestors, sample_rows, sample, score_rows);
 }
 
 inline auto Fields(PageCopy& value) {

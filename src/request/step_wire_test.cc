@@ -79,7 +79,7 @@ void ExpectSame(const SampleContext& got, const SampleContext& want) {
 }
 
 void ExpectSame(const SequenceSlice& got, const SequenceSlice& want) {
-  const auto& [sequence, tokens, positions, kv_positions, pages, kv_length, mask, ancestors,
+  const auto& [sequence, tokens, positions, kv_positions, pages, kv_length, layers, mask, ancestors,
                sample_rows, sample, score_rows] = got;
   EXPECT_EQ(sequence, want.sequence);
   EXPECT_EQ(tokens, want.tokens);
@@ -87,6 +87,9 @@ void ExpectSame(const SequenceSlice& got, const SequenceSlice& want) {
   EXPECT_EQ(kv_positions, want.kv_positions);
   EXPECT_EQ(pages, want.pages);
   EXPECT_EQ(kv_length, want.kv_length);
+  const auto& [nth, of] = layers;
+  EXPECT_EQ(nth, want.layers.nth);
+  EXPECT_EQ(of, want.layers.of);
   EXPECT_EQ(mask, want.mask);
   EXPECT_EQ(ancestors, want.ancestors);
   EXPECT_EQ(sample_rows, want.sample_rows);
@@ -108,6 +111,7 @@ StepPlan FullPlan() {
   slice.kv_positions = {6, 7};
   slice.pages = {8, 9, 10};
   slice.kv_length = 11;
+  slice.layers = {.nth = 36, .of = 37};
   slice.mask = StepMask::kTree;
   slice.ancestors = {12, ~uint64_t{0}};
   slice.sample_rows = {1};

@@ -31,6 +31,7 @@ SchedulerConfig MakeConfig(const WorkerInfo& info, const EngineOptions& options)
           .num_pages = info.num_pages,
           .num_host_pages = info.num_host_pages,
           .swap_seconds_per_page = info.swap_seconds_per_page,
+          .prefill_layer_groups = info.prefill_layer_groups,
           .eos_ids = options.eos_ids,
           .enable_prefix_caching = options.enable_prefix_caching};
 }

@@ -22,7 +22,7 @@ int Uncomputed(const Sequence& sequence) {
 }
 
 bool IsDecoding(const Sequence& sequence) {
-  return Uncomputed(sequence) == 1;
+  return Uncomputed(sequence) == 1 && sequence.rows_between_layers == 0;
 }
 
 bool ComesBefore(const std::unique_ptr<Sequence>& a, const std::unique_ptr<Sequence>& b) {
@@ -58,6 +58,16 @@ std::string Mismatch(const StepPlan& plan, const StepResult& result) {
   return "";
 }
 
+// The slice in one group of layers, which samples behind the last one.
+SequenceSlice InLayers(SequenceSlice slice, LayerGroup layers) {
+  slice.layers = layers;
+  if (layers.IsLast()) return slice;
+  slice.sample_rows.clear();
+  slice.score_rows.clear();
+  slice.sample = {};
+  return slice;
+}
+
 int LengthLimit(const SchedulerConfig& config) {
   const int64_t positions = int64_t{config.num_pages} * config.page_size;
   return static_cast<int>(std::min<int64_t>(config.max_model_len, positions));
@@ -76,6 +86,7 @@ Scheduler::Scheduler(const SchedulerConfig& config, DecodeStrategy& strategy)
   SLUICE_CHECK_GE(config.max_num_seqs, 1);
   SLUICE_CHECK_GE(config.page_size, 1);
   SLUICE_CHECK_GE(length_limit_, 2);
+  SLUICE_CHECK_GE(config.prefill_layer_groups, 1);
   // Otherwise a full batch of decoding sequences would leave some out of each step.
   if (config.max_num_batched_tokens < config.max_num_seqs) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -175,7 +186,7 @@ StepPlan Scheduler::Plan() {
 
 // Whether the step after this one depends on its tokens by nothing but their embeddings.
 bool Scheduler::CanForesee(const Flights& flights) const {
-  return strategy_.Foreseeable() &&
+  return strategy_.Foreseeable() && config_.prefill_layer_groups == 1 &&
          std::none_of(flights.begin(), flights.end(), [](const Flight& flight) {
            if (flight.sequence == nullptr) return false;
            const SamplingParams& params = flight.sequence->params;
@@ -189,8 +200,10 @@ bool Scheduler::IsLong(const Sequence& sequence) const {
 }
 
 // Settles how many rows each running sequence gets: one if it decodes; the others share the rest,
-// in their order. Returns how many pages that takes beyond those that they have.
+// in their order, but for prompts that wait for others to be through all layers, and those, which
+// have theirs. Returns how many pages that takes beyond those that they have.
 int Scheduler::ShareRows() {
+  const bool begins = between_layers_.empty();
   shares_.assign(running_.size(), 0);
   int budget = config_.max_num_batched_tokens;
   int64_t wanted_behind = 0;
@@ -200,7 +213,7 @@ int Scheduler::ShareRows() {
     if (IsDecoding(*running_[i])) {
       shares_[i] = 1;
       --budget;
-    } else {
+    } else if (begins) {
       wanted_behind += Uncomputed(*running_[i]);
       any_is_long |= IsLong(*running_[i]);
     }
@@ -213,7 +226,7 @@ int Scheduler::ShareRows() {
   int lacking_pages = 0;
   for (size_t i = 0; i < running_.size(); ++i) {
     const Sequence& sequence = *running_[i];
-    if (!IsDecoding(sequence)) {
+    if (!IsDecoding(sequence) && begins) {
       const int wanted = Uncomputed(sequence);
       wanted_behind -= wanted;
       const int64_t left = IsLong(sequence) ? std::min<int64_t>(budget / 2, wanted_behind) : 0;
@@ -229,7 +242,19 @@ void Scheduler::PlanRows(int lacking_pages, StepPlan& plan, int& budget) {
   plan.slices.reserve(running_.size());
   planned_.reserve(running_.size());
   PlanDecodes(pages_.num_free() - lacking_pages, plan, budget);
-  PlanPrefills(plan, budget);
+  layers_ = LayersOfPrompts(plan);
+  if (between_layers_.empty()) {
+    PlanPrefills(plan, budget);
+  } else {
+    PlanNextLayers(plan, budget);
+  }
+}
+
+// Of a step with these sequences that decode, which would wait for a prompt's way through all.
+LayerGroup Scheduler::LayersOfPrompts(const StepPlan& plan) const {
+  if (!between_layers_.empty()) return {.nth = layers_.nth + 1, .of = layers_.of};
+  if (plan.slices.empty()) return {};
+  return {.of = config_.prefill_layer_groups};
 }
 
 // `spare_pages` are free for drafts.
@@ -238,6 +263,7 @@ void Scheduler::PlanDecodes(int spare_pages, StepPlan& plan, int& budget) {
                                      [](const auto& sequence) { return IsDecoding(*sequence); });
   // Rows for drafts: what a row for each sequence leaves, and half of it while prompts wait.
   int spare = budget - static_cast<int>(decodes);
+  for (const BetweenLayers& rows : between_layers_) spare -= rows.sequence->rows_between_layers;
   if (static_cast<size_t>(decodes) < running_.size() || !waiting_.empty()) spare /= 2;
   for (const auto& running : running_) {
     Sequence& sequence = *running;
@@ -250,7 +276,7 @@ void Scheduler::PlanDecodes(int spare_pages, StepPlan& plan, int& budget) {
     spare -= static_cast<int>(demand.tokens.size()) - 1;
     spare_pages -= PagesToReach(demand.kv_length, sequence);
     GrowPages(demand.kv_length, sequence);
-    AddSlice(sequence, std::move(demand), plan, budget);
+    AddSlice(sequence, MakeSlice(sequence, std::move(demand)), plan, budget);
   }
 }
 
@@ -259,13 +285,21 @@ void Scheduler::PlanPrefills(StepPlan& plan, int& budget) {
     Sequence& sequence = *running_[i];
     const int rows = std::min(budget, shares_[i]);  // drafts may have taken some
     if (IsDecoding(sequence) || rows == 0) continue;
-    GrowPages(sequence.kv_length + rows, sequence);
-    AddSlice(sequence, strategy_.Demand(sequence, rows), plan, budget);
+    AddPrefill(sequence, rows, plan, budget);
   }
 }
 
+void Scheduler::PlanNextLayers(StepPlan& plan, int& budget) {
+  for (const BetweenLayers& rows : between_layers_) {
+    AddSlice(*rows.sequence, InLayers(rows.slice, layers_), plan, budget);
+  }
+  if (!layers_.IsLast()) return;
+  for (const BetweenLayers& rows : between_layers_) rows.sequence->rows_between_layers = 0;
+  between_layers_.clear();
+}
+
 void Scheduler::Admit(StepPlan& plan, int& budget) {
-  while (budget > 0) {
+  while (budget > 0 && layers_.nth == 0) {
     std::optional<PageList> known = FindPlace();
     if (!known) return;
     const bool is_new = waiting_.First().turn == 0;
@@ -278,9 +312,7 @@ void Scheduler::Admit(StepPlan& plan, int& budget) {
     sequence.kv_length = Capacity(sequence);
     SwapIn(sequence, plan);
     if (is_new) CountAdmission(sequence);
-    const int rows = std::min(budget, Uncomputed(sequence));
-    GrowPages(sequence.kv_length + rows, sequence);
-    AddSlice(sequence, strategy_.Demand(sequence, rows), plan, budget);
+    AddPrefill(sequence, std::min(budget, Uncomputed(sequence)), plan, budget);
   }
 }
 
@@ -349,6 +381,7 @@ void Scheduler::GivePagesBack(Sequence& sequence) {
   sequence.pages.clear();
   sequence.num_sealed = 0;
   sequence.kv_length = 0;
+  sequence.rows_between_layers = 0;
 }
 
 // How many of its first pages stay known when it gives its own back.
@@ -369,6 +402,7 @@ void Scheduler::PreemptLast(StepPlan& plan) {
                                  victim.kv_length - known * config_.page_size)) {
     SwapOut(victim, plan);
   }
+  LeaveLayers(victim);
   GivePagesBack(victim);
   waiting_.PutBack(std::move(running_.back()));
   running_.pop_back();
@@ -407,26 +441,47 @@ void Scheduler::DropSwapped(Sequence& sequence) {
   sequence.swapped_length = 0;
 }
 
-void Scheduler::AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, int& budget) {
+SequenceSlice Scheduler::MakeSlice(const Sequence& sequence, StepDemand demand) const {
   SLUICE_CHECK_LE(demand.kv_length, Capacity(sequence));
-  SLUICE_CHECK_LE(static_cast<int>(demand.tokens.size()), budget);
-  budget -= static_cast<int>(demand.tokens.size());
-  SequenceSlice& slice = plan.slices.emplace_back();
-  slice = {.sequence = sequence.id,
-           .tokens = std::move(demand.tokens),
-           .positions = std::move(demand.positions),
-           .kv_positions = std::move(demand.kv_positions),
-           .pages = sequence.pages.ids(),
-           .kv_length = demand.kv_length,
-           .mask = demand.mask,
-           .ancestors = std::move(demand.ancestors),
-           .sample_rows = std::move(demand.sample_rows)};
+  SequenceSlice slice = {.sequence = sequence.id,
+                         .tokens = std::move(demand.tokens),
+                         .positions = std::move(demand.positions),
+                         .kv_positions = std::move(demand.kv_positions),
+                         .pages = sequence.pages.ids(),
+                         .kv_length = demand.kv_length,
+                         .mask = demand.mask,
+                         .ancestors = std::move(demand.ancestors),
+                         .sample_rows = std::move(demand.sample_rows)};
   AddScoring(sequence, slice);
   AddSampling(sequence, slice);
+  return slice;
+}
+
+void Scheduler::AddSlice(Sequence& sequence, SequenceSlice slice, StepPlan& plan, int& budget) {
+  SLUICE_CHECK_LE(static_cast<int>(slice.tokens.size()), budget);
+  budget -= static_cast<int>(slice.tokens.size());
   planned_.push_back({.sequence = &sequence,
                       .kv_before = sequence.kv_length,
                       .kv_length = slice.kv_length,
                       .samples = !slice.sample_rows.empty()});
+  plan.slices.push_back(std::move(slice));
+}
+
+// So many of the sequence's next rows, in the layers that prompts go through in this step.
+void Scheduler::AddPrefill(Sequence& sequence, int rows, StepPlan& plan, int& budget) {
+  GrowPages(sequence.kv_length + rows, sequence);
+  SequenceSlice slice = MakeSlice(sequence, strategy_.Demand(sequence, rows));
+  if (!layers_.IsLast()) {
+    sequence.rows_between_layers = static_cast<int>(slice.tokens.size());
+    between_layers_.push_back({&sequence, slice});
+  }
+  AddSlice(sequence, InLayers(std::move(slice), layers_), plan, budget);
+}
+
+// Its rows between layers are not wanted any more.
+void Scheduler::LeaveLayers(const Sequence& sequence) {
+  std::erase_if(between_layers_,
+                [&](const BetweenLayers& rows) { return rows.sequence == &sequence; });
 }
 
 void Scheduler::AddScoring(const Sequence& sequence, SequenceSlice& slice) const {
@@ -491,8 +546,9 @@ std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepRe
 
 Output Scheduler::CommitSlice(Sequence& sequence, const SequenceSlice& slice,
                               const SliceResult& result) {
-  StepOutcome outcome = strategy_.Accept(sequence, slice, result);
   Output output{.index = sequence.index};
+  if (!slice.layers.IsLast()) return output;
+  StepOutcome outcome = strategy_.Accept(sequence, slice, result);
   sequence.num_scored += static_cast<int>(result.scores.size());
   sequence.prompt_scores.insert(sequence.prompt_scores.end(), result.scores.begin(),
                                 result.scores.end());
@@ -555,6 +611,7 @@ bool Scheduler::IsAtLength(const Sequence& sequence) const {
 // Before a sequence goes.
 void Scheduler::Forget(const Sequence& sequence) {
   strategy_.Forget(sequence.id);
+  LeaveLayers(sequence);
   for (Flights& flights : under_way_) {
     for (Flight& flight : flights) {
       if (flight.sequence == &sequence) flight.sequence = nullptr;

@@ -28,6 +28,7 @@ struct SchedulerConfig {
   int num_pages = 0;
   int num_host_pages = 0;            // for what is swapped out
   double swap_seconds_per_page = 0;  // that a copy to or from one takes
+  int prefill_layer_groups = 1;      // of a worker that runs one step at a time, as WorkerInfo's
   std::vector<TokenId> eos_ids;
   bool enable_prefix_caching = true;
 };
@@ -55,6 +56,11 @@ struct SequenceReport {
 // and values are computed again, or copied to the host's pages and back, by what costs less. So the
 // first always advances, and among equals nobody who came later gets a place before one that gave
 // its own up.
+//
+// With prefill_layer_groups, the rows of prompts that share a step with decoding sequences go
+// through the layers in as many steps, a group of layers each (layered prefill), and the sequences
+// decode in each of them: what each layer costs once for all rows, bringing its experts, is then
+// shared out to several steps. Prompts behind them begin once these are through.
 //
 // A step can be planned while the one before is under way where it is known what that one leaves
 // but for the ids that it draws. A sequence that turns out to have ended by then has a row too many
@@ -120,6 +126,11 @@ class Scheduler {
     bool samples = false;
   };
   using Flights = std::vector<Flight>;  // of one step, in its plan's order
+  // Rows of a prompt that went through some layer groups, as the last one will run them.
+  struct BetweenLayers {
+    Sequence* sequence = nullptr;
+    SequenceSlice slice;
+  };
   class Foreseen;
 
   bool CanForesee(const Flights& flights) const;
@@ -128,6 +139,8 @@ class Scheduler {
   void PlanRows(int lacking_pages, StepPlan& plan, int& budget);
   void PlanDecodes(int spare_pages, StepPlan& plan, int& budget);
   void PlanPrefills(StepPlan& plan, int& budget);
+  LayerGroup LayersOfPrompts(const StepPlan& plan) const;
+  void PlanNextLayers(StepPlan& plan, int& budget);
   void Admit(StepPlan& plan, int& budget);
   std::optional<PageList> FindPlace();
   PageList KnownPages(const Sequence& sequence);
@@ -143,7 +156,10 @@ class Scheduler {
   void SwapOut(Sequence& sequence, StepPlan& plan);
   void SwapIn(Sequence& sequence, StepPlan& plan);
   static void DropSwapped(Sequence& sequence);
-  void AddSlice(Sequence& sequence, StepDemand demand, StepPlan& plan, int& budget);
+  SequenceSlice MakeSlice(const Sequence& sequence, StepDemand demand) const;
+  void AddSlice(Sequence& sequence, SequenceSlice slice, StepPlan& plan, int& budget);
+  void AddPrefill(Sequence& sequence, int rows, StepPlan& plan, int& budget);
+  void LeaveLayers(const Sequence& sequence);
   void AddSampling(const Sequence& sequence, SequenceSlice& slice) const;
   void AddScoring(const Sequence& sequence, SequenceSlice& slice) const;
 
@@ -165,9 +181,11 @@ class Scheduler {
   SwapPolicy swap_policy_;
   std::vector<std::unique_ptr<Sequence>> running_;  // by priority and turn
   WaitingLine waiting_;
-  std::deque<Flights> under_way_;  // oldest first
-  Flights planned_;                // of the step that is being planned
-  std::vector<int> shares_;        // [running] rows in that step, without drafts
+  std::deque<Flights> under_way_;              // oldest first
+  Flights planned_;                            // of the step that is being planned
+  LayerGroup layers_;                          // that prompts go through in that step
+  std::vector<BetweenLayers> between_layers_;  // that go on in the step after it
+  std::vector<int> shares_;                    // [running] rows in that step, without drafts
   std::vector<Admission> admitted_;
   SequenceId next_sequence_ = 1;
   EngineStats totals_;

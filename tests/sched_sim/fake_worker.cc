@@ -49,6 +49,7 @@ FakeWorker::FakeWorker(const WorkerInfo& info, int max_num_seqs, int max_num_bat
 StepResult FakeWorker::Run(const StepPlan& plan) {
   ++steps_;
   CheckBatch(plan);
+  CheckLayers(plan);
   if (before_step) before_step(plan);
   Swap(plan);
   StepResult result{.step = plan.step, .slices = {}, .error = ""};
@@ -96,6 +97,42 @@ void FakeWorker::CheckBatch(const StepPlan& plan) const {
   }
   Require(rows <= static_cast<size_t>(max_num_batched_tokens_), "{} rows in a step of {}", rows,
           max_num_batched_tokens_);
+}
+
+// That rows go from one layer group to the next, all of a step in the same one, and nobody else
+// begins meanwhile.
+void FakeWorker::CheckLayers(const StepPlan& plan) {
+  std::vector<SequenceSlice> left;
+  auto before = between_layers_.begin();
+  const SequenceSlice* first = nullptr;
+  bool decodes = true;  // whoever is in all layers
+  for (const SequenceSlice& slice : plan.slices) {
+    const LayerGroup& layers = slice.layers;
+    Require(0 <= layers.nth && layers.nth < layers.of, "group {} of {}", layers.nth, layers.of);
+    if (layers.IsAll()) {
+      Require(first == nullptr, "sequence {} is behind rows in some layers", slice.sequence);
+      decodes = decodes && slice.sample_rows.size() == slice.tokens.size();
+      continue;
+    }
+    if (first == nullptr) first = &slice;
+    Require(layers == first->layers, "sequence {} is in another group", slice.sequence);
+    if (layers.nth > 0) {
+      while (before != between_layers_.end() && before->sequence != slice.sequence) ++before;
+      Require(before != between_layers_.end(), "sequence {} has not been through group {}",
+              slice.sequence, layers.nth - 1);
+      Require(before->layers.nth + 1 == layers.nth && before->layers.of == layers.of &&
+                  before->tokens == slice.tokens && before->positions == slice.positions &&
+                  before->pages == slice.pages,
+              "sequence {} goes on with other rows", slice.sequence);
+    }
+    Require(layers.IsLast() || (slice.sample_rows.empty() && slice.score_rows.empty()),
+            "sequence {} is sampled between layers", slice.sequence);
+    if (!layers.IsLast()) left.push_back(slice);
+  }
+  Require(decodes || first == nullptr, "step {}: a prompt goes past others between layers",
+          plan.step);
+  between_layers_ = std::move(left);
+  if (!between_layers_.empty()) ++steps_between_layers_;
 }
 
 void FakeWorker::CheckSlice(const SequenceSlice& slice) const {
@@ -163,6 +200,10 @@ SliceResult FakeWorker::RunSlice(const SequenceSlice& slice) {
   std::vector<TokenId> history = ReadHistory(slice, slice.positions[0]);
   uint64_t hash = history.empty() ? 0 : At(slice, slice.positions[0] - 1).prefix_hash;
   if (!history.empty()) CheckHistory(slice, hash);
+  if (!slice.layers.IsLast()) {
+    for (const int position : slice.positions) At(slice, position) = {};
+    return result;
+  }
   std::vector<uint64_t>& own_rows = own_rows_[slice.sequence];
   own_rows.resize(std::max(own_rows.size(), static_cast<size_t>(slice.kv_length)));
   size_t next_sample = 0;

@@ -19,8 +19,9 @@ TokenId NextToken(std::span<const TokenId> history, uint64_t seed, int vocab_siz
 // written there, a hash of all tokens up to it and the salt of the sequence that wrote it. Each row
 // it runs reads every slot below it; a slot that holds anything but what the sequence's own earlier
 // rows wrote, or would have written, is a failure, and so is a page that is written to while
-// another sequence of the step has it. Tokens come from what the slots hold, so a wrong page also
-// shows in the text.
+// another sequence of the step has it. Rows that have layers to go leave nothing that could be
+// read, and go on with the next group in the step after. Tokens come from what the slots hold, so a
+// wrong page also shows in the text.
 //
 // Throws std::runtime_error for a violation; the message says which.
 class FakeWorker : public DeferringWorker {
@@ -36,6 +37,8 @@ class FakeWorker : public DeferringWorker {
 
   uint64_t steps() const { return steps_; }
   uint64_t rows() const { return rows_; }
+  // Steps that left rows between layers.
+  uint64_t steps_between_layers() const { return steps_between_layers_; }
 
  private:
   struct Slot {
@@ -47,6 +50,7 @@ class FakeWorker : public DeferringWorker {
 
   StepResult Run(const StepPlan& plan) override;
   void CheckBatch(const StepPlan& plan) const;
+  void CheckLayers(const StepPlan& plan);
   void CheckSlice(const SequenceSlice& slice) const;
   SliceResult RunSlice(const SequenceSlice& slice);
   std::vector<TokenId> ReadHistory(const SequenceSlice& slice, int length) const;
@@ -66,6 +70,8 @@ class FakeWorker : public DeferringWorker {
   std::map<SequenceId, std::vector<uint64_t>> own_rows_;
   uint64_t steps_ = 0;
   uint64_t rows_ = 0;
+  uint64_t steps_between_layers_ = 0;
+  std::vector<SequenceSlice> between_layers_;  // what the last step left there
 };
 
 }  // namespace sluice::sim

@@ -39,6 +39,7 @@ struct Scenario {
   // Not 0: so many texts, of which prompts begin with a part of any length.
   int beginnings = 0;
   bool prefix_caching = true;
+  int prefill_layer_groups = 1;
 };
 
 struct Expectation {
@@ -86,6 +87,7 @@ class Simulation {
                     .page_size = scenario.page_size,
                     .num_pages = scenario.num_pages,
                     .num_host_pages = scenario.num_host_pages,
+                    .prefill_layer_groups = scenario.prefill_layer_groups,
                     .eos_ids = {kEos},
                     .enable_prefix_caching = scenario.prefix_caching},
                    *strategy_),
@@ -215,7 +217,8 @@ class Simulation {
   void CheckPages() {
     std::map<PageId, int> holders;
     for (const auto& sequence : scheduler_.running()) {
-      const int needed = (sequence->kv_length + scenario_.page_size - 1) / scenario_.page_size;
+      const int positions = sequence->kv_length + sequence->rows_between_layers;
+      const int needed = (positions + scenario_.page_size - 1) / scenario_.page_size;
       EXPECT_GE(static_cast<int>(sequence->pages.size()), needed);
       if (under_way_.empty()) {
         EXPECT_EQ(static_cast<int>(sequence->pages.size()), needed);
@@ -464,6 +467,47 @@ TEST(SchedSim, KnownBeginningsUnderPreemptionAbortsAndFailures) {
     EXPECT_GT(simulation.Stats().prefix_hits, 100u);
     EXPECT_GT(simulation.aborts(), 10);
   }
+}
+
+// A prompt beside sequences that decode goes through the layers in several steps, and in each of
+// them they decode.
+TEST(SchedSim, LayerGroupsChangeNothing) {
+  for (int groups = 2; groups <= 4; ++groups) {
+    Simulation simulation({.num_requests = 500, .prefill_layer_groups = groups},
+                          MakeAutoregressive(), 12);
+    simulation.Run();
+    EXPECT_EQ(simulation.errors(), 0);
+    EXPECT_GT(simulation.worker().steps_between_layers() * 5, simulation.worker().steps());
+  }
+}
+
+TEST(SchedSim, LayerGroupsUnderPreemptionAbortsAndFailures) {
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    Simulation simulation({.page_size = 2,
+                           .num_pages = 55,
+                           .num_host_pages = seed % 2 == 0 ? 40 : 0,
+                           .num_requests = 400,
+                           .abort_share = 0.1,
+                           .failure_share = 0.01,
+                           .beginnings = seed % 4 < 2 ? 2 : 0,
+                           .prefill_layer_groups = 2 + static_cast<int>(seed % 2)},
+                          seed % 3 == 0 ? MakeNgram(2, 4) : MakeAutoregressive(), seed);
+    simulation.Run();
+    EXPECT_GT(simulation.Stats().preemptions, 5u);
+    EXPECT_GT(simulation.aborts(), 10);
+    EXPECT_GT(simulation.worker().steps_between_layers(), 50u);
+  }
+}
+
+TEST(SchedSim, LayerGroupsInATinyBudgetStillServeAll) {
+  Simulation simulation({.max_num_seqs = 4,
+                         .max_num_batched_tokens = 4,
+                         .num_pages = 40,
+                         .num_requests = 100,
+                         .prefill_layer_groups = 3},
+                        MakeNgram(2, 4), 13);
+  simulation.Run();
+  EXPECT_EQ(simulation.errors(), 0);
 }
 
 // The double itself: a wrong page, a stale page and a page of two sequences do not go unseen.
