@@ -56,18 +56,18 @@ void RefuseForeign(const HardwareProfile& given, const HardwareProfile& here,
                           file, fmt::join(foreign, "; ")));
 }
 
-// A prompt of some dozens of tokens needs nearly every expert, and streams wait for its step.
-void SayLongestPause(const ModelSpec& spec, const RunnerOptions& options, int slots,
-                     double link_bandwidth) {
+// A prompt of some dozens of tokens needs nearly every expert, and streams wait for its steps.
+void SayWhatPromptsTake(const ModelSpec& spec, const RunnerOptions& options, int slots,
+                        double link_bandwidth) {
   const int missing = ExpertsInAll(spec, options) - slots;
   const uint64_t bytes =
       missing * static_cast<uint64_t>(ExpertLayoutOf(spec, options.dtype).SlotBytes());
   const bool could_help = options.cuda && !options.offload.streaming.cpu_experts;
   spdlog::info(
-      "offload: a prompt may need all {} experts without a slot, {} over the link: streams then "
-      "pause for {:.2f} s at least; a smaller --max-num-batched-tokens{} shortens that",
+      "offload: a prompt may need all {} experts without a slot, {} over the link in {:.2f} s at "
+      "least: beside others it takes {} steps for them (--prefill-layer-groups){}",
       missing, FormatBytes(bytes), static_cast<double>(bytes) / link_bandwidth,
-      could_help ? " or --cpu-experts" : "");
+      options.offload.prefill_layer_groups, could_help ? ", with --cpu-experts shorter ones" : "");
 }
 
 }  // namespace
@@ -167,7 +167,7 @@ void FitToMachine(const OpenedModel& model, const ModelFlags& flags, const std::
       step.sequences, machine.name, step.tokens_per_s, 1e3 * step.step_s, step.bound,
       step.distinct_experts, model.spec.moe.num_experts, 100 * step.hit_rate, plan.one.tokens_per_s,
       plan.memory_limit, rate(*machine.link_bandwidth), rate(*machine.host_bandwidth));
-  SayLongestPause(model.spec, base, step.cached_experts, *machine.link_bandwidth);
+  SayWhatPromptsTake(model.spec, base, step.cached_experts, *machine.link_bandwidth);
 }
 
 }  // namespace sluice

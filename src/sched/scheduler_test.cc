@@ -719,6 +719,99 @@ TEST_F(PlanAheadTest, WaitsWhereASequenceWouldLoseItsPages) {
   EXPECT_EQ(scheduler.Stats().preemptions, 1u);
 }
 
+// Groups of layers that prompts go through, a step each.
+class LayeredPrefillTest : public testing::Test {
+ protected:
+  static SchedulerConfig Config() {
+    SchedulerConfig config = SmallConfig();
+    config.prefill_layer_groups = 2;
+    return config;
+  }
+  std::vector<SequenceReport> Step() {
+    plan_ = scheduler_.Plan();
+    return scheduler_.Commit(plan_, Answer(plan_, 7));
+  }
+
+  static constexpr LayerGroup kFirst{.nth = 0, .of = 2};
+  static constexpr LayerGroup kLast{.nth = 1, .of = 2};
+  std::unique_ptr<DecodeStrategy> strategy_ = MakeAutoregressive();
+  Scheduler scheduler_{Config(), *strategy_};
+  StepPlan plan_;
+};
+
+TEST_F(LayeredPrefillTest, SequencesDecodeInEachStepOfAPrompt) {
+  scheduler_.Add(1, MakeRequest(2), 0);
+  EXPECT_THAT(Step(), SizeIs(1));
+  EXPECT_TRUE(plan_.slices[0].layers.IsAll()) << "nobody decodes that would wait for it";
+  scheduler_.Add(2, MakeRequest(5), 0);
+  EXPECT_THAT(Step(), SizeIs(1));
+  ASSERT_THAT(plan_.slices, SizeIs(2));
+  EXPECT_TRUE(plan_.slices[0].layers.IsAll());
+  EXPECT_EQ(plan_.slices[1].layers, kFirst);
+  EXPECT_THAT(plan_.slices[1].tokens, SizeIs(5));
+  EXPECT_THAT(plan_.slices[1].sample_rows, IsEmpty());
+  const SequenceSlice first = plan_.slices[1];
+  EXPECT_THAT(Step(), SizeIs(2));
+  ASSERT_THAT(plan_.slices, SizeIs(2));
+  EXPECT_EQ(plan_.slices[1].layers, kLast);
+  EXPECT_EQ(plan_.slices[1].positions, first.positions);
+  EXPECT_EQ(plan_.slices[1].pages, first.pages);
+  EXPECT_THAT(plan_.slices[1].sample_rows, ElementsAre(4));
+  EXPECT_THAT(Step(), SizeIs(2));
+  EXPECT_TRUE(plan_.slices[1].layers.IsAll());
+}
+
+TEST_F(LayeredPrefillTest, PromptsBeginOnceOthersAreThrough) {
+  scheduler_.Add(1, MakeRequest(2), 0);
+  Step();
+  scheduler_.Add(2, MakeRequest(10), 0);  // more than a step's budget
+  Step();
+  EXPECT_THAT(plan_.slices[1].tokens, SizeIs(7));
+  scheduler_.Add(3, MakeRequest(2), 0);
+  Step();
+  ASSERT_THAT(plan_.slices, SizeIs(2));
+  EXPECT_EQ(plan_.slices[1].layers, kLast);
+  Step();
+  ASSERT_THAT(plan_.slices, SizeIs(3));
+  EXPECT_THAT(plan_.slices[1].positions, ElementsAre(7, 8, 9));
+  EXPECT_EQ(plan_.slices[1].layers, kFirst);
+  EXPECT_EQ(plan_.slices[2].layers, kFirst);
+  Step();
+  EXPECT_THAT(plan_.slices[1].sample_rows, ElementsAre(2));
+  EXPECT_THAT(plan_.slices[2].sample_rows, ElementsAre(1));
+}
+
+TEST_F(LayeredPrefillTest, WhatEndsBetweenLayersIsGone) {
+  scheduler_.Add(1, MakeRequest(2), 0);
+  Step();
+  scheduler_.Add(2, MakeRequest(3), 0);
+  scheduler_.Add(3, MakeRequest(3), 0);
+  Step();
+  EXPECT_THAT(scheduler_.End(2, FinishReason::kAbort), SizeIs(1));
+  Step();
+  ASSERT_THAT(plan_.slices, SizeIs(2));
+  EXPECT_EQ(plan_.slices[1].sequence, 3u);
+  EXPECT_EQ(plan_.slices[1].layers, kLast);
+  scheduler_.Add(4, MakeRequest(3), 0);
+  Step();
+  EXPECT_THAT(scheduler_.End(4, FinishReason::kAbort), SizeIs(1));
+  Step();
+  EXPECT_THAT(plan_.slices, SizeIs(2));
+  EXPECT_THAT(scheduler_.EndAll(FinishReason::kAbort, ""), SizeIs(2));
+  EXPECT_EQ(scheduler_.Stats().pages_used, 0);
+}
+
+TEST_F(LayeredPrefillTest, ADecodingSequenceThatEndsLeavesAPromptBetweenLayers) {
+  scheduler_.Add(1, MakeRequest(2), 0);
+  Step();
+  scheduler_.Add(2, MakeRequest(3), 0);
+  Step();
+  scheduler_.End(1, FinishReason::kAbort);
+  EXPECT_THAT(Step(), SizeIs(1));
+  ASSERT_THAT(plan_.slices, SizeIs(1));
+  EXPECT_EQ(plan_.slices[0].layers, kLast);
+}
+
 TEST(SchedulerWithDrafts, TrimsWhatComesAfterTheEnd) {
   const auto strategy = MakeNgram(1, 3);
   Scheduler scheduler(SmallConfig(), *strategy);
