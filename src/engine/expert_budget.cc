@@ -55,9 +55,11 @@ int SlotsWithin(const ModelSpec& spec, const RunnerOptions& options, uint64_t by
             std::to_string(kLeastExpertSlots) + " experts " + FormatBytes(needs.expert_bytes) +
             ". The smallest that works with these flags is --vram-budget " + Exactly(least));
   }
+  // Where every expert has a slot, a step needs nothing to bring any.
+  const int all = ExpertsInAll(spec, options);
+  if (bytes >= Needed(spec, options, 0)) return all;
   const uint64_t more = (bytes - least) / SlotBytes(spec, options);
-  const uint64_t all = ExpertsInAll(spec, options);
-  return static_cast<int>(std::min(all, kLeastExpertSlots + more));
+  return static_cast<int>(std::min<uint64_t>(all, kLeastExpertSlots + more));
 }
 
 uint64_t LeftForPages(const ModelSpec& spec, const RunnerOptions& options, uint64_t bytes) {

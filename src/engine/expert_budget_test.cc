@@ -35,6 +35,14 @@ TEST_F(ExpertBudgetTest, SlotsAreWhatTheRestLeaves) {
   EXPECT_EQ(SlotsWithin(spec_, options_, NeededWith(kExperts) + 100 * Slot()), kExperts);
 }
 
+// What a step needs to bring experts, it does not need where all have a slot.
+TEST_F(ExpertBudgetTest, EveryExpertHasASlotWhereTheyFitWithoutMore) {
+  options_.offload.prefill_layer_groups = 2;
+  ASSERT_LT(NeededWith(0), NeededWith(kExperts));
+  EXPECT_EQ(SlotsWithin(spec_, options_, NeededWith(0)), kExperts);
+  EXPECT_LT(SlotsWithin(spec_, options_, NeededWith(0) - 1), kExperts);
+}
+
 TEST_F(ExpertBudgetTest, TheSmallestBudgetWorksAndNotAByteLess) {
   const uint64_t least = SmallestBudget(spec_, options_);
   EXPECT_EQ(least, NeededWith(kLeastExpertSlots));
