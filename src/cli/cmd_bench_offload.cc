@@ -185,6 +185,7 @@ RunnerOptions OffloadBench::OptionsOf(const Case& run) const {
   options.max_model_len = positions;
   options.num_pages = run.sequences * (positions / options.page_size + 1);
   options.num_host_pages = 0;
+  options.offload.prefill_layer_groups = 1;  // prompts come before what is measured
   options.max_sequences = run.sequences;
   const int64_t rows = int64_t{run.sequences} * flags_.bench.prompt_tokens;
   options.max_step_rows = std::max(

@@ -62,12 +62,14 @@ void SayWhatPromptsTake(const ModelSpec& spec, const RunnerOptions& options, int
   const int missing = ExpertsInAll(spec, options) - slots;
   const uint64_t bytes =
       missing * static_cast<uint64_t>(ExpertLayoutOf(spec, options.dtype).SlotBytes());
-  const bool could_help = options.cuda && !options.offload.streaming.cpu_experts;
+  const int steps = options.offload.prefill_layer_groups;
   spdlog::info(
       "offload: a prompt may need all {} experts without a slot, {} over the link in {:.2f} s at "
-      "least: beside others it takes {} steps for them (--prefill-layer-groups){}",
+      "least; beside sequences that decode it takes {} for them (--prefill-layer-groups){}",
       missing, FormatBytes(bytes), static_cast<double>(bytes) / link_bandwidth,
-      options.offload.prefill_layer_groups, could_help ? ", with --cpu-experts shorter ones" : "");
+      steps == 1 ? "one step" : fmt::format("{} steps", steps),
+      options.cuda && !options.offload.streaming.cpu_experts ? ", and less time with --cpu-experts"
+                                                             : "");
 }
 
 }  // namespace

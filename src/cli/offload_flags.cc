@@ -122,9 +122,9 @@ void AddOffloadFlags(CLI::App& app, OffloadFlags& flags) {
       ->check(Quiet(CLI::Range(1, 64)))
       ->group(group);
   app.add_option("--prefill-layer-groups", flags.prefill_layer_groups,
-                 "Steps in which a prompt goes through the layers, a group of them each, while "
-                 "other sequences decode: more make their pauses shorter and the prompt's first "
-                 "token later")
+                 "Steps in which a server takes a prompt through the layers, a group of them each, "
+                 "while other sequences decode: more make their pauses shorter and the prompt's "
+                 "first token later")
       ->check(Quiet(CLI::Range(1, 64)))
       ->group(group);
   app.add_option("--link-bandwidth", flags.link_bandwidth,

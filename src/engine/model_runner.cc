@@ -97,7 +97,7 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const WeightSource& source,
   decoder_ = std::make_unique<Decoder>(spec_, *weights_);
   if (RunsLayerGroups(options_)) {
     SLUICE_CHECK_LE(options_.offload.prefill_layer_groups, spec_.num_layers);
-    between_layers_ =
+    hidden_between_ =
         Tensor(DType::kF32, {options_.max_step_rows, spec_.hidden_size}, MemoryOf(options_));
   }
 }
@@ -644,11 +644,11 @@ void ModelRunner::CopyHidden(ConstTensorView from, TensorView to) {
 void ModelRunner::TakeUp(TensorView x) {
   int64_t from = 0;
   int64_t to = 0;
-  auto left = between_.begin();
+  auto left = rows_between_.begin();
   for (const RowsOfSequence& rows : rows_->partial) {
-    for (; left != between_.end() && !(*left == rows); ++left) from += left->count;
-    SLUICE_CHECK(left != between_.end());
-    CopyHidden(between_layers_.view().Slice(from, from + rows.count), x.Slice(to, to + rows.count));
+    for (; left != rows_between_.end() && !(*left == rows); ++left) from += left->count;
+    SLUICE_CHECK(left != rows_between_.end());
+    CopyHidden(hidden_between_.view().Slice(from, from + rows.count), x.Slice(to, to + rows.count));
     from += rows.count;
     to += rows.count;
     ++left;
@@ -656,8 +656,8 @@ void ModelRunner::TakeUp(TensorView x) {
 }
 
 void ModelRunner::LayDown(ConstTensorView x) {
-  between_ = rows_->partial;
-  CopyHidden(x, between_layers_.view().Slice(0, x.dim(0)));
+  rows_between_ = rows_->partial;
+  CopyHidden(x, hidden_between_.view().Slice(0, x.dim(0)));
 }
 
 std::optional<StepShape> ModelRunner::RecordableShape(const StepInput& input) const {

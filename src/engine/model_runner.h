@@ -227,8 +227,8 @@ class ModelRunner {
     int64_t count = 0;
     bool operator==(const RowsOfSequence&) const = default;
   };
-  Tensor between_layers_;  // [max_step_rows, hidden] f32; empty where none are
-  std::vector<RowsOfSequence> between_;
+  Tensor hidden_between_;  // [max_step_rows, hidden] f32; empty where none are
+  std::vector<RowsOfSequence> rows_between_;
   std::array<StepUnderWay, kMostSteps> steps_;  // the n-th step has [n % kMostSteps]
   uint64_t submitted_ = 0;                      // steps
   uint64_t collected_ = 0;

@@ -1,5 +1,6 @@
 #include "request/step.h"
 
+#include <algorithm>
 #include <iterator>
 #include <numeric>
 #include <utility>
@@ -21,6 +22,17 @@ int64_t StepPlan::NumTokens() const {
   int64_t tokens = 0;
   for (const SequenceSlice& slice : slices) tokens += std::ssize(slice.tokens);
   return tokens;
+}
+
+int64_t StepPlan::NumWholeTokens() const {
+  int64_t whole = 0;
+  int64_t partial = 0;
+  int groups = 1;  // of all that are not whole
+  for (const SequenceSlice& slice : slices) {
+    (slice.layers.IsAll() ? whole : partial) += std::ssize(slice.tokens);
+    groups = std::max(groups, slice.layers.of);
+  }
+  return whole + (partial + groups - 1) / groups;
 }
 
 SpanFacts FactsOf(const StepPlan& plan) {

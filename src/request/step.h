@@ -92,6 +92,8 @@ struct StepPlan {
   std::vector<SequenceSlice> slices;
 
   int64_t NumTokens() const;  // of all slices
+  // The same, where one in one of n layer groups is 1/n of a token; rounded up.
+  int64_t NumWholeTokens() const;
 };
 
 // What a timeline's span of the step says.

@@ -21,6 +21,16 @@ SequenceSlice SliceWithDrafts() {
   return slice;
 }
 
+TEST(StepPlan, ATokenInOneOfSeveralLayerGroupsCountsAsItsShare) {
+  StepPlan plan;
+  EXPECT_EQ(plan.NumWholeTokens(), 0);
+  plan.slices = {SliceWithDrafts(), SliceWithDrafts()};
+  EXPECT_EQ(plan.NumWholeTokens(), 6);
+  plan.slices[1].layers = {.nth = 1, .of = 2};
+  EXPECT_EQ(plan.NumWholeTokens(), 3 + 2);
+  EXPECT_EQ(plan.NumTokens(), 6);
+}
+
 TEST(ContextOfSample, LaterRowsSeeTheDraftsBeforeThem) {
   const SequenceSlice slice = SliceWithDrafts();
   EXPECT_THAT(slice.ContextOfSample(0).history, ElementsAre(8, 9, 10));

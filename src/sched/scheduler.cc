@@ -59,7 +59,7 @@ std::string Mismatch(const StepPlan& plan, const StepResult& result) {
 }
 
 // The slice in one group of layers, which samples behind the last one.
-SequenceSlice InLayers(SequenceSlice slice, LayerGroup layers) {
+SequenceSlice CutToLayers(SequenceSlice slice, LayerGroup layers) {
   slice.layers = layers;
   if (layers.IsLast()) return slice;
   slice.sample_rows.clear();
@@ -184,7 +184,8 @@ StepPlan Scheduler::Plan() {
   return plan;
 }
 
-// Whether the step after this one depends on its tokens by nothing but their embeddings.
+// Whether the step after this one depends on its tokens by nothing but their embeddings. Of rows
+// between layers the one after it would have to know more.
 bool Scheduler::CanForesee(const Flights& flights) const {
   return strategy_.Foreseeable() && config_.prefill_layer_groups == 1 &&
          std::none_of(flights.begin(), flights.end(), [](const Flight& flight) {
@@ -199,9 +200,9 @@ bool Scheduler::IsLong(const Sequence& sequence) const {
   return Uncomputed(sequence) > config_.max_num_batched_tokens;
 }
 
-// Settles how many rows each running sequence gets: one if it decodes; the others share the rest,
-// in their order, but for prompts that wait for others to be through all layers, and those, which
-// have theirs. Returns how many pages that takes beyond those that they have.
+// Settles how many rows each running sequence gets: one if it decodes; prompts share the rest, in
+// their order. While some are between layers, no other gets any. Returns how many pages that takes
+// beyond those that they have.
 int Scheduler::ShareRows() {
   const bool begins = between_layers_.empty();
   shares_.assign(running_.size(), 0);
@@ -242,7 +243,7 @@ void Scheduler::PlanRows(int lacking_pages, StepPlan& plan, int& budget) {
   plan.slices.reserve(running_.size());
   planned_.reserve(running_.size());
   PlanDecodes(pages_.num_free() - lacking_pages, plan, budget);
-  layers_ = LayersOfPrompts(plan);
+  prompt_layers_ = NextPromptLayers(plan);
   if (between_layers_.empty()) {
     PlanPrefills(plan, budget);
   } else {
@@ -250,9 +251,9 @@ void Scheduler::PlanRows(int lacking_pages, StepPlan& plan, int& budget) {
   }
 }
 
-// Of a step with these sequences that decode, which would wait for a prompt's way through all.
-LayerGroup Scheduler::LayersOfPrompts(const StepPlan& plan) const {
-  if (!between_layers_.empty()) return {.nth = layers_.nth + 1, .of = layers_.of};
+// Through which layers prompts go in a step with these sequences that decode.
+LayerGroup Scheduler::NextPromptLayers(const StepPlan& plan) const {
+  if (!between_layers_.empty()) return {.nth = prompt_layers_.nth + 1, .of = prompt_layers_.of};
   if (plan.slices.empty()) return {};
   return {.of = config_.prefill_layer_groups};
 }
@@ -291,15 +292,15 @@ void Scheduler::PlanPrefills(StepPlan& plan, int& budget) {
 
 void Scheduler::PlanNextLayers(StepPlan& plan, int& budget) {
   for (const BetweenLayers& rows : between_layers_) {
-    AddSlice(*rows.sequence, InLayers(rows.slice, layers_), plan, budget);
+    AddSlice(*rows.sequence, CutToLayers(rows.slice, prompt_layers_), plan, budget);
   }
-  if (!layers_.IsLast()) return;
+  if (!prompt_layers_.IsLast()) return;
   for (const BetweenLayers& rows : between_layers_) rows.sequence->rows_between_layers = 0;
   between_layers_.clear();
 }
 
 void Scheduler::Admit(StepPlan& plan, int& budget) {
-  while (budget > 0 && layers_.nth == 0) {
+  while (budget > 0 && prompt_layers_.nth == 0) {
     std::optional<PageList> known = FindPlace();
     if (!known) return;
     const bool is_new = waiting_.First().turn == 0;
@@ -471,11 +472,11 @@ void Scheduler::AddSlice(Sequence& sequence, SequenceSlice slice, StepPlan& plan
 void Scheduler::AddPrefill(Sequence& sequence, int rows, StepPlan& plan, int& budget) {
   GrowPages(sequence.kv_length + rows, sequence);
   SequenceSlice slice = MakeSlice(sequence, strategy_.Demand(sequence, rows));
-  if (!layers_.IsLast()) {
+  if (!prompt_layers_.IsLast()) {
     sequence.rows_between_layers = static_cast<int>(slice.tokens.size());
     between_layers_.push_back({&sequence, slice});
   }
-  AddSlice(sequence, InLayers(std::move(slice), layers_), plan, budget);
+  AddSlice(sequence, CutToLayers(std::move(slice), prompt_layers_), plan, budget);
 }
 
 // Its rows between layers are not wanted any more.

@@ -139,7 +139,7 @@ class Scheduler {
   void PlanRows(int lacking_pages, StepPlan& plan, int& budget);
   void PlanDecodes(int spare_pages, StepPlan& plan, int& budget);
   void PlanPrefills(StepPlan& plan, int& budget);
-  LayerGroup LayersOfPrompts(const StepPlan& plan) const;
+  LayerGroup NextPromptLayers(const StepPlan& plan) const;
   void PlanNextLayers(StepPlan& plan, int& budget);
   void Admit(StepPlan& plan, int& budget);
   std::optional<PageList> FindPlace();
@@ -183,7 +183,7 @@ class Scheduler {
   WaitingLine waiting_;
   std::deque<Flights> under_way_;              // oldest first
   Flights planned_;                            // of the step that is being planned
-  LayerGroup layers_;                          // that prompts go through in that step
+  LayerGroup prompt_layers_;                   // of the step that was planned last, or is
   std::vector<BetweenLayers> between_layers_;  // that go on in the step after it
   std::vector<int> shares_;                    // [running] rows in that step, without drafts
   std::vector<Admission> admitted_;

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "arch/testing.h"
@@ -82,11 +83,12 @@ struct Answer {
   int cached_tokens = 0;
 };
 
-class OffloadFailureTest : public ::testing::TestWithParam<int> {
+class OffloadFailureTest : public ::testing::TestWithParam<std::tuple<int, int>> {
  protected:
   OffloadFailureTest() : spec_(TinyMoeSpec()), source_(spec_) {}
 
-  // With every expert in a slot, or with four slots of 16 and GetParam() experts in host memory.
+  // With every expert in a slot, or with four slots of 16, so many experts in host memory, and
+  // prompts in so many layer groups: GetParam().
   std::unique_ptr<ModelRunner> MakeRunner(bool resident) {
     RunnerOptions options{.num_threads = 2,
                           .tier = DetectCpuTier(),
@@ -96,7 +98,7 @@ class OffloadFailureTest : public ::testing::TestWithParam<int> {
                           .poison_freed_slots = true};
     if (!resident) {
       options.expert_slots = 4;
-      options.offload.host_slots = GetParam();
+      std::tie(options.offload.host_slots, options.offload.prefill_layer_groups) = GetParam();
     }
     return std::make_unique<ModelRunner>(spec_, source_, options, std::make_unique<ByPosition>());
   }
@@ -239,8 +241,12 @@ TEST_P(OffloadFailureTest, ClientsThatLeaveLeaveNothingBehind) {
 }
 
 // Experts in host memory at first: none, or those of layer 0.
-INSTANTIATE_TEST_SUITE_P(HostSlots, OffloadFailureTest, ::testing::Values(0, 8),
-                         [](const auto& slots) { return "Host" + std::to_string(slots.param); });
+INSTANTIATE_TEST_SUITE_P(HostSlots, OffloadFailureTest,
+                         ::testing::Combine(::testing::Values(0, 8), ::testing::Values(1, 2)),
+                         [](const auto& ways) {
+                           return "Host" + std::to_string(std::get<0>(ways.param)) + "Groups" +
+                                  std::to_string(std::get<1>(ways.param));
+                         });
 
 }  // namespace
 }  // namespace sluice

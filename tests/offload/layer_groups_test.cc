@@ -14,6 +14,7 @@
 #include "device/cuda_stream.h"
 #include "golden_model.h"
 #include "sched/scheduler.h"
+#include "trace/routing_source.h"
 
 namespace sluice {
 namespace {
@@ -47,25 +48,30 @@ class LayerGroupsTest : public ::testing::TestWithParam<std::string> {
   // Tokens of each request with their logprobs, and those of the prompts.
   using Said = std::map<RequestId, std::vector<std::tuple<TokenId, float, int>>>;
 
-  std::unique_ptr<ModelRunner> MakeRunner(RunnerOptions options, int groups,
-                                          RouterObserver* observer = nullptr) const {
+  // Of a third of the experts' slots, or without `groups` one for each.
+  std::unique_ptr<ModelRunner> MakeRunner(RunnerOptions options, int groups) const {
     options.max_step_rows = 64;
-    options.observer = observer;
     if (groups > 0) {
       options.expert_slots = static_cast<int>(model_.NumExperts() / 3);
-      options.offload = {.host_slots = static_cast<int>(model_.NumExperts()),
-                         .prefill_layer_groups = groups};
+      options.offload.host_slots = static_cast<int>(model_.NumExperts());
+      options.offload.prefill_layer_groups = groups;
     }
-    return model_.MakeRunner(options);
+    const ModelSpec& spec = model_.spec();
+    return model_.MakeRunner(options,
+                             ParseRoutingSource(routing_, {.num_layers = spec.num_layers,
+                                                           .num_experts = spec.moe.num_experts,
+                                                           .top_k = spec.moe.top_k}));
   }
 
-  static SchedulerConfig ConfigOf(const WorkerInfo& info) {
+  SchedulerConfig ConfigOf(const WorkerInfo& info) const {
     return {.max_num_seqs = 6,
             .max_num_batched_tokens = 24,
             .max_model_len = info.max_model_len,
             .page_size = info.page_size,
             .num_pages = info.num_pages,
-            .prefill_layer_groups = info.prefill_layer_groups};
+            .prefill_layer_groups = info.prefill_layer_groups,
+            // Routing that is drawn for each sequence makes other keys and values of the same text.
+            .enable_prefix_caching = routing_ == "model"};
   }
 
   Request MakeRequest(int row, int length, int max_tokens) const {
@@ -111,73 +117,95 @@ class LayerGroupsTest : public ::testing::TestWithParam<std::string> {
     return said;
   }
 
-  void ExpectTheSame(const RunnerOptions& options) {
+  void ExpectTheSame(RunnerOptions options) {
     Choices whole;
-    const Said expected = Ask(*MakeRunner(options, 0, &whole));
+    options.observer = &whole;
+    const Said expected = Ask(*MakeRunner(options, 0));
     EXPECT_EQ(expected.size(), 6u);
     EXPECT_EQ(steps_between_layers_, 0);
     for (int groups = 2; groups <= std::min(3, model_.spec().num_layers); ++groups) {
       SCOPED_TRACE(groups);
       Choices parts;
-      EXPECT_EQ(Ask(*MakeRunner(options, groups, &parts)), expected);
+      options.observer = &parts;
+      EXPECT_EQ(Ask(*MakeRunner(options, groups)), expected);
       EXPECT_GT(steps_between_layers_, 3);
       EXPECT_EQ(parts.seen(), whole.seen());
+      options.observer = nullptr;
       EXPECT_EQ(Ask(*MakeRunner(options, groups)), expected) << "without an observer";
     }
   }
 
+  // Of a sequence that decodes and three prompts, one ends between layers: the others go on with
+  // what is theirs.
+  void ExpectOthersGoOn(const RunnerOptions& options, RequestId leaves) const {
+    const auto runner = MakeRunner(options, 2);
+    InProcessWorker worker(*runner);
+    const auto strategy = MakeAutoregressive();
+    Scheduler scheduler(ConfigOf(worker.Info()), *strategy);
+    const auto step = [&] {
+      StepPlan plan = scheduler.Plan();
+      StepResult result = worker.Execute(plan);
+      EXPECT_EQ(result.error, "");
+      scheduler.Commit(plan, result);
+      return std::pair(std::move(plan), std::move(result));
+    };
+    scheduler.Add(1, MakeRequest(0, 3, 12), 1);
+    step();
+    for (const int length : {5, 6, 7}) scheduler.Add(length, MakeRequest(0, length, 4), 9);
+    step();
+    EXPECT_EQ(scheduler.End(leaves, FinishReason::kAbort).size(), 1u);
+    const auto [plan, result] = step();
+    EXPECT_EQ(plan.slices.size(), 3u);
+    for (size_t nth = 0; nth < plan.slices.size(); ++nth) {
+      if (plan.slices[nth].sequence == 1) continue;
+      EXPECT_EQ(plan.slices[nth].layers, (LayerGroup{.nth = 1, .of = 2}));
+      const int length = static_cast<int>(plan.slices[nth].tokens.size());
+      Scheduler alone(ConfigOf(worker.Info()), *strategy);
+      alone.Add(1, MakeRequest(0, length, 4), 9);
+      const SampledToken want = worker.Execute(alone.Plan()).slices.at(0).samples.at(0);
+      ASSERT_EQ(result.slices[nth].samples.size(), 1u);
+      EXPECT_EQ(result.slices[nth].samples[0].token, want.token);
+      EXPECT_EQ(result.slices[nth].samples[0].logprob, want.logprob);
+    }
+  }
+
   GoldenModel model_{GetParam()};
+  std::string routing_ = "model";
   int steps_between_layers_ = 0;
 };
 
+constexpr DType kDTypes[] = {DType::kF32, DType::kBF16};
+
+RunnerOptions OnADevice(DType dtype) {
+  return {.cuda = 0, .dtype = dtype, .batch_invariant = true, .decoding_first = true};
+}
+
 TEST_P(LayerGroupsTest, SayTheSame) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) ExpectTheSame({.dtype = dtype});
+  for (const DType dtype : kDTypes) ExpectTheSame({.dtype = dtype});
+}
+
+TEST_P(LayerGroupsTest, SayTheSameInPartsAndWithTheCpu) {
+  ExpectTheSame({.offload = {.streaming = {.batch_groups = 3}}});
+  ExpectTheSame({.offload = {.streaming = {.cpu_experts = true}}});
+}
+
+TEST_P(LayerGroupsTest, SayTheSameWhereRoutingIsGiven) {
+  routing_ = "markov:0.8";
+  ExpectTheSame({.dtype = DType::kBF16});
 }
 
 TEST_P(LayerGroupsTest, SayTheSameOnADevice) {
   if (CudaDevices().empty()) GTEST_SKIP() << "there is no CUDA device";
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    ExpectTheSame({.cuda = 0, .dtype = dtype, .batch_invariant = true, .decoding_first = true});
-  }
+  for (const DType dtype : kDTypes) ExpectTheSame(OnADevice(dtype));
+  routing_ = "markov:0.8";
+  ExpectTheSame(OnADevice(DType::kBF16));
 }
 
-// One of three prompts ends between layers: the others go on with what is theirs.
 TEST_P(LayerGroupsTest, WhoLeavesBetweenLayersTakesNothingAlong) {
-  const auto alone = [&](const Request& request, uint64_t seed) {
-    const auto runner = MakeRunner({.dtype = DType::kF32}, 2);
-    InProcessWorker worker(*runner);
-    const auto strategy = MakeAutoregressive();
-    Scheduler scheduler(ConfigOf(worker.Info()), *strategy);
-    scheduler.Add(1, request, seed);
-    const StepPlan plan = scheduler.Plan();
-    return worker.Execute(plan).slices.at(0).samples.at(0);
-  };
-  const auto runner = MakeRunner({.dtype = DType::kF32}, 2);
-  InProcessWorker worker(*runner);
-  const auto strategy = MakeAutoregressive();
-  Scheduler scheduler(ConfigOf(worker.Info()), *strategy);
-  const auto step = [&] {
-    const StepPlan plan = scheduler.Plan();
-    const StepResult result = worker.Execute(plan);
-    EXPECT_EQ(result.error, "");
-    scheduler.Commit(plan, result);
-    return std::pair(plan, result);
-  };
-  scheduler.Add(1, MakeRequest(0, 3, 12), 1);
-  step();
-  for (const int length : {5, 6, 7}) scheduler.Add(length, MakeRequest(0, length, 4), 9);
-  step();
-  scheduler.End(6, FinishReason::kAbort);
-  const auto [plan, result] = step();
-  ASSERT_EQ(plan.slices.size(), 3u);
-  for (const size_t nth : {1, 2}) {
-    const int length = nth == 1 ? 5 : 7;
-    EXPECT_EQ(plan.slices[nth].layers, (LayerGroup{.nth = 1, .of = 2}));
-    ASSERT_EQ(std::ssize(plan.slices[nth].tokens), length);
-    const SampledToken want = alone(MakeRequest(0, length, 4), 9);
-    ASSERT_EQ(result.slices[nth].samples.size(), 1u);
-    EXPECT_EQ(result.slices[nth].samples[0].token, want.token);
-    EXPECT_EQ(result.slices[nth].samples[0].logprob, want.logprob);
+  for (const RequestId leaves : {1, 5, 6, 7}) {
+    SCOPED_TRACE(leaves);
+    ExpectOthersGoOn({.dtype = DType::kF32}, leaves);
+    if (!CudaDevices().empty()) ExpectOthersGoOn(OnADevice(DType::kF32), leaves);
   }
 }
 
