@@ -277,8 +277,8 @@ def main():
         serving_rows,
     )
     print("## What a server bears\n")
-    print("By bench/serving_load.py ([MEASURING.md](MEASURING.md)); cpu16_* on 16 cores, cpu_* on 2. Ten times what")
-    print("it can serve, beside closed loops right before and after:\n")
+    print("By bench/serving_load.py ([MEASURING.md](MEASURING.md)); cpu_* on 2 cores, cpu16_* on 16, of which")
+    print("four are the load's. Ten times what a server can serve, beside closed loops right before and after:\n")
     table_of_results(
         "offered requests/s | output tok/s | best | goodput | P99 of a refusal | longest stall",
         "bench/serving_load.py overload",
