@@ -36,6 +36,12 @@ TEST(MachineProfile, ReadsADiskAndLeavesNothingBehind) {
   EXPECT_THROW(MeasureDiskRead(dir / "absent", 1 << 20), Error);
 }
 
+#ifdef __SANITIZE_THREAD__
+constexpr double kMostProbeSeconds = 100.0;
+#else
+constexpr double kMostProbeSeconds = 10.0;  // on a machine busy with other things
+#endif
+
 TEST(OffloadProbe, GivesWhatAStepsCostNeedsInTime) {
   const auto begin = std::chrono::steady_clock::now();
   const HardwareProfile profile =
@@ -44,7 +50,7 @@ TEST(OffloadProbe, GivesWhatAStepsCostNeedsInTime) {
                          .dtype = DType::kF32,
                          .expert_bytes = 1000000});
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-  EXPECT_LT(taken.count(), 10.0);  // on a machine busy with other things
+  EXPECT_LT(taken.count(), kMostProbeSeconds);
   EXPECT_DOUBLE_EQ(*profile.link_bandwidth, 1e6 / (1e-3 + 1e6 / 1e8));
   EXPECT_GT(*profile.host_bandwidth, 1e8);
   EXPECT_EQ(profile.gpu_bandwidth, profile.host_bandwidth);
