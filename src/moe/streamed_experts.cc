@@ -190,6 +190,7 @@ std::span<const int32_t> StreamedExperts::AwaitPart(int layer, size_t index) {
   const auto nth = static_cast<size_t>(store_.experts().OrdinalOf(layer));
   if (std::exchange(ran_, false)) NoteTimes(nth);
   waves_ = transfers_ = 0;
+  awaited_host_ = false;
   last_nth_ = nth;
   std::fill(asked_early_.begin(), asked_early_.end(), 0);
   num_asked_early_ = 0;
@@ -236,6 +237,7 @@ void StreamedExperts::NoteTimes(size_t nth) {
     const double waited = times_[i].began.SecondsSince(times_[i].came);
     (i == 0 ? stats.between_s : stats.wait_s) += waited;
   }
+  if (awaited_host_) stats.wait_s += host_times_.began.SecondsSince(host_times_.came);
   const bool waited = transfers_ > 0 && waves_ > 0;
   const ComputeMoment& idle = waited ? times_[waves_ - 1].began : chosen_before_;
   window_.NoteTransfers(idle.SecondsSince(chosen_before_), transfers_);
@@ -396,8 +398,11 @@ void StreamedExperts::RunHostShare(LayerRun& run) {
   const TensorView host_y =
       elsewhere ? run.ctx.staging->Allocate(y.dtype(), {host_offsets.back(), y.dim(1)}) : y;
   h_known_.Await();
+  if (elsewhere) host_times_.came.Mark(run.ctx);
   options_.cpu->Run({.x = host_h_, .gather = gather, .offsets = host_offsets}, slots_, host_y);
   if (!elsewhere) return;
+  host_times_.began.Mark(run.ctx);
+  awaited_host_ = true;
   // Rows of experts that follow each other go together.
   for (auto it = experts.begin(); it != experts.end();) {
     const int32_t first = *it;

@@ -82,7 +82,8 @@ class StreamedExperts {
   const OffloadStats& stats() const { return stats_; }
 
  private:
-  // When compute came to a wave, and when the wave's experts were there.
+  // When compute came to a wave, and when the wave's experts were there; likewise a device's to the
+  // host's share.
   struct WaveTimes {
     ComputeMoment came;
     ComputeMoment began;
@@ -166,7 +167,9 @@ class StreamedExperts {
   std::vector<WaveTimes> times_;
   size_t waves_ = 0;      // of times_
   size_t transfers_ = 0;  // that it waited for
-  bool ran_ = false;      // to its end
+  WaveTimes host_times_;
+  bool awaited_host_ = false;  // host_times_ are of this layer
+  bool ran_ = false;           // to its end
   size_t last_nth_ = 0;
 };
 

@@ -20,7 +20,7 @@ struct LayerOffloadStats {
   uint64_t forecast_hits = 0;  // of them: among the as many that were foretold likeliest
   uint64_t link_bytes = 0;     // that were asked for over the link
   uint64_t disk_bytes = 0;     // that were asked for from the checkpoint
-  double wait_s = 0.0;         // compute waited for experts behind the layer's first
+  double wait_s = 0.0;         // compute waited for those behind the layer's first and the CPU's
   double between_s = 0.0;      // compute waited for the first ones after the router had chosen
 };
 

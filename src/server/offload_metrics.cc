@@ -70,7 +70,7 @@ std::vector<MetricFamily> OffloadMetrics::Collect() const {
   }
   MetricFamily waits = Family("sluice:offload_wait_seconds_total",
                               "Time for which compute waited for experts: between layers for a "
-                              "layer's first, within one for those behind it",
+                              "layer's first, within one for those behind it and for the CPU's",
                               MetricType::Counter);
   for (int nth = 0; nth < counters_->num_layers(); ++nth) {
     const LayerOffloadStats stats = counters_->Layer(nth);
