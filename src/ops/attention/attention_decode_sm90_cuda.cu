@@ -14,6 +14,11 @@ static_assert(Form::kThreads == Form::kPositions);
 // So that two blocks fit a multiprocessor: while one waits, the other computes.
 constexpr int kBlocksTogether = 2;
 
+// With few positions a block goes through the kernel once, and most of its time is that of fetching
+// instructions, which the weights of other layers have driven out of every cache. So loops are
+// written out a few times, not as often as could be.
+constexpr int kUnrolled = 4;
+
 struct Shared {
   Rows<Form::kRows> q;
   KvRows k;
@@ -136,17 +141,13 @@ __global__ void __launch_bounds__(Form::kThreads, kBlocksTogether)
   KeepKvRow<F>(row_at(begin), shared.kv_rows[0]);
   KeepKvRow<F>(row_at(begin + F::kPositions), shared.kv_rows[1]);
   __syncthreads();
-  const auto copy_first = [&] {
-    CopyTile<F>(p.k, shared.kv_rows[0], PlacesIn(shared.k));
-    CopyAsyncCommit();
-    CopyTile<F>(p.v, shared.kv_rows[0], PlacesIn(shared.v));
-    CopyAsyncCommit();
-  };
-  const bool early = begin + F::kPositions <= WrittenBefore(p, place);
-  if (early) copy_first();
+  if (begin + F::kPositions > WrittenBefore(p, place)) WaitForEarlier();
+  CopyTile<F, kUnrolled>(p.k, shared.kv_rows[0], PlacesIn(shared.k));
+  CopyAsyncCommit();
+  CopyTile<F, kUnrolled>(p.v, shared.kv_rows[0], PlacesIn(shared.v));
+  CopyAsyncCommit();
   WaitForEarlier();
-  if (!early) copy_first();
-  LoadQueries<F>(params.prefill, place, PlacesIn(shared.q));
+  LoadQueries<F, kUnrolled>(params.prefill, place, PlacesIn(shared.q));
 
   const float scale = p.scale * kLog2e;
   Sums<F> sums;   // of the split
@@ -167,13 +168,13 @@ __global__ void __launch_bounds__(Form::kThreads, kBlocksTogether)
     WarpgroupWait<0>();
     HoldSums(scores[0]);
     __syncthreads();  // keys were read
-    if (next < end) CopyTile<F>(p.k, shared.kv_rows[(tile + 1) % 2], PlacesIn(shared.k));
+    if (next < end) CopyTile<F, kUnrolled>(p.k, shared.kv_rows[(tile + 1) % 2], PlacesIn(shared.k));
     CopyAsyncCommit();
     const int32_t kv_row = row_at(next + F::kPositions);
     Weights weights = {};
     if (halves > 0) {
       if (first < bounds.common_from || next > bounds.common_to) {
-        Hide<F>(shared.ranges, first, scores);
+        Hide<F>(shared.ranges, first, scores, halves);
       }
       Corrections<F> corrections;
       Weigh<F>(scale, scores, sums, corrections, halves);
@@ -189,14 +190,13 @@ __global__ void __launch_bounds__(Form::kThreads, kBlocksTogether)
     HoldSums(sums.out[0]);
     KeepKvRow<F>(kv_row, shared.kv_rows[tile % 2]);
     __syncthreads();  // values were read
-    if (next < end) CopyTile<F>(p.v, shared.kv_rows[(tile + 1) % 2], PlacesIn(shared.v));
+    if (next < end) CopyTile<F, kUnrolled>(p.v, shared.kv_rows[(tile + 1) % 2], PlacesIn(shared.v));
     CopyAsyncCommit();
-    if (!kCut && next < end && next % kFixedSplit == 0) EndSplit<F>(scale, sums, whole);
+    if (!kCut && (next >= end || next % kFixedSplit == 0)) EndSplit<F>(scale, sums, whole);
   }
   CopyAsyncWait<0>();  // of rows that see nothing
   __syncthreads();
   if constexpr (!kCut) {
-    EndSplit<F>(scale, sums, whole);
     Normalise<F>(whole);
     StoreResult<F>(params.prefill, place, whole, shared.k.halves[0]);
   } else {

@@ -151,22 +151,38 @@ __device__ __forceinline__ void Clear(Sums<F>& sums) {
   }
 }
 
-// Hides what the rows do not see of the tile of positions from `first` on.
+// Hides what the rows do not see of the tile of positions from `first` on; of a warp's rows the
+// first `halves` eights alone.
 template <class F>
-__device__ __forceinline__ void Hide(const Ranges<F>& ranges, int first, Scores<F>& scores) {
+__device__ __forceinline__ void Hide(const Ranges<F>& ranges, int first, Scores<F>& scores,
+                                     int halves = 2) {
   const int lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int t = 0; t < F::kTiles; ++t) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      if (half >= halves) break;
       const int row = (threadIdx.x / kWarp * F::kTiles + t) * 16 + lane / 4 + 8 * half;
       const VisibleRange range = ranges.of_row[row];
+      const int own = first + 2 * (lane % 4);
+      if (range.tree_begin == kNoTree) {
+        // As Sees, in few instructions.
+        const auto count = static_cast<unsigned>(max(range.end - range.begin, 0));
 #pragma unroll
-      for (int n = 0; n < F::kPositions / 8; ++n) {
+        for (int n = 0; n < F::kPositions / 8; ++n) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int position = first + 8 * n + 2 * (lane % 4) + i;
-          if (!Sees(range, position)) scores[t][n][2 * half + i] = -INFINITY;
+          for (int i = 0; i < 2; ++i) {
+            const auto at = static_cast<unsigned>(own - range.begin + 8 * n + i);
+            if (at >= count) scores[t][n][2 * half + i] = -INFINITY;
+          }
+        }
+      } else {
+#pragma unroll
+        for (int n = 0; n < F::kPositions / 8; ++n) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            if (!Sees(range, own + 8 * n + i)) scores[t][n][2 * half + i] = -INFINITY;
+          }
         }
       }
     }
@@ -369,10 +385,12 @@ __device__ __forceinline__ uint2 LoadQuad(const PrefillParams& params, const Pla
   return {PackPair<__nv_bfloat16>(value.x, value.y), PackPair<__nv_bfloat16>(value.z, value.w)};
 }
 
-// The block's queries to shared memory, rounded; `place_of(row, dim)` says where.
-template <class F, class PlaceOf>
+// The block's queries to shared memory, rounded; `place_of(row, dim)` says where. A thread reads
+// `kAhead` pieces at a time.
+template <class F, int kAhead = 4, class PlaceOf>
 __device__ void LoadQueries(const PrefillParams& params, const Place& place, PlaceOf place_of) {
   constexpr int kQuads = F::kDim / 4;
+#pragma unroll kAhead
   for (int i = threadIdx.x; i < F::kRows * kQuads; i += F::kThreads) {
     const int row = i / kQuads;
     const int dim = i % kQuads * 4;
@@ -380,13 +398,14 @@ __device__ void LoadQueries(const PrefillParams& params, const Place& place, Pla
   }
 }
 
-// Starts copying a tile's keys or values. What no row sees becomes zeros.
-template <class F, class PlaceOf>
+// Starts copying a tile's keys or values. What no row sees becomes zeros. The loop is written out
+// `kUnrolled` times.
+template <class F, int kUnrolled = 16, class PlaceOf>
 __device__ __forceinline__ void CopyTile(const void* pages, const int32_t* kv_rows,
                                          PlaceOf place_of) {
   constexpr int kPieces = F::kDim / 8;
   const auto* from = static_cast<const __nv_bfloat16*>(pages);
-#pragma unroll
+#pragma unroll kUnrolled
   for (int i = 0; i < F::kPositions * kPieces / F::kThreads; ++i) {
     const int index = i * F::kThreads + static_cast<int>(threadIdx.x);
     const int row = index / kPieces;
