@@ -68,6 +68,8 @@ struct StreamedExperts::LayerRun {
   ops::OpContext& ctx;
   std::span<const int32_t> ids;  // [tokens, top_k] of the host's
   TensorView inner;              // [rows, ffn] scratch
+  bool ready_queued = false;     // the products of what ready_slots_ names
+  std::vector<int32_t> ready;    // those of it that are needed
   // Experts whose rows are to be computed: not asked for yet, the first one last; being read; in a
   // slot or on the link, in the order in which they come.
   std::vector<int32_t> away;
@@ -90,7 +92,8 @@ StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
       window_(store.experts().num_layers()),
       asked_early_(static_cast<size_t>(store.num_experts())),
       counts_(static_cast<size_t>(store.num_experts())),
-      slots_(static_cast<size_t>(store.num_experts())) {
+      slots_(static_cast<size_t>(store.num_experts())),
+      ready_slots_(static_cast<size_t>(store.num_experts())) {
   stats_.layers.resize(static_cast<size_t>(store.experts().num_layers()));
 }
 
@@ -112,6 +115,7 @@ void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
       .rows = rows,
       .ctx = ctx,
       .inner = ctx.arena.Allocate(ctx.ProductDType(layout.dtype), {rows.y.dim(0), layout.ffn})};
+  QueueReady(run);
   AskEarly(layer_, num_parts_ - 1);
   run.ids = AwaitPart(layer_, num_parts_ - 1);
   num_parts_ = parts_asked_ = 0;
@@ -120,11 +124,14 @@ void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
   FindNeeded(run);
   TakeHostShare(run);
   AskForMissing(run);
+  // The link has work by now, and nothing that follows holds it up.
+  EndReady(run);
+  NoteTimes();
   // What a device computes with at once does not wait for a forecast, nor the host for telling a
   // device of waves that await the link.
   const bool host_first = !run.on_host.empty() && !AnyReady(run);
   if (ctx.OnCuda() && !run.held.empty() && !Waits(run) && !host_first) RunWave(run, NextWave(run));
-  if (run.away.empty() && transfers_ > 0) RunHostShare(run);
+  if (run.away.empty() && waits_.transfers > 0) RunHostShare(run);
   bool looked_ahead = false;
   while (run.NumOutstanding() > 0) {
     AskForMissing(run);
@@ -188,10 +195,8 @@ std::span<const int32_t> StreamedExperts::AwaitPart(int layer, size_t index) {
   for (const int32_t id : part.ids) SLUICE_CHECK(id >= 0 && id < store_.num_experts());
   if (index > 0) return part.ids;
   const auto nth = static_cast<size_t>(store_.experts().OrdinalOf(layer));
-  if (std::exchange(ran_, false)) NoteTimes(nth);
-  waves_ = transfers_ = 0;
-  awaited_host_ = false;
-  last_nth_ = nth;
+  if (std::exchange(ran_, false)) unnoted_ = waits_;
+  waits_ = {.nth = nth};
   std::fill(asked_early_.begin(), asked_early_.end(), 0);
   num_asked_early_ = 0;
   store_.BeginLayer(layer);
@@ -211,7 +216,7 @@ void StreamedExperts::AskEarly(int layer, size_t until) {
     }
     SortForAsking(away);
     for (; !away.empty(); away.pop_back()) {
-      if (!Ask(layer, last_nth_, away.back(), FetchReason::kDemand)) break;
+      if (!Ask(layer, waits_.nth, away.back(), FetchReason::kDemand)) break;
       asked_early_[static_cast<size_t>(away.back())] = ++num_asked_early_;
     }
   }
@@ -230,19 +235,47 @@ void StreamedExperts::SortForAsking(std::vector<int32_t>& experts) const {
                    [&](int32_t a, int32_t b) { return counts_[a] < counts_[b]; });
 }
 
-// What the layer before waited for, whose last wave is behind the device by now.
-void StreamedExperts::NoteTimes(size_t nth) {
-  LayerOffloadStats& stats = StatsOf(last_nth_);
-  for (size_t i = 0; i < waves_; ++i) {
-    const double waited = times_[i].began.SecondsSince(times_[i].came);
-    (i == 0 ? stats.between_s : stats.wait_s) += waited;
+// Queues a device's products of all experts that are there: of those it takes the chosen ones.
+// Slots stay as they are until the choice is known, but for parts, whose experts are asked for
+// before.
+void StreamedExperts::QueueReady(LayerRun& run) {
+  if (!run.ctx.OnCuda() || !options_.streaming.ready_first || num_parts_ > 1) return;
+  int count = 0;
+  for (int32_t expert = 0; expert < store_.num_experts(); ++expert) {
+    ready_slots_[expert] = store_.ReadySlot(run.layer, expert);
+    if (ready_slots_[expert] >= 0) ++count;
   }
-  if (awaited_host_) stats.wait_s += host_times_.began.SecondsSince(host_times_.came);
-  const bool waited = transfers_ > 0 && waves_ > 0;
-  const ComputeMoment& idle = waited ? times_[waves_ - 1].began : chosen_before_;
-  window_.NoteTransfers(idle.SecondsSince(chosen_before_), transfers_);
-  if ((last_nth_ + 1) % stats_.layers.size() == nth) {
-    window_.NoteWindow(static_cast<int>(nth), chosen_.SecondsSince(idle));
+  if (count == 0) return;
+  const TensorView slots = ops::Upload(std::span(ready_slots_), run.ctx);
+  run.ctx.inbox->Send();
+  RunSlots(run.rows, slots, count, run.inner, store_.layout(), store_.slab(), run.ctx);
+  run.ready_queued = true;
+}
+
+// From here on others may get those slots, once the products are done.
+void StreamedExperts::EndReady(const LayerRun& run) {
+  if (run.ready.empty()) return;
+  const ExpertLease lease = store_.Pin(run.layer, run.ready);
+  for (size_t i = 0; i < run.ready.size(); ++i) {
+    SLUICE_CHECK_EQ(lease.slots()[i], ready_slots_[run.ready[i]]);
+  }
+}
+
+// What the layer before waited for, whose last wave is behind the device by now.
+void StreamedExperts::NoteTimes() {
+  if (!unnoted_) return;
+  const LayerWaits before = *std::exchange(unnoted_, std::nullopt);
+  LayerOffloadStats& stats = StatsOf(before.nth);
+  for (size_t i = 0; i < before.waves; ++i) {
+    const double waited = times_[i].began.SecondsSince(times_[i].came);
+    (i == 0 && !before.began_ready ? stats.between_s : stats.wait_s) += waited;
+  }
+  if (before.host) stats.wait_s += host_times_.began.SecondsSince(host_times_.came);
+  const bool waited = before.transfers > 0 && before.waves > 0;
+  const ComputeMoment& idle = waited ? times_[before.waves - 1].began : chosen_before_;
+  window_.NoteTransfers(idle.SecondsSince(chosen_before_), before.transfers);
+  if ((before.nth + 1) % stats_.layers.size() == waits_.nth) {
+    window_.NoteWindow(static_cast<int>(waits_.nth), chosen_.SecondsSince(idle));
   }
 }
 
@@ -274,14 +307,18 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
     const bool is_early = asked_early_[static_cast<size_t>(expert)] > 0;
     switch (store_.PlaceOf(run.layer, expert)) {
       case ExpertStore::Place::kSlot:
+        if (run.ready_queued && ready_slots_[expert] >= 0) {
+          run.ready.push_back(expert);
+          break;
+        }
         if (is_early) ++early;
-        if (is_early || !store_.Ready(run.layer, expert)) ++transfers_;
+        if (is_early || !store_.Ready(run.layer, expert)) ++waits_.transfers;
         if (whole) store_.Keep(run.layer, expert);
         run.held.push_back(expert);
         break;
       case ExpertStore::Place::kReading:
         if (is_early) ++early;
-        ++transfers_;
+        ++waits_.transfers;
         if (whole) store_.Keep(run.layer, expert);
         run.reading.push_back(expert);
         break;
@@ -290,12 +327,13 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
         store_.TakeFailure(run.layer, expert);
         [[fallthrough]];
       case ExpertStore::Place::kAway:
-        ++transfers_;
+        ++waits_.transfers;
         run.away.push_back(expert);
     }
   }
   stats.misses += run.away.size() + early;
-  stats.hits += run.held.size() + run.reading.size() - early;
+  stats.hits += run.ready.size() + run.held.size() + run.reading.size() - early;
+  waits_.began_ready = !run.ready.empty();
   std::stable_sort(run.held.begin(), run.held.end(),
                    [&](int32_t a, int32_t b) { return asked_early_[a] < asked_early_[b]; });
   SortForAsking(run.away);
@@ -339,7 +377,7 @@ void StreamedExperts::TakeHostShare(LayerRun& run) {
   std::vector<int> tokens;
   for (auto it = candidates.rbegin(); it != candidates.rend(); ++it) tokens.push_back(counts_[*it]);
   NoteCopies();
-  const size_t queued = transfers_ - candidates.size();
+  const size_t queued = waits_.transfers - candidates.size();
   const int share =
       HostShare(tokens, static_cast<double>(queued) * copy_s_, options_.cpu->Costs(copy_s_));
   if (share == 0) return options_.cpu->NoteLeftOut();
@@ -357,14 +395,14 @@ void StreamedExperts::TakeHostShare(LayerRun& run) {
   LayerOffloadStats& stats = StatsOf(run.nth);
   stats.misses -= static_cast<uint64_t>(share);
   stats.cpu += static_cast<uint64_t>(share);
-  transfers_ -= static_cast<size_t>(share);
+  waits_.transfers -= static_cast<size_t>(share);
 }
 
 // Where the link has nothing else to do, it brings one of the host's experts for the next time, in
 // the place of one that is expected to be used later. Without that, slots would keep what they were
 // filled with wherever the host alone is the quicker.
 void StreamedExperts::KeepOne(LayerRun& run) {
-  if (transfers_ > 0 || !asked_ahead_.empty()) return;
+  if (waits_.transfers > 0 || !asked_ahead_.empty()) return;
   for (const int32_t expert : run.on_host) {
     if (Ask(run.layer, run.nth, expert, FetchReason::kPrefetch)) return;
   }
@@ -402,7 +440,7 @@ void StreamedExperts::RunHostShare(LayerRun& run) {
   options_.cpu->Run({.x = host_h_, .gather = gather, .offsets = host_offsets}, slots_, host_y);
   if (!elsewhere) return;
   host_times_.began.Mark(run.ctx);
-  awaited_host_ = true;
+  waits_.host = true;
   // Rows of experts that follow each other go together.
   for (auto it = experts.begin(); it != experts.end();) {
     const int32_t first = *it;
@@ -454,7 +492,7 @@ void StreamedExperts::LookAheadLater(const LayerRun& run) {
 
 void StreamedExperts::LookAheadNow() {
   if (unseen_ids_.empty()) return;
-  LookAhead(last_nth_, unseen_ids_);
+  LookAhead(waits_.nth, unseen_ids_);
   unseen_ids_.clear();
   AskAhead();
 }
@@ -541,7 +579,7 @@ std::vector<int32_t> StreamedExperts::NextWave(LayerRun& run) {
   });
   const auto ready = static_cast<size_t>(behind - run.held.begin());
   size_t least = 1;
-  if (run.ctx.OnCuda() && waves_ > 0) {
+  if (run.ctx.OnCuda() && (waits_.waves > 0 || waits_.began_ready)) {
     least = std::min(CeilDiv(run.NumOutstanding(), 4), CeilDiv(run.held.size(), 2));
   }
   const auto end = run.held.begin() + static_cast<ptrdiff_t>(std::max(ready, least));
@@ -559,8 +597,8 @@ void StreamedExperts::RunWave(LayerRun& run, std::span<const int32_t> experts) {
   const TensorView slots = ops::Upload(std::span(slots_), run.ctx);
   if (run.ctx.OnCuda()) run.ctx.inbox->Send();
 
-  if (times_.size() == waves_) times_.emplace_back();
-  WaveTimes& times = times_[waves_++];
+  if (times_.size() == waits_.waves) times_.emplace_back();
+  WaveTimes& times = times_[waits_.waves++];
   times.came.Mark(run.ctx);
   {
     const TimelineSpan span(options_.timeline, "await experts");

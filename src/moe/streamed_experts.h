@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,11 +30,13 @@ namespace sluice {
 //     far as PrefetchWindow says: behind everything that this layer waits for, and where it waits
 //     for nothing, once a device has been given the next layer up to its router.
 //   - Compute runs in waves, one pair of grouped products each: first with what is there, then with
-//     what comes, in its order. A wave's slots are free again behind it. The smaller a wave, the
-//     sooner it can begin, and the last ones are what nothing hides: on the CPU a wave is what has
-//     come, and at least one expert; a device's waves are queued ahead of their experts, each a
-//     quarter of what is outstanding, so that the last are single experts; and at most half of what
-//     is pinned, so that there are slots for others meanwhile.
+//     what comes, in its order. A device does not wait for the host to know what is there of what
+//     was chosen: it is told the slots of all that are there, and takes the chosen ones. A wave's
+//     slots are free again behind it. The smaller a wave, the sooner it can begin, and the last
+//     ones are what nothing hides: on the CPU a wave is what has come, and at least one expert; a
+//     device's waves are queued ahead of their experts, each a quarter of what is outstanding, so
+//     that the last are single experts; and at most half of what is pinned, so that there are slots
+//     for others meanwhile.
 // Where the CPU computes experts as well, it takes those of the missing ones that have the fewest
 // tokens, as many as let it and the link be through together (HostShare), and is at work while the
 // link brings the others. What it computes finds no slot. So as long as slots are free the link
@@ -95,6 +98,14 @@ class StreamedExperts {
     std::span<const int32_t> ids;  // [*, top_k] of the host's, once known
   };
   struct LayerRun;
+  // What a layer's computing waited for.
+  struct LayerWaits {
+    size_t nth = 0;    // among those that route
+    size_t waves = 0;  // of times_
+    size_t transfers = 0;
+    bool began_ready = false;  // with experts that were there: no wave of times_ was its first
+    bool host = false;         // host_times_ are of it
+  };
   // An expert that the next layer may need.
   struct Guess {
     int32_t expert;
@@ -111,7 +122,9 @@ class StreamedExperts {
   void AskEarly(int layer, size_t until);
   void Count(std::span<const int32_t> ids);
   void SortForAsking(std::vector<int32_t>& experts) const;
-  void NoteTimes(size_t nth);
+  void QueueReady(LayerRun& run);
+  void EndReady(const LayerRun& run);
+  void NoteTimes();
   void NoteCopies();
   bool AnyReady(const LayerRun& run);
   void JudgePrefetch(const LayerRun& run);
@@ -148,8 +161,9 @@ class StreamedExperts {
   size_t parts_asked_ = 0;            // whose experts were asked for
   std::vector<int32_t> asked_early_;  // [experts] the how manieth they asked for, from 1; or 0
   int32_t num_asked_early_ = 0;
-  std::vector<int32_t> counts_;  // [experts] tokens
-  std::vector<int32_t> slots_;   // [experts] slots of a wave, or -1
+  std::vector<int32_t> counts_;       // [experts] tokens
+  std::vector<int32_t> slots_;        // [experts] slots of a wave, or -1
+  std::vector<int32_t> ready_slots_;  // [experts] likewise, of those QueueReady found there
 
   // What the host's share is chosen by.
   LinkUse link_use_;     // as of the layer before
@@ -165,12 +179,10 @@ class StreamedExperts {
   ComputeMoment chosen_;         // the router had chosen for the first tokens
   ComputeMoment chosen_before_;  // the same of the layer before
   std::vector<WaveTimes> times_;
-  size_t waves_ = 0;      // of times_
-  size_t transfers_ = 0;  // that it waited for
   WaveTimes host_times_;
-  bool awaited_host_ = false;  // host_times_ are of this layer
-  bool ran_ = false;           // to its end
-  size_t last_nth_ = 0;
+  LayerWaits waits_;                   // of the one in hand, or that ran last
+  bool ran_ = false;                   // to its end
+  std::optional<LayerWaits> unnoted_;  // of the one before, until they are noted
 };
 
 }  // namespace sluice

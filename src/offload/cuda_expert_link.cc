@@ -99,10 +99,10 @@ class CudaLink : public ExpertLink {
     return entries_[ticket - first_];
   }
 
+  // Something waits for the copy: what can be done behind it is.
   template <class Work>
   Ticket Queue(size_t bytes, Mark readers, const Label& label, const Work& work) {
-    NoteArrivals();
-    const bool is_idle = entries_.empty();
+    const bool is_idle = entries_.empty() || entries_.back().end.Reached();
     const bool waits = HoldBack(readers);
     Entry entry{.bytes = bytes,
                 .begin = {},
@@ -117,6 +117,7 @@ class CudaLink : public ExpertLink {
     work();
     entry.end.Record(stream_);
     entries_.push_back(std::move(entry));
+    NoteArrivals();
     return first_ + entries_.size() - 1;
   }
 

@@ -219,10 +219,10 @@ ExpertStore::Place ExpertStore::PlaceOf(int layer, int32_t expert) const {
   return !failures_.empty() && failures_.contains(index) ? Place::kFailed : Place::kAway;
 }
 
-bool ExpertStore::Ready(int layer, int32_t expert) {
-  if (PlaceOf(layer, expert) != Place::kSlot) return false;
-  const Slot& slot = slots_[table_[options_.experts.IndexOf(layer, expert)]];
-  return options_.link == nullptr || options_.link->Arrived(slot.written);
+int32_t ExpertStore::ReadySlot(int layer, int32_t expert) {
+  const int32_t at = table_[options_.experts.IndexOf(layer, expert)];
+  if (at < 0 || slots_[at].reading) return -1;
+  return options_.link == nullptr || options_.link->Arrived(slots_[at].written) ? at : -1;
 }
 
 bool ExpertStore::Fetch(int layer, int32_t expert, FetchReason reason) {

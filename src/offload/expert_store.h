@@ -116,7 +116,9 @@ class ExpertStore {
   };
   Place PlaceOf(int layer, int32_t expert) const;
   // Whether its place is kSlot and its bytes have arrived.
-  bool Ready(int layer, int32_t expert);
+  bool Ready(int layer, int32_t expert) { return ReadySlot(layer, expert) >= 0; }
+  // The slot it can be read from now, or -1. Nothing keeps it there but a lease.
+  int32_t ReadySlot(int layer, int32_t expert);
 
   // Begins to bring an expert that is kAway: it is kSlot or kReading then. False where no slot can
   // be given up for it now, and nothing has changed. A demand takes any slot that is not pinned,

@@ -378,13 +378,14 @@ TEST_F(ExpertStoreTest, CopiesWhatHostMemoryHasAtOnce) {
   ExpertStore store = Make(4);
   ASSERT_TRUE(store.Fetch(3, 2, kDemand));
   EXPECT_EQ(store.PlaceOf(3, 2), Place::kSlot);
-  EXPECT_FALSE(store.Ready(3, 2));
+  EXPECT_EQ(store.ReadySlot(3, 2), -1);
   const ExpertLease lease = store.Pin(3, std::vector{2});
   lease.Await();
   EXPECT_EQ(fake.awaited, 1u);
   EXPECT_TRUE(Holds(store, lease.slots()[0], ValueOf(3, 2)));
   fake.arrived = 1;
   EXPECT_TRUE(store.Ready(3, 2));
+  EXPECT_EQ(store.ReadySlot(3, 2), lease.slots()[0]);
   EXPECT_EQ(source_.reads, 12);
   EXPECT_FALSE(store.Pump(true));
 }
