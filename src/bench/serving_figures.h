@@ -16,7 +16,8 @@ struct RequestOutcome {
   double sent_s = 0.0;
   double late_s = 0.0;   // sent so long after it was due and had a place: the client's fault
   double ended_s = 0.0;  // the last of its answer came, or its failure was seen
-  std::vector<double> chunks_s;  // when each piece of the answer came that carries text
+  // When each piece of the answer came, from the first on that carries text.
+  std::vector<double> chunks_s;
   int64_t prompt_tokens = 0;     // as the server counts them, or else as they were asked for
   int64_t output_tokens = 0;     // as the server counts them, or else the pieces
   std::string error;             // empty = answered whole

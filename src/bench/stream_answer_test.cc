@@ -67,6 +67,20 @@ TEST(StreamAnswer, WhatOpensAChatIsNoToken) {
   EXPECT_EQ(outcome.output_tokens, 2);  // the server does not count: pieces
 }
 
+TEST(StreamAnswer, TokensWhoseTextIsHeldBackArePieces) {
+  RequestOutcome outcome;
+  StreamAnswer answer(outcome);
+  const std::string held = Event(R"({"choices":[{"text":"","finish_reason":null}]})");
+  answer.Feed(held, 1.0);  // the answer begins with its first text
+  answer.Feed(Event(R"({"choices":[{"text":"a","finish_reason":null}]})"), 2.0);
+  answer.Feed(held, 3.0);
+  answer.Feed(Event(R"({"choices":[{"text":"b","finish_reason":null}]})"), 4.0);
+  answer.Feed(Event(R"({"choices":[{"text":"","finish_reason":"stop"}]})"), 5.0);
+  answer.Finish();
+  EXPECT_EQ(outcome.error, "");
+  EXPECT_EQ(outcome.chunks_s, std::vector<double>({2.0, 3.0, 4.0}));
+}
+
 TEST(StreamAnswer, AnAnswerWithoutTextBeginsWithItsEnd) {
   const RequestOutcome outcome =
       Read(Event(R"({"choices":[{"text":"","finish_reason":"stop"}]})") + Event("[DONE]"));

@@ -113,7 +113,11 @@ void Generation::OnOutput(size_t prompt, const Output& output) {
   ChoicePart part = Advance(prompt, output);
   const bool ended = part.finish.has_value();
   const FinishReason finish = part.finish.value_or(FinishReason::kStop);
-  Emit(std::move(part));
+  // What is held back for a character or a stop string to become whole is told too, as an event
+  // without text: a client that waits sees that its stream goes on.
+  if (ended || !part.text.empty() || !part.tokens.empty() || !output.tokens.empty()) {
+    Emit(std::move(part));
+  }
   if (!ended || ++finished_ < choices_.size()) return;
   Log(kOk, FinishReasonName(finish));
   Finish();
@@ -149,8 +153,6 @@ void Generation::AddEcho(size_t prompt, const Output& output, Choice* choice, Ch
 
 void Generation::Emit(ChoicePart part) {
   if (job_.stream) {
-    // Text may be held back for a character or a stop string to become whole.
-    if (part.text.empty() && part.tokens.empty() && !part.finish) return;
     const TimelineSpan span(timeline_, "stream");
     writer_.Write(SseEvent(format_->Event(part)));
     return;

@@ -353,6 +353,27 @@ TEST_F(RoutesTest, Generate) {
   EXPECT_TRUE(events.back().contains("memory"));
 }
 
+TEST_F(RoutesTest, AStreamGoesOnWhileItsTextIsHeldBack) {
+  const std::string fox = "\xF0\x9F\xA6\x8A";  // of several tokens, none of them a character
+  const size_t tokens = tokenizer_->Encode(fox).size();
+  ASSERT_GT(tokens, 2u);
+  Remake(Says(fox));
+  const auto events = Stream("/v1/completions", R"({"prompt": "Once", "stream": true})");
+  ASSERT_EQ(events.size(), tokens + 1);
+  std::string text;
+  for (size_t i = 0; i < events.size(); ++i) {
+    const json::value& choice = events[i].at("choices").at(0);
+    EXPECT_EQ(choice.at("finish_reason").is_null(), i < tokens);
+    text += Text(choice.at("text"));
+    EXPECT_EQ(text, i + 1 < tokens ? "" : fox);
+  }
+  // A chat's events without text say nothing of content.
+  const auto chat = Stream("/v1/chat/completions",
+                           R"({"messages": [{"role": "user", "content": "x"}], "stream": true})");
+  ASSERT_EQ(chat.size(), tokens + 2);
+  EXPECT_TRUE(chat[1].at("choices").at(0).at("delta").as_object().empty());
+}
+
 TEST_F(RoutesTest, PromptsLongerThanTheContextAreRefusedWithBothNumbers) {
   std::string ids = "[1";
   for (int i = 1; i < 300; ++i) ids += ", 1";
