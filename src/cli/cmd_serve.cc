@@ -45,8 +45,7 @@ struct ServeFlags {
   HttpFlags http;
   std::vector<std::string> served_names;
   std::string worker_process = "auto";
-  std::string hardware;
-  bool seqs_given = false;  // --max-num-seqs is
+  FitFlags fit;
   bool expert_load = false;
   double queue_timeout_s = 0.0;    // 0 = none
   double request_timeout_s = 0.0;  // 0 = none
@@ -224,7 +223,7 @@ int Serve(ServeFlags flags) {
                                           "' has no tokenizer.json: name a folder that has one "
                                           "with --tokenizer");
   }
-  FitToMachine(model, flags.model, flags.hardware, flags.seqs_given, flags.engine);
+  FitToMachine(model, flags.fit, flags.model, flags.engine);
   const std::unique_ptr<Timeline> timeline = OpenTimeline(flags.engine.timeline);
   const std::shared_ptr<ExpertLoad> expert_load = OpenExpertLoad(flags, model);
   const std::shared_ptr<OffloadCounters> offload = OpenOffloadCounters(flags, model);
@@ -323,15 +322,23 @@ Command AddServe(CLI::App& app) {
       ->group(group);
   command
       ->add_option(
-          "--hardware", flags->hardware,
+          "--hardware", flags->fit.hardware,
           "Where experts do not fit: a profile of this machine, by 'sluice profile', that "
           "says how many sequences to run where --max-num-seqs does not; default: measured "
           "at the start")
       ->group(group);
+  command
+      ->add_option(
+          "--max-step-ms", flags->fit.max_step_ms,
+          "Where experts do not fit: how long a step may take by those figures, so that no stream "
+          "stands still for longer, with as many sequences at once as that allows and prompts in "
+          "more --prefill-layer-groups; 0 = as many tokens a second as can be")
+      ->check(Quiet(CLI::NonNegativeNumber))
+      ->group(group);
   AddQueueFlags(*command, *flags);
   const CLI::Option* max_num_seqs = command->get_option("--max-num-seqs");
   return [flags, max_num_seqs] {
-    flags->seqs_given = max_num_seqs->count() > 0;
+    flags->fit.seqs_given = max_num_seqs->count() > 0;
     return Serve(*flags);
   };
 }

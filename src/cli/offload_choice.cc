@@ -102,20 +102,19 @@ ModelFootprint FootprintOf(const ModelSpec& spec, const RunnerOptions& options) 
                      bits(KvLayoutOf(spec, options).groups.front().dtype));
 }
 
-OffloadPlan ChooseSequences(const ModelSpec& spec, const OffloadFlags& flags,
-                            const HardwareProfile& machine, const OptionsOfSequences& options_of,
-                            int host_slots, int context, int most) {
+OffloadRequest RequestFor(const ModelSpec& spec, const OffloadFlags& flags,
+                          const OptionsOfSequences& options_of, int host_slots, int context,
+                          int most) {
   const std::optional<RunnerOptions> alone = options_of(1);
   if (!alone) throw Error(ErrorCode::kResourceExhausted, "not one sequence fits");
-  const ModelFootprint model = FootprintOf(spec, *alone);
   const std::optional<uint64_t> budget = VramBudget(flags);
   if (budget) SlotsWithin(spec, *alone, *budget);  // says the smallest that works
   OffloadRequest request{.vram_budget = static_cast<double>(budget.value_or(0)),
-                         .ram_budget = host_slots * model.expert_bytes,
+                         .ram_budget = host_slots * FootprintOf(spec, *alone).expert_bytes,
                          .context = context,
                          .max_sequences = most,
                          .evicts_lru = flags.eviction == "lru"};
-  request.slots = [&](int sequences) {
+  request.slots = [&spec, options_of, budget](int sequences) {
     const std::optional<RunnerOptions> options = options_of(sequences);
     if (!options) return -1;
     if (!budget)
@@ -123,28 +122,32 @@ OffloadPlan ChooseSequences(const ModelSpec& spec, const OffloadFlags& flags,
     if (SmallestBudget(spec, *options) > *budget) return -1;
     return SlotsWithin(spec, *options, *budget);
   };
-  return SolveOffload(model, machine, request);
+  return request;
 }
 
-void FitToMachine(const OpenedModel& model, const ModelFlags& flags, const std::string& hardware,
-                  bool given, EngineFlags& engine) {
+void FitToMachine(const OpenedModel& model, const FitFlags& fit, ModelFlags& flags,
+                  EngineFlags& engine) {
   // Of a server's: a batch is of at most so many, each with room for so many positions.
   constexpr int kMost = 256;
   constexpr int kPositions = 1024;
-  const OffloadFlags& offload = flags.offload;
-  const bool in_use = offload.InUse() && model.spec.NumMoeLayers() > 0;
-  if (!in_use && !hardware.empty()) {
+  // Steps in which prompts may go through the layers to keep a limit: they take as much longer.
+  constexpr int kMostLayerGroups = 8;
+  const bool is_limited = fit.max_step_ms > 0.0;
+  const bool in_use = flags.offload.InUse() && model.spec.NumMoeLayers() > 0;
+  if (!in_use && (is_limited || !fit.hardware.empty())) {
     throw Error(ErrorCode::kInvalidArgument,
-                "--hardware is read where experts do not fit: give --vram-budget too");
+                fmt::format("{} is read where experts do not fit: give --vram-budget too",
+                            is_limited ? "--max-step-ms" : "--hardware"));
   }
-  if (!in_use || (given && hardware.empty())) return;
+  const bool chooses = !fit.seqs_given || is_limited;
+  if (!in_use || (!chooses && fit.hardware.empty())) return;
   EngineFlags one = engine;
-  if (!given) one.max_num_seqs = 1;
+  if (chooses) one.max_num_seqs = 1;
   RunnerOptions base = ResolveRunnerOptions(model.spec, flags, one);
-  PlaceExperts(model.spec, offload, base);
-  if (base.expert_slots == 0 && hardware.empty()) return;
-  const HardwareProfile machine = OffloadMachine(model, base, hardware);
-  if (given || base.expert_slots == 0) return;
+  PlaceExperts(model.spec, flags.offload, base);
+  if (base.expert_slots == 0 && fit.hardware.empty()) return;
+  const HardwareProfile machine = OffloadMachine(model, base, fit.hardware);
+  if (!chooses || base.expert_slots == 0) return;
   const int positions = std::min(base.max_model_len, kPositions);
   const auto options_of = [&](int sequences) -> std::optional<RunnerOptions> {
     EngineFlags with = engine;
@@ -152,23 +155,39 @@ void FitToMachine(const OpenedModel& model, const ModelFlags& flags, const std::
     RunnerOptions options = base;
     options.max_sequences = sequences;
     options.max_step_rows = std::max(engine.max_num_batched_tokens, sequences);
-    options.num_pages = DefaultPages(model.spec, offload, with, options);
+    options.num_pages = DefaultPages(model.spec, flags.offload, with, options);
     const int64_t room = int64_t{options.num_pages} * options.page_size;
     if (sequences > 1 && room < int64_t{sequences} * positions) return std::nullopt;
     return options;
   };
-  const OffloadPlan plan = ChooseSequences(model.spec, offload, machine, options_of,
-                                           base.offload.host_slots, positions, kMost);
+  const ModelFootprint footprint = FootprintOf(model.spec, base);
+  OffloadRequest request =
+      RequestFor(model.spec, flags.offload, options_of, base.offload.host_slots, positions,
+                 fit.seqs_given ? engine.max_num_seqs : kMost);
+  int& groups = base.offload.prefill_layer_groups;
+  const int most_groups = std::min(std::max(groups, kMostLayerGroups), model.spec.num_layers);
+  if (is_limited) {
+    request.max_step_s = fit.max_step_ms * 1e-3;
+    request.prompt_share = 1.0 / most_groups;
+  }
+  const OffloadPlan plan = SolveOffload(footprint, machine, request);
   const OffloadStep& step = plan.best;
   engine.max_num_seqs = step.sequences;
+  if (is_limited) {
+    groups = LayerGroupsWithin(footprint, machine, request, step, groups, most_groups);
+    flags.offload.prefill_layer_groups = groups;
+  }
   const auto rate = [](double bytes) { return FormatBytes(static_cast<uint64_t>(bytes)) + "/s"; };
   spdlog::info(
-      "offload: {} sequences at once (--max-num-seqs says otherwise) by {}: {:.1f} tokens/s, a "
-      "step of {:.1f} ms bound by the {}, {:.1f} of {} experts a layer, {:.0f} % of them in slots; "
-      "one sequence {:.1f} tokens/s; {} fit; link {}, host memory {}",
-      step.sequences, machine.name, step.tokens_per_s, 1e3 * step.step_s, step.bound,
-      step.distinct_experts, model.spec.moe.num_experts, 100 * step.hit_rate, plan.one.tokens_per_s,
-      plan.memory_limit, rate(*machine.link_bandwidth), rate(*machine.host_bandwidth));
+      "offload: {} sequences at once ({}) by {}: {:.1f} tokens/s, a step of {:.1f} ms bound by the "
+      "{}, {:.1f} of {} experts a layer, {:.0f} % of them in slots; one sequence {:.1f} tokens/s; "
+      "{} fit; link {}, host memory {}",
+      step.sequences,
+      is_limited ? fmt::format("--max-step-ms {}", fit.max_step_ms)
+                 : "--max-num-seqs says otherwise, --max-step-ms for how long",
+      machine.name, step.tokens_per_s, 1e3 * step.step_s, step.bound, step.distinct_experts,
+      model.spec.moe.num_experts, 100 * step.hit_rate, plan.one.tokens_per_s, plan.memory_limit,
+      rate(*machine.link_bandwidth), rate(*machine.host_bandwidth));
   SayWhatPromptsTake(model.spec, base, step.cached_experts, *machine.link_bandwidth);
 }
 

@@ -21,16 +21,26 @@ HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& op
 // A runner's options for n sequences; none where it cannot have so many.
 using OptionsOfSequences = std::function<std::optional<RunnerOptions>(int sequences)>;
 
-// How many of at most `most` sequences, each of `context` positions, to decode together
-// (SolveOffload), with the slots that the engine has beside them. `host_slots` as OffloadOptions'.
-OffloadPlan ChooseSequences(const ModelSpec& spec, const OffloadFlags& flags,
-                            const HardwareProfile& machine, const OptionsOfSequences& options_of,
-                            int host_slots, int context, int most);
+// What SolveOffload chooses a number of sequences by: at most `most`, each of `context` positions,
+// with the slots that the engine has beside them. `host_slots` as OffloadOptions'. `spec` outlives
+// it. Throws Error(kResourceExhausted) where not one fits, with the smallest budget that works.
+OffloadRequest RequestFor(const ModelSpec& spec, const OffloadFlags& flags,
+                          const OptionsOfSequences& options_of, int host_slots, int context,
+                          int most);
+
+// What a server of experts that do not fit is fitted to.
+struct FitFlags {
+  std::string hardware;      // a profile's file; empty: this machine, measured now
+  double max_step_ms = 0.0;  // 0 = as many tokens a second as can be
+  bool seqs_given = false;   // --max-num-seqs is
+};
 
 // For a server whose experts do not fit: refuses a profile of another machine, and sets
-// max_num_seqs to what the solver takes unless it is `given`, and logs why.
-void FitToMachine(const OpenedModel& model, const ModelFlags& flags, const std::string& hardware,
-                  bool given, EngineFlags& engine);
+// max_num_seqs to what the solver takes unless it is given, and logs why. With max_step_ms what is
+// given is the most, and prompts go through the layers in as many steps as that takes. Throws
+// Error(kResourceExhausted) with what one sequence takes where that is longer.
+void FitToMachine(const OpenedModel& model, const FitFlags& fit, ModelFlags& flags,
+                  EngineFlags& engine);
 
 // The footprint of the model as a runner of these options holds it.
 ModelFootprint FootprintOf(const ModelSpec& spec, const RunnerOptions& options);

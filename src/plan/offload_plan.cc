@@ -1,5 +1,7 @@
 #include "plan/offload_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -77,6 +79,21 @@ void SetStepTime(OffloadStep& step) {
   step.step_s = slowest.first;
   step.bound = slowest.second;
   step.tokens_per_s = step.sequences / step.step_s;
+}
+
+// What a step costs that needs so many experts a layer, in the mean.
+void SetCosts(const ModelFootprint& model, const HardwareProfile& profile,
+              const OffloadRequest& request, double experts, OffloadStep& step) {
+  const double expert_bytes = model.moe_layers * experts * model.expert_bytes;
+  const double moved = expert_bytes * (1.0 - step.hit_rate);
+  const double from_disk = moved * DiskShare(model, request);
+  const double kv = static_cast<double>(step.sequences) * request.context * model.kv_bytes;
+  step.link_s = moved / *profile.link_bandwidth;
+  step.host_s = moved / *profile.host_bandwidth;
+  step.disk_s = from_disk == 0.0 ? 0.0 : from_disk / *profile.disk_bandwidth;
+  step.gpu_memory_s = (model.resident_read_bytes + expert_bytes + kv) / *profile.gpu_bandwidth;
+  step.gpu_compute_s = step.sequences * model.token_flops / *profile.gpu_flops;
+  SetStepTime(step);
 }
 
 [[noreturn]] void FailMemory(const ModelFootprint& model, const OffloadRequest& request) {
@@ -159,16 +176,10 @@ OffloadStep CostStep(const ModelFootprint& model, const HardwareProfile& profile
                       ? request.hit_rates->At(cached_experts)
                       : AlikeHitRate(cached_experts, AllExperts(model),
                                      step.distinct_experts / model.num_experts, request.evicts_lru);
-  const double expert_bytes = model.moe_layers * step.distinct_experts * model.expert_bytes;
-  const double moved = expert_bytes * (1.0 - step.hit_rate);
-  const double from_disk = moved * DiskShare(model, request);
-  const double kv = static_cast<double>(sequences) * request.context * model.kv_bytes;
-  step.link_s = moved / *profile.link_bandwidth;
-  step.host_s = moved / *profile.host_bandwidth;
-  step.disk_s = from_disk == 0.0 ? 0.0 : from_disk / *profile.disk_bandwidth;
-  step.gpu_memory_s = (model.resident_read_bytes + expert_bytes + kv) / *profile.gpu_bandwidth;
-  step.gpu_compute_s = sequences * model.token_flops / *profile.gpu_flops;
-  SetStepTime(step);
+  const double others = model.num_experts - step.distinct_experts;
+  SetCosts(model, profile, request, step.distinct_experts + request.prompt_share * others, step);
+  step.beside_prompt_s = step.step_s;
+  SetCosts(model, profile, request, step.distinct_experts, step);
   return step;
 }
 
@@ -184,16 +195,30 @@ OffloadPlan SolveOffload(const ModelFootprint& model, const HardwareProfile& pro
     const OffloadStep step = CostStep(model, profile, request, n, cached);
     plan.memory_limit = n;
     if (n == 1) plan.one = step;
-    if (request.max_step_s && step.step_s > *request.max_step_s) continue;
+    if (request.max_step_s && step.beside_prompt_s > *request.max_step_s) continue;
     const bool is_link = step.link_s == step.step_s && step.link_s > 0.0;
     if (!is_link && !plan.hides_link) plan.hides_link = n;
     if (step.tokens_per_s > plan.best.tokens_per_s * (1.0 + kRounding)) plan.best = step;
   }
   if (plan.best.sequences > 0) return plan;
   throw Error(ErrorCode::kResourceExhausted,
-              "a step of one sequence takes " + std::to_string(plan.one.step_s * 1e3) +
-                  " ms, bound by the " + plan.one.bound + "; the limit is " +
-                  std::to_string(*request.max_step_s * 1e3) + " ms");
+              fmt::format("a step of one sequence takes {:.1f} ms{}, bound by the {}; the limit is "
+                          "{:.1f} ms",
+                          plan.one.beside_prompt_s * 1e3,
+                          request.prompt_share > 0.0 ? " beside a prompt" : "", plan.one.bound,
+                          *request.max_step_s * 1e3));
+}
+
+int LayerGroupsWithin(const ModelFootprint& model, const HardwareProfile& profile,
+                      OffloadRequest request, const OffloadStep& step, int least, int most) {
+  int groups = least;
+  for (; groups < most; ++groups) {
+    request.prompt_share = 1.0 / groups;
+    const OffloadStep beside =
+        CostStep(model, profile, request, step.sequences, step.cached_experts);
+    if (beside.beside_prompt_s <= *request.max_step_s) break;
+  }
+  return groups;
 }
 
 }  // namespace sluice

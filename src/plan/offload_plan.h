@@ -36,7 +36,10 @@ struct OffloadRequest {
   double ram_budget = 0.0;   // bytes: experts that do not fit are read from disk for each use
   int context = 0;           // positions a sequence holds
   int max_sequences = 1024;
-  std::optional<double> max_step_s;  // the longest step allowed: the latency of a token
+  // The longest step allowed, beside a prompt too: the latency of a token.
+  std::optional<double> max_step_s;
+  // Of the layers: where such a step takes prompts, which need nearly every expert there.
+  double prompt_share = 0.0;
   // Of a trace, by experts in the cache. Without it experts are alike and the cache hits by its
   // share of them: cached / all.
   std::optional<CacheCurve> hit_rates;
@@ -59,7 +62,8 @@ struct OffloadStep {
   double disk_s = 0.0;            // those that host memory does not hold
   double gpu_memory_s = 0.0;      // weights and KV, read from GPU memory
   double gpu_compute_s = 0.0;
-  double step_s = 0.0;  // the longest of these: all overlap
+  double step_s = 0.0;           // the longest of these: all overlap
+  double beside_prompt_s = 0.0;  // the same with all experts of request.prompt_share of the layers
   double tokens_per_s = 0.0;
   const char* bound = "";  // "link", "host memory", "disk", "GPU memory" or "GPU compute"
 };
@@ -94,5 +98,11 @@ struct OffloadPlan {
 // not fit or exceeds max_step_s.
 OffloadPlan SolveOffload(const ModelFootprint& model, const HardwareProfile& profile,
                          const OffloadRequest& request);
+
+// In how many steps, `least` to `most`, prompts go through the layers, a group of them each, so
+// that a step like `step` keeps request.max_step_s beside them: the fewest, or `most` where none
+// does.
+int LayerGroupsWithin(const ModelFootprint& model, const HardwareProfile& profile,
+                      OffloadRequest request, const OffloadStep& step, int least, int most);
 
 }  // namespace sluice

@@ -108,7 +108,7 @@ OffloadStep BestBySearch(const ModelFootprint& model, const HardwareProfile& mac
                            n * (request.context * model.kv_bytes + model.sequence_bytes);
       if (bytes > request.vram_budget) break;
       const OffloadStep step = CostStep(model, machine, request, n, cached);
-      if (request.max_step_s && step.step_s > *request.max_step_s) continue;
+      if (request.max_step_s && step.beside_prompt_s > *request.max_step_s) continue;
       if (best.sequences == 0 || step.tokens_per_s > best.tokens_per_s * (1 + 1e-9)) best = step;
     }
   }
@@ -145,6 +145,7 @@ TEST(OffloadPlan, SolverAgreesWithExhaustiveSearch) {
                            .context = 128 << random() % 6,
                            .max_sequences = 96};
     if (random() % 2 == 0) request.max_step_s = between(5e-3, 2.0);
+    if (random() % 2 == 0) request.prompt_share = between(0.05, 1.0);
     const OffloadStep best = BestBySearch(model, machine, request);
     if (best.sequences == 0) {
       EXPECT_THROW(SolveOffload(model, machine, request), Error);
@@ -180,7 +181,8 @@ TEST(OffloadPlan, SaysWhatDoesNotFitAndWhatIsMissing) {
   request.vram_budget = 4e9;
   EXPECT_EQ(MessageOf(request, Machine()), "");
   request.max_step_s = 1e-3;
-  EXPECT_THAT(MessageOf(request, Machine()), HasSubstr("160.000000 ms, bound by the link"));
+  EXPECT_THAT(MessageOf(request, Machine()),
+              HasSubstr("takes 160.0 ms, bound by the link; the limit is 1.0 ms"));
   request.ram_budget = 30e9;
   EXPECT_THAT(MessageOf(request, Machine()), HasSubstr("has no disk.bandwidth_bytes_per_s"));
   HardwareProfile machine = Machine();
@@ -191,6 +193,23 @@ TEST(OffloadPlan, SaysWhatDoesNotFitAndWhatIsMissing) {
   EXPECT_THROW(
       FootprintOf(ModelSpec{.family = "dense", .num_layers = 1, .ffn = {FfnKind::kDense}}, 8, 8, 8),
       Error);
+}
+
+TEST(OffloadPlan, AStepBesideAPromptNeedsEveryExpertInAShareOfTheLayers) {
+  OffloadRequest request{.vram_budget = 24e9, .ram_budget = 60e9, .prompt_share = 0.25};
+  const OffloadStep step = CostStep(Model(), Machine(), request, 1, 10);
+  // One of 10 experts in each of four layers, or all 10 in one of them; 30 of 40 are missing.
+  EXPECT_NEAR(step.step_s, 4e9 * 0.75 / 25e9, 1e-12);
+  EXPECT_NEAR(step.beside_prompt_s, 13e9 * 0.75 / 25e9, 1e-12);
+  EXPECT_NEAR(step.tokens_per_s, 1 / step.step_s, 1e-9);
+  request.prompt_share = 1.0;
+  EXPECT_NEAR(CostStep(Model(), Machine(), request, 1, 10).beside_prompt_s, 40e9 * 0.75 / 25e9,
+              1e-12);
+  request.max_step_s = 0.4;
+  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 1, 8), 4);
+  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 5, 8), 5);
+  request.max_step_s = 0.3;
+  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 2, 4), 4);
 }
 
 TEST(OffloadPlan, SaysFromWhereTheLinkIsHidden) {

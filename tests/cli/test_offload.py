@@ -231,3 +231,23 @@ def test_a_server_says_how_many_sequences_it_runs_and_why():
     assert float(prompt.group(3)) == pytest.approx(float(prompt.group(2)) / 100, rel=0.3)
     assert "sequences at once" not in serve_log(*flags, "--max-num-seqs", 8)
     assert "sequences at once" not in serve_log()
+
+
+def test_a_server_that_is_told_how_long_a_step_may_take_runs_fewer_sequences():
+    flags = ["--expert-slots", 12, "--link-bandwidth", "20MB", "--ram-budget", "1GB"]
+
+    def choice(*more):
+        """Sequences, ms a step, and steps that a prompt takes."""
+        log = serve_log(*flags, *more)
+        said = re.search(r"offload: (\d+) sequences at once .* a step of ([\d.]+) ms bound by the link", log)
+        return int(said.group(1)), float(said.group(2)), int(re.search(r"takes (\d+) steps for them", log).group(1))
+
+    most, longest, _ = choice()
+    sequences, step, groups = choice("--max-step-ms", 0.7 * longest)
+    assert 1 <= sequences < most and step < 0.7 * longest and 2 < groups <= 6
+    # What is given is the most that there may be, and then prompts may take fewer steps.
+    fewer, step, fewer_groups = choice("--max-step-ms", 0.7 * longest, "--max-num-seqs", 1)
+    assert fewer == 1 and step < 0.7 * longest and 2 <= fewer_groups <= groups
+    said = sluice("serve", "--device", "cpu", "--port", 0, *flags, "--max-step-ms", 1, code=1)
+    assert re.search(r"a step of one sequence takes [\d.]+ ms beside a prompt, bound by the link; the limit is 1.0 ms", said)
+    assert "give --vram-budget too" in sluice("serve", "--device", "cpu", "--port", 0, "--max-step-ms", 100, code=2)
