@@ -18,9 +18,9 @@ struct RequestOutcome {
   double ended_s = 0.0;  // the last of its answer came, or its failure was seen
   // When each piece of the answer came, from the first on that carries text.
   std::vector<double> chunks_s;
-  int64_t prompt_tokens = 0;     // as the server counts them, or else as they were asked for
-  int64_t output_tokens = 0;     // as the server counts them, or else the pieces
-  std::string error;             // empty = answered whole
+  int64_t prompt_tokens = 0;  // as the server counts them, or else as they were asked for
+  int64_t output_tokens = 0;  // as the server counts them, or else the pieces
+  std::string error;          // empty = answered whole
 };
 
 // A distribution of times, in ms; all zero where there were none.
