@@ -116,10 +116,11 @@ void StreamAnswer::OnEvent(std::string_view data, double now_s) {
   const json::object* choice = FirstChoice(*chunk);
   if (choice == nullptr) return;
   const bool finishes = HasText(*choice, "finish_reason");
+  const bool goes_on = !whole_ && !finishes;
   whole_ = whole_ || finishes;
   // An answer that has no text begins when it ends. Once it has begun, an event without text is of
   // tokens whose text is held back: for a character or a stop string to become whole.
-  const bool is_piece = outcome_.chunks_s.empty() ? finishes : !finishes;
+  const bool is_piece = outcome_.chunks_s.empty() ? finishes : goes_on;
   if (CarriesText(*choice) || is_piece) outcome_.chunks_s.push_back(now_s);
   outcome_.ended_s = now_s;
 }

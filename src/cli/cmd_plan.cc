@@ -315,7 +315,9 @@ void AddPlanOffloadFlags(CLI::App& command, PlanOffloadFlags& flags) {
       ->check(bits);
   command.add_option("--weight-bits", flags.weight_bits, "Bits of every other weight")->check(bits);
   command.add_option("--kv-bits", flags.kv_bits, "Bits of a key's or value's element")->check(bits);
-  command.add_option("--max-step-ms", flags.max_step_ms, "Longest step allowed; 0 = any")
+  command
+      .add_option("--max-step-ms", flags.max_step_ms,
+                  "Longest step of decoding sequences alone; 0 = any")
       ->check(Quiet(CLI::NonNegativeNumber));
   command.add_option("--router-trace", flags.trace,
                      "Take the cache's hit rate from this trace; without, experts are alike");

@@ -60,6 +60,7 @@ void RefuseForeign(const HardwareProfile& given, const HardwareProfile& here,
 void SayWhatPromptsTake(const ModelSpec& spec, const RunnerOptions& options, int slots,
                         double link_bandwidth) {
   const int missing = ExpertsInAll(spec, options) - slots;
+  if (missing <= 0) return;
   const uint64_t bytes =
       missing * static_cast<uint64_t>(ExpertLayoutOf(spec, options.dtype).SlotBytes());
   const int steps = options.offload.prefill_layer_groups;
@@ -142,12 +143,12 @@ void FitToMachine(const OpenedModel& model, const FitFlags& fit, ModelFlags& fla
   const bool chooses = !fit.seqs_given || is_limited;
   if (!in_use || (!chooses && fit.hardware.empty())) return;
   EngineFlags one = engine;
-  if (chooses) one.max_num_seqs = 1;
+  if (chooses) one.max_num_seqs = 1;  // more of them may leave fewer experts a slot
   RunnerOptions base = ResolveRunnerOptions(model.spec, flags, one);
   PlaceExperts(model.spec, flags.offload, base);
-  if (base.expert_slots == 0 && fit.hardware.empty()) return;
+  if (base.expert_slots == 0 && fit.hardware.empty() && !is_limited) return;
   const HardwareProfile machine = OffloadMachine(model, base, fit.hardware);
-  if (!chooses || base.expert_slots == 0) return;
+  if (!chooses || (base.expert_slots == 0 && !is_limited)) return;
   const int positions = std::min(base.max_model_len, kPositions);
   const auto options_of = [&](int sequences) -> std::optional<RunnerOptions> {
     EngineFlags with = engine;
@@ -168,22 +169,27 @@ void FitToMachine(const OpenedModel& model, const FitFlags& fit, ModelFlags& fla
   const int most_groups = std::min(std::max(groups, kMostLayerGroups), model.spec.num_layers);
   if (is_limited) {
     request.max_step_s = fit.max_step_ms * 1e-3;
-    request.prompt_share = 1.0 / most_groups;
+    request.prompt_share = PromptShare(footprint, model.spec.num_layers, most_groups);
   }
   const OffloadPlan plan = SolveOffload(footprint, machine, request);
   const OffloadStep& step = plan.best;
   engine.max_num_seqs = step.sequences;
   if (is_limited) {
-    groups = LayerGroupsWithin(footprint, machine, request, step, groups, most_groups);
+    groups = LayerGroupsWithin(footprint, machine, request, step, model.spec.num_layers, groups,
+                               most_groups);
     flags.offload.prefill_layer_groups = groups;
+    request.prompt_share = PromptShare(footprint, model.spec.num_layers, groups);
   }
+  const OffloadStep beside =
+      CostStep(footprint, machine, request, step.sequences, step.cached_experts);
   const auto rate = [](double bytes) { return FormatBytes(static_cast<uint64_t>(bytes)) + "/s"; };
   spdlog::info(
       "offload: {} sequences at once ({}) by {}: {:.1f} tokens/s, a step of {:.1f} ms bound by the "
       "{}, {:.1f} of {} experts a layer, {:.0f} % of them in slots; one sequence {:.1f} tokens/s; "
       "{} fit; link {}, host memory {}",
       step.sequences,
-      is_limited ? fmt::format("--max-step-ms {}", fit.max_step_ms)
+      is_limited ? fmt::format("--max-step-ms {}: {:.1f} ms beside a prompt", fit.max_step_ms,
+                               1e3 * beside.beside_prompt_s)
                  : "--max-num-seqs says otherwise, --max-step-ms for how long",
       machine.name, step.tokens_per_s, 1e3 * step.step_s, step.bound, step.distinct_experts,
       model.spec.moe.num_experts, 100 * step.hit_rate, plan.one.tokens_per_s, plan.memory_limit,

@@ -99,7 +99,7 @@ class CudaLink : public ExpertLink {
     return entries_[ticket - first_];
   }
 
-  // Something waits for the copy: what can be done behind it is.
+  // Arrivals are noted behind it, since something waits for the copy.
   template <class Work>
   Ticket Queue(size_t bytes, Mark readers, const Label& label, const Work& work) {
     const bool is_idle = entries_.empty() || entries_.back().end.Reached();

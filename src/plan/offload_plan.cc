@@ -179,6 +179,7 @@ OffloadStep CostStep(const ModelFootprint& model, const HardwareProfile& profile
   const double others = model.num_experts - step.distinct_experts;
   SetCosts(model, profile, request, step.distinct_experts + request.prompt_share * others, step);
   step.beside_prompt_s = step.step_s;
+  step.beside_prompt_bound = step.bound;
   SetCosts(model, profile, request, step.distinct_experts, step);
   return step;
 }
@@ -203,17 +204,23 @@ OffloadPlan SolveOffload(const ModelFootprint& model, const HardwareProfile& pro
   if (plan.best.sequences > 0) return plan;
   throw Error(ErrorCode::kResourceExhausted,
               fmt::format("a step of one sequence takes {:.1f} ms{}, bound by the {}; the limit is "
-                          "{:.1f} ms",
+                          "{:.1f} ms: raise it, or the budget of GPU memory",
                           plan.one.beside_prompt_s * 1e3,
-                          request.prompt_share > 0.0 ? " beside a prompt" : "", plan.one.bound,
-                          *request.max_step_s * 1e3));
+                          request.prompt_share > 0.0 ? " beside a prompt" : "",
+                          plan.one.beside_prompt_bound, *request.max_step_s * 1e3));
+}
+
+double PromptShare(const ModelFootprint& model, int num_layers, int groups) {
+  const int largest = (num_layers + groups - 1) / groups;
+  return std::min(1.0, static_cast<double>(largest) / model.moe_layers);
 }
 
 int LayerGroupsWithin(const ModelFootprint& model, const HardwareProfile& profile,
-                      OffloadRequest request, const OffloadStep& step, int least, int most) {
+                      OffloadRequest request, const OffloadStep& step, int num_layers, int least,
+                      int most) {
   int groups = least;
   for (; groups < most; ++groups) {
-    request.prompt_share = 1.0 / groups;
+    request.prompt_share = PromptShare(model, num_layers, groups);
     const OffloadStep beside =
         CostStep(model, profile, request, step.sequences, step.cached_experts);
     if (beside.beside_prompt_s <= *request.max_step_s) break;

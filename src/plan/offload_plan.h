@@ -62,8 +62,10 @@ struct OffloadStep {
   double disk_s = 0.0;            // those that host memory does not hold
   double gpu_memory_s = 0.0;      // weights and KV, read from GPU memory
   double gpu_compute_s = 0.0;
-  double step_s = 0.0;           // the longest of these: all overlap
-  double beside_prompt_s = 0.0;  // the same with all experts of request.prompt_share of the layers
+  double step_s = 0.0;  // the longest of these: all overlap
+  // The same with all experts of request.prompt_share of the layers, and what bounds that.
+  double beside_prompt_s = 0.0;
+  const char* beside_prompt_bound = "";
   double tokens_per_s = 0.0;
   const char* bound = "";  // "link", "host memory", "disk", "GPU memory" or "GPU compute"
 };
@@ -99,10 +101,14 @@ struct OffloadPlan {
 OffloadPlan SolveOffload(const ModelFootprint& model, const HardwareProfile& profile,
                          const OffloadRequest& request);
 
-// In how many steps, `least` to `most`, prompts go through the layers, a group of them each, so
-// that a step like `step` keeps request.max_step_s beside them: the fewest, or `most` where none
-// does.
+// What prompts that go through `num_layers` layers in so many groups are to OffloadRequest: the
+// share of the largest group in the layers with experts.
+double PromptShare(const ModelFootprint& model, int num_layers, int groups);
+
+// In how many such groups, `least` to `most`, a step like `step` keeps request.max_step_s beside
+// prompts: the fewest, or `most` where none does.
 int LayerGroupsWithin(const ModelFootprint& model, const HardwareProfile& profile,
-                      OffloadRequest request, const OffloadStep& step, int least, int most);
+                      OffloadRequest request, const OffloadStep& step, int num_layers, int least,
+                      int most);
 
 }  // namespace sluice

@@ -206,10 +206,14 @@ TEST(OffloadPlan, AStepBesideAPromptNeedsEveryExpertInAShareOfTheLayers) {
   EXPECT_NEAR(CostStep(Model(), Machine(), request, 1, 10).beside_prompt_s, 40e9 * 0.75 / 25e9,
               1e-12);
   request.max_step_s = 0.4;
-  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 1, 8), 4);
-  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 5, 8), 5);
+  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 4, 1, 8), 4);
+  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 4, 5, 8), 5);
+  // Of five layers, one of them without experts, four groups have up to two.
+  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 5, 1, 8), 5);
+  EXPECT_DOUBLE_EQ(PromptShare(Model(), 5, 4), 0.5);
+  EXPECT_DOUBLE_EQ(PromptShare(Model(), 5, 1), 1.0);
   request.max_step_s = 0.3;
-  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 2, 4), 4);
+  EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 4, 2, 4), 4);
 }
 
 TEST(OffloadPlan, SaysFromWhereTheLinkIsHidden) {

@@ -163,7 +163,8 @@ class ChatFormat : public OpenAiFormat {
  protected:
   json::object StreamChoice(const ChoicePart& part) override {
     json::object delta;
-    if (!part.text.empty()) delta["content"] = part.text;
+    // There are clients that add up `content` without asking whether it is there.
+    if (!part.text.empty() || !part.finish) delta["content"] = part.text;
     return {{"index", part.index},
             {"delta", std::move(delta)},
             {"logprobs", Logprobs(part.tokens)},

@@ -249,5 +249,5 @@ def test_a_server_that_is_told_how_long_a_step_may_take_runs_fewer_sequences():
     fewer, step, fewer_groups = choice("--max-step-ms", 0.7 * longest, "--max-num-seqs", 1)
     assert fewer == 1 and step < 0.7 * longest and 2 <= fewer_groups <= groups
     said = sluice("serve", "--device", "cpu", "--port", 0, *flags, "--max-step-ms", 1, code=1)
-    assert re.search(r"a step of one sequence takes [\d.]+ ms beside a prompt, bound by the link; the limit is 1.0 ms", said)
+    assert re.search(r"a step of one sequence takes [\d.]+ ms beside a prompt, bound by the link; the limit is 1.0 ms: raise it", said)
     assert "give --vram-budget too" in sluice("serve", "--device", "cpu", "--port", 0, "--max-step-ms", 100, code=2)
