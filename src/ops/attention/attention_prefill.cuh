@@ -164,26 +164,21 @@ __device__ __forceinline__ void Hide(const Ranges<F>& ranges, int first, Scores<
       if (half >= halves) break;
       const int row = (threadIdx.x / kWarp * F::kTiles + t) * 16 + lane / 4 + 8 * half;
       const VisibleRange range = ranges.of_row[row];
-      const int own = first + 2 * (lane % 4);
+      const auto hide = [&](const auto& sees) {
+#pragma unroll
+        for (int n = 0; n < F::kPositions / 8; ++n) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            if (!sees(first + 2 * (lane % 4) + 8 * n + i)) scores[t][n][2 * half + i] = -INFINITY;
+          }
+        }
+      };
       if (range.tree_begin == kNoTree) {
         // As Sees, in few instructions.
         const auto count = static_cast<unsigned>(max(range.end - range.begin, 0));
-#pragma unroll
-        for (int n = 0; n < F::kPositions / 8; ++n) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const auto at = static_cast<unsigned>(own - range.begin + 8 * n + i);
-            if (at >= count) scores[t][n][2 * half + i] = -INFINITY;
-          }
-        }
+        hide([&](int at) { return static_cast<unsigned>(at - range.begin) < count; });
       } else {
-#pragma unroll
-        for (int n = 0; n < F::kPositions / 8; ++n) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            if (!Sees(range, own + 8 * n + i)) scores[t][n][2 * half + i] = -INFINITY;
-          }
-        }
+        hide([&](int at) { return Sees(range, at); });
       }
     }
   }
