@@ -73,6 +73,62 @@ void SayWhatPromptsTake(const ModelSpec& spec, const RunnerOptions& options, int
                                                              : "");
 }
 
+// Of FitToMachine: chooses the sequences, and within a limit the layer groups, for a runner that is
+// else as `options`.
+void FitSequences(const ModelSpec& spec, const FitFlags& fit, const HardwareProfile& machine,
+                  RunnerOptions options, ModelFlags& flags, EngineFlags& engine) {
+  // Of a server's: a batch is of at most so many, each with room for so many positions.
+  constexpr int kMost = 256;
+  constexpr int kPositions = 1024;
+  // Steps in which prompts may go through the layers to keep a limit: they take as much longer.
+  constexpr int kMostLayerGroups = 8;
+  const int positions = std::min(options.max_model_len, kPositions);
+  const auto options_of = [&](int sequences) -> std::optional<RunnerOptions> {
+    EngineFlags with = engine;
+    with.max_num_seqs = sequences;
+    RunnerOptions own = options;
+    own.max_sequences = sequences;
+    own.max_step_rows = std::max(engine.max_num_batched_tokens, sequences);
+    own.num_pages = DefaultPages(spec, flags.offload, with, own);
+    const int64_t room = int64_t{own.num_pages} * own.page_size;
+    if (sequences > 1 && room < int64_t{sequences} * positions) return std::nullopt;
+    return own;
+  };
+  const ModelFootprint footprint = FootprintOf(spec, options);
+  OffloadRequest request = RequestFor(spec, flags.offload, options_of, options.offload.host_slots,
+                                      positions, fit.seqs_given ? engine.max_num_seqs : kMost);
+  int& groups = options.offload.prefill_layer_groups;
+  const int most_groups = std::min(std::max(groups, kMostLayerGroups), spec.num_layers);
+  const bool is_limited = fit.max_step_ms > 0.0;
+  if (is_limited) {
+    request.max_step_s = fit.max_step_ms * 1e-3;
+    request.prompt_share = PromptShare(footprint, spec.num_layers, most_groups);
+  }
+  const OffloadPlan plan = SolveOffload(footprint, machine, request);
+  OffloadStep step = plan.best;
+  if (is_limited) {
+    groups =
+        LayerGroupsWithin(footprint, machine, request, step, spec.num_layers, groups, most_groups);
+    request.prompt_share = PromptShare(footprint, spec.num_layers, groups);
+    step = CostStep(footprint, machine, request, step.sequences, step.cached_experts);
+    flags.offload.prefill_layer_groups = groups;
+  }
+  engine.max_num_seqs = step.sequences;
+  const auto rate = [](double bytes) { return FormatBytes(static_cast<uint64_t>(bytes)) + "/s"; };
+  spdlog::info(
+      "offload: {} sequences at once ({}) by {}: {:.1f} tokens/s, a step of {:.1f} ms bound by the "
+      "{}, {:.1f} of {} experts a layer, {:.0f} % of them in slots; one sequence {:.1f} tokens/s; "
+      "{} fit; link {}, host memory {}",
+      step.sequences,
+      is_limited ? fmt::format("--max-step-ms {}: {:.1f} ms beside a prompt", fit.max_step_ms,
+                               1e3 * step.beside_prompt_s)
+                 : "--max-num-seqs says otherwise, --max-step-ms for how long",
+      machine.name, step.tokens_per_s, 1e3 * step.step_s, step.bound, step.distinct_experts,
+      spec.moe.num_experts, 100 * step.hit_rate, plan.one.tokens_per_s, plan.memory_limit,
+      rate(*machine.link_bandwidth), rate(*machine.host_bandwidth));
+  SayWhatPromptsTake(spec, options, step.cached_experts, *machine.link_bandwidth);
+}
+
 }  // namespace
 
 HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& options,
@@ -128,11 +184,6 @@ OffloadRequest RequestFor(const ModelSpec& spec, const OffloadFlags& flags,
 
 void FitToMachine(const OpenedModel& model, const FitFlags& fit, ModelFlags& flags,
                   EngineFlags& engine) {
-  // Of a server's: a batch is of at most so many, each with room for so many positions.
-  constexpr int kMost = 256;
-  constexpr int kPositions = 1024;
-  // Steps in which prompts may go through the layers to keep a limit: they take as much longer.
-  constexpr int kMostLayerGroups = 8;
   const bool is_limited = fit.max_step_ms > 0.0;
   const bool in_use = flags.offload.InUse() && model.spec.NumMoeLayers() > 0;
   if (!in_use && (is_limited || !fit.hardware.empty())) {
@@ -149,52 +200,7 @@ void FitToMachine(const OpenedModel& model, const FitFlags& fit, ModelFlags& fla
   if (base.expert_slots == 0 && fit.hardware.empty() && !is_limited) return;
   const HardwareProfile machine = OffloadMachine(model, base, fit.hardware);
   if (!chooses || (base.expert_slots == 0 && !is_limited)) return;
-  const int positions = std::min(base.max_model_len, kPositions);
-  const auto options_of = [&](int sequences) -> std::optional<RunnerOptions> {
-    EngineFlags with = engine;
-    with.max_num_seqs = sequences;
-    RunnerOptions options = base;
-    options.max_sequences = sequences;
-    options.max_step_rows = std::max(engine.max_num_batched_tokens, sequences);
-    options.num_pages = DefaultPages(model.spec, flags.offload, with, options);
-    const int64_t room = int64_t{options.num_pages} * options.page_size;
-    if (sequences > 1 && room < int64_t{sequences} * positions) return std::nullopt;
-    return options;
-  };
-  const ModelFootprint footprint = FootprintOf(model.spec, base);
-  OffloadRequest request =
-      RequestFor(model.spec, flags.offload, options_of, base.offload.host_slots, positions,
-                 fit.seqs_given ? engine.max_num_seqs : kMost);
-  int& groups = base.offload.prefill_layer_groups;
-  const int most_groups = std::min(std::max(groups, kMostLayerGroups), model.spec.num_layers);
-  if (is_limited) {
-    request.max_step_s = fit.max_step_ms * 1e-3;
-    request.prompt_share = PromptShare(footprint, model.spec.num_layers, most_groups);
-  }
-  const OffloadPlan plan = SolveOffload(footprint, machine, request);
-  const OffloadStep& step = plan.best;
-  engine.max_num_seqs = step.sequences;
-  if (is_limited) {
-    groups = LayerGroupsWithin(footprint, machine, request, step, model.spec.num_layers, groups,
-                               most_groups);
-    flags.offload.prefill_layer_groups = groups;
-    request.prompt_share = PromptShare(footprint, model.spec.num_layers, groups);
-  }
-  const OffloadStep beside =
-      CostStep(footprint, machine, request, step.sequences, step.cached_experts);
-  const auto rate = [](double bytes) { return FormatBytes(static_cast<uint64_t>(bytes)) + "/s"; };
-  spdlog::info(
-      "offload: {} sequences at once ({}) by {}: {:.1f} tokens/s, a step of {:.1f} ms bound by the "
-      "{}, {:.1f} of {} experts a layer, {:.0f} % of them in slots; one sequence {:.1f} tokens/s; "
-      "{} fit; link {}, host memory {}",
-      step.sequences,
-      is_limited ? fmt::format("--max-step-ms {}: {:.1f} ms beside a prompt", fit.max_step_ms,
-                               1e3 * beside.beside_prompt_s)
-                 : "--max-num-seqs says otherwise, --max-step-ms for how long",
-      machine.name, step.tokens_per_s, 1e3 * step.step_s, step.bound, step.distinct_experts,
-      model.spec.moe.num_experts, 100 * step.hit_rate, plan.one.tokens_per_s, plan.memory_limit,
-      rate(*machine.link_bandwidth), rate(*machine.host_bandwidth));
-  SayWhatPromptsTake(model.spec, base, step.cached_experts, *machine.link_bandwidth);
+  FitSequences(model.spec, fit, machine, base, flags, engine);
 }
 
 }  // namespace sluice
