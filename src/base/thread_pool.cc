@@ -6,22 +6,10 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/spin.h"
 
 namespace sluice {
 namespace {
-
-// Long enough to bridge the serial code between two loops of a step, short enough that an idle
-// server sleeps.
-constexpr int kSpinsBeforeSleep = 20'000;
-
-// A piece is microseconds of work; past that the thread inside is not running.
-constexpr int kSpinsBeforeYield = 2'000;
-
-inline void CpuRelax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 uint32_t NumberOf(uint64_t loop) {
   return static_cast<uint32_t>(loop >> 16);

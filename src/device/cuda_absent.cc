@@ -36,6 +36,9 @@ CudaStream::CudaStream(const CudaDeviceInfo& /*device*/) {
   Refuse();
 }
 CudaStream::~CudaStream() = default;
+void CudaStream::UseDevice() const {
+  Refuse();
+}
 void CudaStream::Copy(void* /*target*/, const void* /*source*/, size_t /*bytes*/) {
   Refuse();
 }

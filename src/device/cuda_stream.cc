@@ -125,6 +125,10 @@ void CudaStream::Fill(void* target, uint8_t value, size_t bytes) {
   CheckCuda(cudaMemsetAsync(target, value, bytes, handle_), "cudaMemsetAsync");
 }
 
+void CudaStream::UseDevice() const {
+  CheckCuda(cudaSetDevice(device_.ordinal), "cudaSetDevice");
+}
+
 void CudaStream::Synchronize() {
   CheckCuda(cudaStreamSynchronize(handle_), blocking_ ? "a copy of the stream" : kKernelFailed);
 }

@@ -77,6 +77,9 @@ class CudaStream {
   // Queues setting each byte to `value`.
   void Fill(void* target, uint8_t value, size_t bytes);
 
+  // Makes its device the calling thread's current one: of a thread that did not make the stream.
+  void UseDevice() const;
+
   // Waits until everything queued is done. Throws Error(kInternal) for what failed.
   void Synchronize();
 

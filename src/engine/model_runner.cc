@@ -152,12 +152,14 @@ void ModelRunner::PrepareExperts(const WeightSource& source, const OnBytesRead& 
   if (!all_have_slots && offload.streaming.cpu_experts && host != nullptr) {
     cpu_experts_ =
         std::make_unique<CpuExperts>(layout, host->slab(), host->num_slots(), pool_, options_.tier);
+    if (stream_ != nullptr) side_ = std::make_unique<SideThread>();
   }
   if (!all_have_slots) {
     streamed_ = std::make_unique<StreamedExperts>(
         *experts_, StreamedExperts::Options{.streaming = offload.streaming,
                                             .top_k = spec_.moe.top_k,
                                             .cpu = cpu_experts_.get(),
+                                            .side = side_.get(),
                                             .timeline = options_.timeline});
   }
   dispatcher_ = group == nullptr ? MakeLocalDispatcher(spec_.moe.num_experts)

@@ -25,7 +25,8 @@ struct HostRows {
 // few rows need an expert, reading it there takes less time than the link does to bring it. Sums
 // run as on the CPU, so results differ from the GPU's by rounding.
 //
-// Used by one thread, which works too; nothing else may run on the pool meanwhile.
+// Used by one thread at a time. The one that calls Run works too, and nothing else may run on the
+// pool meanwhile.
 class CpuExperts {
  public:
   // The experts lie in slots of `slab`, which outlives this, as do the others. Computes some of

@@ -60,6 +60,27 @@ ConstTensorView OnHost(ConstTensorView x, Tensor& pinned, ops::OpContext& ctx) {
 
 }  // namespace
 
+// The host's share of a layer. Its rows of y lie as all rows do, or beside a device without gaps,
+// in memory of the host. Ends when nobody computes it any more.
+struct StreamedExperts::HostWork {
+  std::vector<int32_t> slots;    // [experts of the layer] in the host's tier, or -1
+  std::vector<int32_t> offsets;  // [experts of the layer + 1]
+  std::vector<int32_t> gather;
+  TensorView y;
+  // Beside a device.
+  SideThread* side = nullptr;
+  std::optional<Arena::Scope> staging;
+  TensorView device_rows;  // [rows] i32, of the staging memory
+
+  ~HostWork() {
+    if (side == nullptr) return;
+    try {
+      side->Finish();
+    } catch (...) {  // the step has failed of something else
+    }
+  }
+};
+
 // One layer of a step. Leases end with it.
 struct StreamedExperts::LayerRun {
   int layer;
@@ -78,6 +99,7 @@ struct StreamedExperts::LayerRun {
   // What the host computes, of experts in its memory.
   std::vector<int32_t> on_host;
   std::optional<HostLease> host_lease;
+  std::optional<HostWork> host;
 
   size_t NumOutstanding() const { return away.size() + reading.size() + held.size(); }
 };
@@ -87,6 +109,7 @@ StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
       options_{.streaming = Settle(options.streaming),
                .top_k = options.top_k,
                .cpu = options.cpu,
+               .side = options.side,
                .timeline = options.timeline},
       next_(store.experts().num_layers(), store.num_experts(), options.top_k),
       window_(store.experts().num_layers()),
@@ -123,22 +146,23 @@ void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
   store_.NoteUse(layer_, counts_);
   FindNeeded(run);
   TakeHostShare(run);
+  BeginHostShare(run);
   AskForMissing(run);
   // The link has work by now, and nothing that follows holds it up.
   EndReady(run);
   NoteTimes();
-  // What a device computes with at once does not wait for a forecast, nor the host for telling a
-  // device of waves that await the link.
-  const bool host_first = !run.on_host.empty() && !AnyReady(run);
-  if (ctx.OnCuda() && !run.held.empty() && !Waits(run) && !host_first) RunWave(run, NextWave(run));
-  if (run.away.empty() && waits_.transfers > 0) RunHostShare(run);
+  // What a device computes with at once does not wait for a forecast.
+  if (ctx.OnCuda() && !run.held.empty() && !Waits(run)) RunWave(run, NextWave(run));
+  // Where the CPU is the device, this thread computes the host's share: once the link has work.
+  const bool is_host_here = !ctx.OnCuda();
+  if (is_host_here && run.away.empty() && waits_.transfers > 0) EndHostShare(run);
   bool looked_ahead = false;
   while (run.NumOutstanding() > 0) {
     AskForMissing(run);
     if (run.away.empty() && !std::exchange(looked_ahead, true)) {
       LookAhead(run.nth, run.ids);
       AskAhead();
-      RunHostShare(run);
+      if (is_host_here) EndHostShare(run);
     }
     AskAhead();
     if (Waits(run)) {
@@ -153,7 +177,7 @@ void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
   }
   if (!looked_ahead) LookAheadLater(run);
   AskAhead();
-  RunHostShare(run);
+  EndHostShare(run);
   ran_ = true;
 }
 
@@ -290,11 +314,6 @@ void StreamedExperts::NoteCopies() {
   link_use_ = use;
 }
 
-bool StreamedExperts::AnyReady(const LayerRun& run) {
-  return std::any_of(run.held.begin(), run.held.end(),
-                     [&](int32_t expert) { return store_.Ready(run.layer, expert); });
-}
-
 // Sorts the experts that the layer needs by where they are.
 void StreamedExperts::FindNeeded(LayerRun& run) {
   LayerOffloadStats& stats = StatsOf(run.nth);
@@ -408,51 +427,73 @@ void StreamedExperts::KeepOne(LayerRun& run) {
   }
 }
 
-// Computes the host's share and has the rows brought to the others.
-void StreamedExperts::RunHostShare(LayerRun& run) {
+// Plans the host's share. Beside a device it begins at once, on a thread of its own: this one has
+// the link and the device to look after.
+void StreamedExperts::BeginHostShare(LayerRun& run) {
   if (run.on_host.empty()) return;
-  KeepOne(run);
-  const TimelineSpan span(options_.timeline, "experts on the CPU");
-  const std::vector<int32_t> experts = std::exchange(run.on_host, {});
-  const std::vector<int32_t> offsets = RowOffsets(counts_);
-  // The host's experts alone, and their rows as they lie there: on a device's host without gaps.
+  HostWork& work = run.host.emplace();
+  work.slots.assign(counts_.size(), -1);
   std::vector<int32_t> counts(counts_.size());
-  std::fill(slots_.begin(), slots_.end(), -1);
-  for (const int32_t expert : experts) {
+  for (const int32_t expert : run.on_host) {
     counts[expert] = counts_[expert];
-    slots_[expert] = store_.host()->SlotOf(store_.experts().IndexOf(run.layer, expert));
+    work.slots[expert] = store_.host()->SlotOf(store_.experts().IndexOf(run.layer, expert));
   }
-  const TensorView& y = run.rows.y;
   const bool elsewhere = run.ctx.OnCuda();
-  const std::vector<int32_t> host_offsets = elsewhere ? RowOffsets(counts) : offsets;
-  std::vector<int32_t> next(host_offsets.begin(), host_offsets.end() - 1);
-  std::vector<int32_t> gather(host_offsets.back());
+  const std::vector<int32_t> all_offsets = RowOffsets(counts_);
+  work.offsets = elsewhere ? RowOffsets(counts) : all_offsets;
+  std::vector<int32_t> next(work.offsets.begin(), work.offsets.end() - 1);
+  work.gather.resize(work.offsets.back());
   for (size_t i = 0; i < run.ids.size(); ++i) {
-    if (slots_[run.ids[i]] < 0) continue;
-    gather[next[run.ids[i]]++] = static_cast<int32_t>(i) / options_.top_k;
+    if (work.slots[run.ids[i]] < 0) continue;
+    work.gather[next[run.ids[i]]++] = static_cast<int32_t>(i) / options_.top_k;
   }
-  std::optional<Arena::Scope> scope;
-  if (elsewhere) scope.emplace(*run.ctx.staging);
-  const TensorView host_y =
-      elsewhere ? run.ctx.staging->Allocate(y.dtype(), {host_offsets.back(), y.dim(1)}) : y;
-  h_known_.Await();
-  if (elsewhere) host_times_.came.Mark(run.ctx);
-  options_.cpu->Run({.x = host_h_, .gather = gather, .offsets = host_offsets}, slots_, host_y);
+  work.y = run.rows.y;
   if (!elsewhere) return;
-  host_times_.began.Mark(run.ctx);
-  waits_.host = true;
-  // Rows of experts that follow each other go together.
-  for (auto it = experts.begin(); it != experts.end();) {
-    const int32_t first = *it;
-    int32_t end = offsets[first];
-    for (; it != experts.end() && offsets[*it] == end; ++it) end = offsets[*it + 1];
-    const TensorView rows = y.Slice(offsets[first], end);
-    // Not behind an expert that is brought ahead, where that can be.
+  SLUICE_CHECK(options_.side != nullptr);
+  Arena& staging = *run.ctx.staging;
+  work.staging.emplace(staging);
+  const int64_t rows = work.offsets.back();
+  work.y = staging.Allocate(work.y.dtype(), {rows, work.y.dim(1)});
+  work.device_rows = staging.Allocate(DType::kI32, {rows});
+  int32_t* device_row = work.device_rows.data<int32_t>();
+  for (const int32_t expert : run.on_host) {
+    std::iota(device_row, device_row + counts[expert], all_offsets[expert]);
+    device_row += counts[expert];
+  }
+  work.side = options_.side;
+  work.side->Begin([this, &work, stream = run.ctx.cuda] {
+    stream->UseDevice();
+    Compute(work);
+  });
+}
+
+void StreamedExperts::Compute(const HostWork& work) {
+  const TimelineSpan span(options_.timeline, "experts on the CPU");
+  h_known_.Await();
+  options_.cpu->Run({.x = host_h_, .gather = work.gather, .offsets = work.offsets}, work.slots,
+                    work.y);
+}
+
+// Computes the host's share where no other thread does; beside a device waits for it and has its
+// rows brought to the others.
+void StreamedExperts::EndHostShare(LayerRun& run) {
+  if (!run.host) return;
+  KeepOne(run);
+  HostWork& work = *run.host;
+  if (work.side == nullptr) {
+    Compute(work);
+  } else {
+    host_times_.came.Mark(run.ctx);
+    work.side->Finish();
+    host_times_.began.Mark(run.ctx);
+    waits_.host = true;
     if constexpr (kCudaBuilt) {
-      ops::cuda::CopyFewBytes(rows.raw(), host_y[host_offsets[first]].raw(),
-                              static_cast<size_t>(rows.NumBytes()), *run.ctx.cuda);
+      const TensorView& y = run.rows.y;
+      ops::cuda::ScatterRows(y.raw(), work.y.raw(), work.device_rows.data<int32_t>(), work.y.dim(0),
+                             static_cast<size_t>(y[0].NumBytes()), *run.ctx.cuda);
     }
   }
+  run.host.reset();
 }
 
 // Begins to bring an expert, if there is a slot for it.

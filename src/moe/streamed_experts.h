@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/side_thread.h"
 #include "device/buffer.h"
 #include "device/tensor.h"
 #include "device/timeline.h"
@@ -39,21 +40,23 @@ namespace sluice {
 //     for others meanwhile.
 // Where the CPU computes experts as well, it takes those of the missing ones that have the fewest
 // tokens, as many as let it and the link be through together (HostShare), and is at work while the
-// link brings the others. What it computes finds no slot. So as long as slots are free the link
+// link brings the others: beside a device on a thread of its own, from when the choice is known.
+// What it computes finds no slot. So as long as slots are free the link
 // brings everything, and later it brings one of the CPU's experts where it has nothing else to do.
 //
 // On demand, nothing is brought ahead and a wave waits for all that have found a slot. Serially,
 // that goes for every expert of the layer.
 //
 // Each row is computed by one expert in one wave, and rows are summed up when all are there, so
-// that how experts came changes no bit. On a device the host waits for each layer's choice, and for
-// nothing else but the reading of files.
+// that how experts came changes no bit. On a device the host waits for each layer's choice, for its
+// own share, and for nothing else but the reading of files.
 class StreamedExperts {
  public:
   struct Options {
     StreamingOptions streaming;  // its policy is not kResident
     int top_k = 0;
     CpuExperts* cpu = nullptr;     // computes in the store's host tier; null = nobody does
+    SideThread* side = nullptr;    // that it does so on; null where the CPU is the device
     Timeline* timeline = nullptr;  // may be null
   };
   // The store and what the options name must outlive this.
@@ -97,6 +100,7 @@ class StreamedExperts {
     Tensor pinned;                 // what a device's copy goes to
     std::span<const int32_t> ids;  // [*, top_k] of the host's, once known
   };
+  struct HostWork;
   struct LayerRun;
   // What a layer's computing waited for.
   struct LayerWaits {
@@ -126,12 +130,13 @@ class StreamedExperts {
   void EndReady(const LayerRun& run);
   void NoteTimes();
   void NoteCopies();
-  bool AnyReady(const LayerRun& run);
   void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
   void TakeHostShare(LayerRun& run);
   void KeepOne(LayerRun& run);
-  void RunHostShare(LayerRun& run);
+  void BeginHostShare(LayerRun& run);
+  void Compute(const HostWork& work);
+  void EndHostShare(LayerRun& run);
   bool Ask(int layer, size_t nth, int32_t expert, FetchReason reason);
   void AskForMissing(LayerRun& run);
   void LookAhead(size_t nth, std::span<const int32_t> ids);

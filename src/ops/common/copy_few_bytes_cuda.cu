@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "base/check.h"
 #include "ops/common/cuda/launch.cuh"
 #include "ops/common/cuda/math.cuh"
 
@@ -26,6 +27,36 @@ __global__ void CopyWordsKernel(const CopyWordsParams p) {
   if (i < p.words) p.target[i] = __ldcv(p.source + i);
 }
 
+struct ScatterRowsParams {
+  uint32_t* target;
+  const uint32_t* source;
+  const int32_t* target_rows;
+  int row_words;
+};
+
+constexpr int kWordsOfThread = 8;  // under way at once
+constexpr int kWordsOfBlock = kThreads * kWordsOfThread;
+
+// One block a piece of a row: grid (rows, pieces).
+__global__ void ScatterRowsKernel(const ScatterRowsParams p) {
+  LetNextStart();
+  WaitForEarlier();
+  const int64_t from = int64_t{blockIdx.x} * p.row_words;
+  const int64_t to = int64_t{__ldcv(p.target_rows + blockIdx.x)} * p.row_words;
+  const int first = static_cast<int>(blockIdx.y * kWordsOfBlock + threadIdx.x);
+  uint32_t words[kWordsOfThread];
+#pragma unroll
+  for (int i = 0; i < kWordsOfThread; ++i) {
+    const int at = first + i * kThreads;
+    if (at < p.row_words) words[i] = __ldcv(p.source + from + at);
+  }
+#pragma unroll
+  for (int i = 0; i < kWordsOfThread; ++i) {
+    const int at = first + i * kThreads;
+    if (at < p.row_words) p.target[to + at] = words[i];
+  }
+}
+
 bool IsWords(const void* address) {
   return IsMultipleOf(address, sizeof(uint32_t));
 }
@@ -45,6 +76,20 @@ void CopyFewBytes(void* target, const void* source, size_t bytes, CudaStream& st
       CopyWordsParams{.target = static_cast<uint32_t*>(target),
                       .source = static_cast<const uint32_t*>(source),
                       .words = words});
+}
+
+void ScatterRows(void* target, const void* source, const int32_t* target_rows, int64_t rows,
+                 size_t row_bytes, CudaStream& stream) {
+  SLUICE_CHECK(row_bytes % sizeof(uint32_t) == 0 && IsWords(target) && IsWords(source));
+  const int words = static_cast<int>(row_bytes / sizeof(uint32_t));
+  LaunchEarly<&ScatterRowsKernel>(
+      "scatter_rows",
+      {.grid = dim3(static_cast<unsigned>(rows), CeilDiv(words, kWordsOfBlock)), .block = kThreads},
+      stream,
+      ScatterRowsParams{.target = static_cast<uint32_t*>(target),
+                        .source = static_cast<const uint32_t*>(source),
+                        .target_rows = target_rows,
+                        .row_words = words});
 }
 
 }  // namespace sluice::ops::cuda

@@ -64,6 +64,33 @@ TEST_F(InboxTest, FewBytesAreCopiedBothWaysAndNoOthers) {
   }
 }
 
+TEST_F(InboxTest, RowsGoWhereTheyBelong) {
+  constexpr int64_t kRows = 5;
+  const std::vector<int32_t> target_rows = {6, 0, 3, 7, 2};
+  Buffer places(kRows * sizeof(int32_t), MemoryKind::kPinned);
+  std::memcpy(places.data(), target_rows.data(), places.size());
+  for (const size_t row_bytes : {4, 1020, 8192, 8196, 20480}) {
+    SCOPED_TRACE(row_bytes);
+    Buffer source(kRows * row_bytes, MemoryKind::kPinned);
+    const Buffer device(8 * row_bytes, MemoryKind::kCuda);
+    FillWith(source, row_bytes);
+    stream_->Fill(device.data(), 0xee, device.size());
+    if constexpr (kCudaBuilt) {
+      cuda::ScatterRows(device.data(), source.data(),
+                        reinterpret_cast<const int32_t*>(places.data()), kRows, row_bytes,
+                        *stream_);
+    }
+    std::vector<uint8_t> expected(device.size(), 0xee);
+    for (int64_t i = 0; i < kRows; ++i) {
+      std::memcpy(expected.data() + target_rows[i] * row_bytes, source.data() + i * row_bytes,
+                  row_bytes);
+    }
+    ASSERT_EQ(
+        std::memcmp(Fetch(device.data(), device.size()).data(), expected.data(), expected.size()),
+        0);
+  }
+}
+
 // The host writes the same memory anew once it has waited: no cache may hold what was there.
 TEST_F(InboxTest, WhatTheHostWroteLastIsCopied) {
   Buffer source(4096, MemoryKind::kPinned);
