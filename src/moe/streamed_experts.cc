@@ -36,6 +36,13 @@ size_t CeilDiv(size_t a, size_t b) {
   return (a + b - 1) / b;
 }
 
+// A table of slots where products read it.
+TensorView SendSlots(std::span<const int32_t> slots, ops::OpContext& ctx) {
+  const TensorView sent = ops::Upload(slots, ctx);
+  if (ctx.OnCuda()) ctx.inbox->Send();
+  return sent;
+}
+
 // The rows of each expert, ascending from 0 [experts + 1]: they are sorted by expert, those of an
 // expert by token and choice.
 std::vector<int32_t> RowOffsets(std::span<const int32_t> counts) {
@@ -89,8 +96,7 @@ struct StreamedExperts::LayerRun {
   ops::OpContext& ctx;
   std::span<const int32_t> ids;  // [tokens, top_k] of the host's
   TensorView inner;              // [rows, ffn] scratch
-  bool ready_queued = false;     // the products of what ready_slots_ names
-  std::vector<int32_t> ready;    // those of it that are needed
+  std::vector<int32_t> ready;    // the needed of those that ready_slots_ names
   // Experts whose rows are to be computed: not asked for yet, the first one last; being read; in a
   // slot or on the link, in the order in which they come.
   std::vector<int32_t> away;
@@ -263,6 +269,7 @@ void StreamedExperts::SortForAsking(std::vector<int32_t>& experts) const {
 // Slots stay as they are until the choice is known, but for parts, whose experts are asked for
 // before.
 void StreamedExperts::QueueReady(LayerRun& run) {
+  std::fill(ready_slots_.begin(), ready_slots_.end(), -1);
   if (!run.ctx.OnCuda() || !options_.streaming.ready_first || num_parts_ > 1) return;
   int count = 0;
   for (int32_t expert = 0; expert < store_.num_experts(); ++expert) {
@@ -270,10 +277,8 @@ void StreamedExperts::QueueReady(LayerRun& run) {
     if (ready_slots_[expert] >= 0) ++count;
   }
   if (count == 0) return;
-  const TensorView slots = ops::Upload(std::span(ready_slots_), run.ctx);
-  run.ctx.inbox->Send();
+  const TensorView slots = SendSlots(ready_slots_, run.ctx);
   RunSlots(run.rows, slots, count, run.inner, store_.layout(), store_.slab(), run.ctx);
-  run.ready_queued = true;
 }
 
 // From here on others may get those slots, once the products are done.
@@ -326,7 +331,7 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
     const bool is_early = asked_early_[static_cast<size_t>(expert)] > 0;
     switch (store_.PlaceOf(run.layer, expert)) {
       case ExpertStore::Place::kSlot:
-        if (run.ready_queued && ready_slots_[expert] >= 0) {
+        if (ready_slots_[expert] >= 0) {
           run.ready.push_back(expert);
           break;
         }
@@ -635,8 +640,7 @@ void StreamedExperts::RunWave(LayerRun& run, std::span<const int32_t> experts) {
   const Arena::Scope scope(run.ctx.arena);
   std::fill(slots_.begin(), slots_.end(), -1);
   for (size_t i = 0; i < experts.size(); ++i) slots_[experts[i]] = lease.slots()[i];
-  const TensorView slots = ops::Upload(std::span(slots_), run.ctx);
-  if (run.ctx.OnCuda()) run.ctx.inbox->Send();
+  const TensorView slots = SendSlots(slots_, run.ctx);
 
   if (times_.size() == waits_.waves) times_.emplace_back();
   WaveTimes& times = times_[waits_.waves++];
