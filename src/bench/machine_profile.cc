@@ -65,6 +65,10 @@ HardwareProfile MeasureForOffload(const OffloadProbe& probe) {
                           .source = "measured at the start"};
   profile.host_memory = static_cast<double>(QueryMemory().total_bytes);
   profile.host_bandwidth = MeasureReadBandwidth(pool, memory_bytes);
+  Arena host_arena;
+  ops::OpContext host{.pool = pool, .arena = host_arena, .tier = probe.tier};
+  const double host_flops = MeasureProduct(host, probe.dtype);
+  profile.*HostFlops(probe.dtype) = host_flops;
   if (probe.cuda) {
     CudaStream stream(*probe.cuda);
     Arena arena(MemoryKind::kCuda);
@@ -76,11 +80,9 @@ HardwareProfile MeasureForOffload(const OffloadProbe& probe) {
     profile.link_bandwidth = MeasureLinkBandwidth(stream, probe.expert_bytes).to_device;
     return profile;
   }
-  Arena arena;
-  ops::OpContext ctx{.pool = pool, .arena = arena, .tier = probe.tier};
   profile.device = CpuModelName();
   profile.gpu_bandwidth = profile.host_bandwidth;
-  profile.gpu_flops = MeasureProduct(ctx, probe.dtype);
+  profile.gpu_flops = host_flops;
   // A copy takes its latency, and then as long as the link or as memory does.
   const auto bytes = static_cast<double>(probe.expert_bytes);
   const double rate = probe.link.bytes_per_s > 0

@@ -37,8 +37,15 @@ struct OffloadProbe {
   size_t expert_bytes = 0;     // that are copied at once
 };
 
-// The figures that the cost of a step needs (plan/offload_plan.h) but the disk's, and what tells
-// machines apart, in well under two seconds. On the CPU its memory is the GPU's too.
+// The figure of a host's products with weights of `dtype`.
+inline std::optional<double> HardwareProfile::*HostFlops(DType dtype) {
+  return dtype == DType::kF32 ? &HardwareProfile::host_f32_flops
+                              : &HardwareProfile::host_bf16_flops;
+}
+
+// The figures that the cost of a step needs (plan/offload_plan.h) but the disk's, HostFlops of the
+// probe's dtype, and what tells machines apart, in well under two seconds. On the CPU its memory is
+// the GPU's too.
 HardwareProfile MeasureForOffload(const OffloadProbe& probe);
 
 }  // namespace sluice

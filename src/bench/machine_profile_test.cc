@@ -56,6 +56,8 @@ TEST(OffloadProbe, GivesWhatAStepsCostNeedsInTime) {
   EXPECT_GT(*profile.host_bandwidth, 1e8);
   EXPECT_EQ(profile.gpu_bandwidth, profile.host_bandwidth);
   EXPECT_GT(*profile.gpu_flops, 1e8);
+  EXPECT_EQ(profile.host_f32_flops, profile.gpu_flops);
+  EXPECT_FALSE(profile.host_bf16_flops.has_value());
   EXPECT_FALSE(profile.gpu_memory.has_value());
   EXPECT_NE(profile.device, "");
   EXPECT_TRUE(ForeignFigures(profile, profile).empty());

@@ -288,9 +288,9 @@ Budgeted OffloadBench::RunBudget(const OffloadFlags& offload) {
         sequences, static_cast<int>(std::min<int64_t>(rows, flags_.max_num_batched_tokens)));
     return options;
   };
-  result.plan = SolveOffload(footprint_, machine_,
-                             RequestFor(model_.spec, offload, options_of, base_.offload.host_slots,
-                                        flags_.bench.Positions(), most));
+  result.plan = SolveOffload(
+      footprint_, machine_,
+      RequestFor(model_.spec, offload, machine_, options_of, flags_.bench.Positions(), most));
   for (const Case& run : CasesOf(offload, result.plan)) {
     Outcome outcome = Run(run);
     // CPU and GPU do not round alike.

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/machine.h"
+#include "bench/machine_profile.h"
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
 #include "cli/model_flags.h"
@@ -89,6 +91,7 @@ struct PlanOffloadFlags {
   double weight_bits = 16.0;
   double kv_bits = 16.0;
   double max_step_ms = 0.0;
+  bool cpu_experts = false;
   std::string trace;
   std::string cache_policy = "lru";
   bool json = false;
@@ -258,6 +261,13 @@ void CountSlotsAsRunnersDo(const PlanOffloadFlags& flags, const ModelSpec& spec,
   };
 }
 
+// By which the CPU computes experts of so many bits: those of fewer than 32 as bf16.
+double CpuFlops(const PlanOffloadFlags& flags, const HardwareProfile& profile) {
+  const auto flops = HostFlops(flags.expert_bits == 32 ? DType::kF32 : DType::kBF16);
+  RequireFigures(profile, std::array{flops}, "--cpu-experts");
+  return *(profile.*flops);
+}
+
 int RunOffload(const PlanOffloadFlags& flags) {
   ModelFlags asked = flags.model;
   asked.load_format = "dummy";  // a plan needs no weights
@@ -272,6 +282,7 @@ int RunOffload(const PlanOffloadFlags& flags) {
                          .context = flags.context,
                          .max_sequences = flags.max_num_seqs};
   if (flags.max_step_ms > 0) request.max_step_s = flags.max_step_ms / 1e3;
+  if (flags.cpu_experts) request.cpu_flops = CpuFlops(flags, profile);
   std::optional<ExpertAccesses> accesses;
   if (!flags.trace.empty()) {
     accesses = ReadTrace(flags.trace, model);
@@ -319,6 +330,8 @@ void AddPlanOffloadFlags(CLI::App& command, PlanOffloadFlags& flags) {
       .add_option("--max-step-ms", flags.max_step_ms,
                   "Longest step of decoding sequences alone; 0 = any")
       ->check(Quiet(CLI::NonNegativeNumber));
+  command.add_flag("--cpu-experts", flags.cpu_experts,
+                   "The CPU computes some of the missing experts while the link brings others");
   command.add_option("--router-trace", flags.trace,
                      "Take the cache's hit rate from this trace; without, experts are alike");
   command.add_option("--cache-policy", flags.cache_policy, "lru, lfu or belady, for the trace")

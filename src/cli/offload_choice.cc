@@ -95,8 +95,8 @@ void FitSequences(const ModelSpec& spec, const FitFlags& fit, const HardwareProf
     return own;
   };
   const ModelFootprint footprint = FootprintOf(spec, options);
-  OffloadRequest request = RequestFor(spec, flags.offload, options_of, options.offload.host_slots,
-                                      positions, fit.seqs_given ? engine.max_num_seqs : kMost);
+  OffloadRequest request = RequestFor(spec, flags.offload, machine, options_of, positions,
+                                      fit.seqs_given ? engine.max_num_seqs : kMost);
   int& groups = options.offload.prefill_layer_groups;
   const int most_groups = std::min(std::max(groups, kMostLayerGroups), spec.num_layers);
   const bool is_limited = fit.max_step_ms > 0.0;
@@ -146,6 +146,8 @@ HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& op
                          .expert_bytes = static_cast<size_t>(layout.SlotBytes())});
   if (given) RefuseForeign(*given, here, hardware);
   HardwareProfile& machine = given ? *given : here;
+  const auto host_flops = HostFlops(options.dtype);
+  if (!(machine.*host_flops)) machine.*host_flops = here.*host_flops;
   const bool reads = options.offload.host_slots < ExpertsInAll(model.spec, options);
   if (reads && !machine.disk_bandwidth) {
     machine.disk_bandwidth = MeasureExpertReads(model, options);
@@ -160,17 +162,19 @@ ModelFootprint FootprintOf(const ModelSpec& spec, const RunnerOptions& options) 
 }
 
 OffloadRequest RequestFor(const ModelSpec& spec, const OffloadFlags& flags,
-                          const OptionsOfSequences& options_of, int host_slots, int context,
-                          int most) {
+                          const HardwareProfile& machine, const OptionsOfSequences& options_of,
+                          int context, int most) {
   const std::optional<RunnerOptions> alone = options_of(1);
   if (!alone) throw Error(ErrorCode::kResourceExhausted, "not one sequence fits");
   const std::optional<uint64_t> budget = VramBudget(flags);
   if (budget) SlotsWithin(spec, *alone, *budget);  // says the smallest that works
-  OffloadRequest request{.vram_budget = static_cast<double>(budget.value_or(0)),
-                         .ram_budget = host_slots * FootprintOf(spec, *alone).expert_bytes,
-                         .context = context,
-                         .max_sequences = most,
-                         .evicts_lru = flags.eviction == "lru"};
+  OffloadRequest request{
+      .vram_budget = static_cast<double>(budget.value_or(0)),
+      .ram_budget = alone->offload.host_slots * FootprintOf(spec, *alone).expert_bytes,
+      .context = context,
+      .max_sequences = most,
+      .evicts_lru = flags.eviction == "lru"};
+  if (alone->offload.streaming.cpu_experts) request.cpu_flops = machine.*HostFlops(alone->dtype);
   request.slots = [&spec, options_of, budget](int sequences) {
     const std::optional<RunnerOptions> options = options_of(sequences);
     if (!options) return -1;

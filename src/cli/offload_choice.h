@@ -13,7 +13,8 @@
 namespace sluice {
 
 // The machine that the options run on: what `hardware`, a profile's file, says of it, else what is
-// measured now. Experts that host memory has no slot for are read, some of them, to see how fast.
+// measured now, and so what its host computes where the file does not say. Experts that host memory
+// has no slot for are read, some of them, to see how fast.
 // Throws Error(kInvalidArgument) for a profile of another machine, with what differs.
 HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& options,
                                const std::string& hardware);
@@ -21,12 +22,12 @@ HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& op
 // A runner's options for n sequences; none where it cannot have so many.
 using OptionsOfSequences = std::function<std::optional<RunnerOptions>(int sequences)>;
 
-// What SolveOffload chooses a number of sequences by: at most `most`, each of `context` positions,
-// with the slots that the engine has beside them. `host_slots` as OffloadOptions'. `spec` outlives
-// it. Throws Error(kResourceExhausted) where not one fits, with the smallest budget that works.
+// What SolveOffload chooses a number of sequences on `machine` by: at most `most`, each of
+// `context` positions, with the slots that the engine has beside them. `spec` outlives it. Throws
+// Error(kResourceExhausted) where not one fits, with the smallest budget that works.
 OffloadRequest RequestFor(const ModelSpec& spec, const OffloadFlags& flags,
-                          const OptionsOfSequences& options_of, int host_slots, int context,
-                          int most);
+                          const HardwareProfile& machine, const OptionsOfSequences& options_of,
+                          int context, int most);
 
 // What a server of experts that do not fit is fitted to.
 struct FitFlags {

@@ -22,6 +22,7 @@ struct ModelFootprint {
   double kv_bytes = 0.0;             // a position of one sequence, all layers
   double sequence_bytes = 0.0;       // a sequence's share of a step's activations and logits
   double token_flops = 0.0;          // a token through resident weights and its top_k experts
+  double expert_flops = 0.0;         // a token through one expert
 };
 
 // The footprint with routed experts of `expert_bits` a weight (4.5 for 4-bit blocks with scales),
@@ -40,6 +41,9 @@ struct OffloadRequest {
   std::optional<double> max_step_s;
   // Of the layers: where such a step takes prompts, which need nearly every expert there.
   double prompt_share = 0.0;
+  // The CPU computes missing experts too, at so many FLOP/s, while the link brings others; those of
+  // prompts have so many rows that the link brings them all. None: it computes no experts.
+  std::optional<double> cpu_flops;
   // Of a trace, by experts in the cache. Without it experts are alike and the cache hits by its
   // share of them: cached / all.
   std::optional<CacheCurve> hit_rates;
@@ -57,7 +61,7 @@ struct OffloadStep {
   int cached_experts = 0;         // of all layers together
   double distinct_experts = 0.0;  // expected, of one layer
   double hit_rate = 0.0;          // of distinct experts, found in GPU memory
-  double link_s = 0.0;            // experts that miss, over the link
+  double link_s = 0.0;            // experts that miss, over the link; or shared with the CPU
   double host_s = 0.0;            // the same, read from host memory
   double disk_s = 0.0;            // those that host memory does not hold
   double gpu_memory_s = 0.0;      // weights and KV, read from GPU memory

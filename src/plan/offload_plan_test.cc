@@ -133,7 +133,8 @@ TEST(OffloadPlan, SolverAgreesWithExhaustiveSearch) {
                                .resident_read_bytes = between(1e8, 1e10),
                                .kv_bytes = between(1e4, 1e6),
                                .sequence_bytes = between(1e4, 1e7),
-                               .token_flops = between(1e9, 1e11)};
+                               .token_flops = between(1e9, 1e11),
+                               .expert_flops = between(1e6, 1e9)};
     const HardwareProfile machine{.name = "random",
                                   .gpu_bandwidth = between(2e11, 5e12),
                                   .gpu_flops = between(1e13, 1e15),
@@ -146,6 +147,7 @@ TEST(OffloadPlan, SolverAgreesWithExhaustiveSearch) {
                            .max_sequences = 96};
     if (random() % 2 == 0) request.max_step_s = between(5e-3, 2.0);
     if (random() % 2 == 0) request.prompt_share = between(0.05, 1.0);
+    if (random() % 2 == 0) request.cpu_flops = between(1e11, 1e13);
     const OffloadStep best = BestBySearch(model, machine, request);
     if (best.sequences == 0) {
       EXPECT_THROW(SolveOffload(model, machine, request), Error);
@@ -214,6 +216,32 @@ TEST(OffloadPlan, AStepBesideAPromptNeedsEveryExpertInAShareOfTheLayers) {
   EXPECT_DOUBLE_EQ(PromptShare(Model(), 5, 1), 1.0);
   request.max_step_s = 0.3;
   EXPECT_EQ(LayerGroupsWithin(Model(), Machine(), request, step, 4, 2, 4), 4);
+}
+
+TEST(OffloadPlan, TheCpuAndTheLinkShareOutWhatIsMissing) {
+  ModelFootprint model = Model();
+  model.expert_flops = 1e9;
+  OffloadRequest request{.vram_budget = 24e9, .ram_budget = 60e9, .prompt_share = 0.25};
+  const double missing = 4 * 0.75;  // of one sequence
+  // The CPU reads an expert in 10 ms, the link in 40: in 40 ms five are done, but for host memory,
+  // which gives both three quarters of 100 GB/s.
+  request.cpu_flops = 1e12;
+  OffloadStep step = CostStep(model, Machine(), request, 1, 10);
+  EXPECT_NEAR(step.link_s, missing * 0.008, 1e-12);
+  EXPECT_NEAR(step.host_s, missing * 1e9 / 75e9, 1e-12);
+  EXPECT_STREQ(step.bound, "host memory");
+  // A prompt's ten experts of one layer come over the link.
+  EXPECT_NEAR(step.beside_prompt_s, 0.75 * (3 * 0.008 + 10 * 0.04), 1e-12);
+  EXPECT_STREQ(step.beside_prompt_bound, "link");
+  // Products take longer than reading: 120 ms for a row of each.
+  request.cpu_flops = 1e9 / 0.12;
+  step = CostStep(model, Machine(), request, 1, 10);
+  EXPECT_NEAR(step.link_s, missing * 0.03, 1e-12);
+  EXPECT_STREQ(step.bound, "link");
+  // The more rows, the less of it is the CPU's.
+  const OffloadStep many = CostStep(model, Machine(), request, 100, 10);
+  const double rows = 100 / many.distinct_experts;
+  EXPECT_NEAR(many.link_s, 4 * many.distinct_experts * 0.75 / (1 / 0.04 + 1 / (rows * 0.12)), 1e-9);
 }
 
 TEST(OffloadPlan, SaysFromWhereTheLinkIsHidden) {
