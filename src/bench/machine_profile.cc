@@ -59,12 +59,15 @@ HardwareProfile MeasureForOffload(const OffloadProbe& probe) {
   // Of memory and not of a cache: server processors have some hundred MB of it.
   const int64_t memory_bytes =
       std::max(int64_t{256} << 20, 4 * static_cast<int64_t>(LastLevelCacheBytes()));
-  ThreadPool pool(probe.num_threads);
   HardwareProfile profile{.name = "this-machine",
                           .origin = ProfileOrigin::kMeasured,
                           .source = "measured at the start"};
   profile.host_memory = static_cast<double>(QueryMemory().total_bytes);
-  profile.host_bandwidth = MeasureReadBandwidth(pool, memory_bytes);
+  {
+    ThreadPool readers(probe.cuda ? AvailableCores() : probe.num_threads);
+    profile.host_bandwidth = MeasureReadBandwidth(readers, memory_bytes);
+  }
+  ThreadPool pool(probe.num_threads);
   Arena host_arena;
   ops::OpContext host{.pool = pool, .arena = host_arena, .tier = probe.tier};
   const double host_flops = MeasureProduct(host, probe.dtype);

@@ -29,7 +29,7 @@ HardwareProfile MeasureMachine(const MachineProfileOptions& options);
 
 // What is to be known of a machine whose experts come over a link.
 struct OffloadProbe {
-  int num_threads = 1;
+  int num_threads = 1;  // that compute; beside a device all cores read the host's memory
   CpuTier tier = CpuTier::kPortable;
   std::optional<int> cuda;  // none = the CPU computes, behind `link`
   SimulatedLink link;
@@ -38,7 +38,7 @@ struct OffloadProbe {
 };
 
 // The figure of a host's products with weights of `dtype`.
-inline std::optional<double> HardwareProfile::*HostFlops(DType dtype) {
+inline HardwareFigure HostFlops(DType dtype) {
   return dtype == DType::kF32 ? &HardwareProfile::host_f32_flops
                               : &HardwareProfile::host_bf16_flops;
 }

@@ -2,10 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
+#include <limits>
 #include <memory>
 #include <set>
 
@@ -180,9 +180,9 @@ void PrintPlan(const PlanOffloadFlags& flags, const std::string& name, const Mod
              plan.best.sequences, plan.best.tokens_per_s,
              plan.best.tokens_per_s / plan.one.tokens_per_s, plan.best.bound, plan.memory_limit);
   if (plan.hides_link) {
-    fmt::print("the link is hidden from {} sequences on\n", *plan.hides_link);
+    fmt::print("what is missing is hidden from {} sequences on\n", *plan.hides_link);
   } else {
-    fmt::print("the link is never hidden\n");
+    fmt::print("what is missing is never hidden\n");
   }
 }
 
@@ -196,6 +196,7 @@ json::object DescribePlan(const std::string& name, const ModelFootprint& model,
                       {"vram_budget", request.vram_budget},
                       {"ram_budget", request.ram_budget},
                       {"context", request.context},
+                      {"cpu_experts", request.cpu_flops.has_value()},
                       {"expert_bytes", model.expert_bytes},
                       {"resident_bytes", model.resident_bytes},
                       {"kv_bytes_per_position", model.kv_bytes},
@@ -261,11 +262,11 @@ void CountSlotsAsRunnersDo(const PlanOffloadFlags& flags, const ModelSpec& spec,
   };
 }
 
-// By which the CPU computes experts of so many bits: those of fewer than 32 as bf16.
+// By which the CPU computes experts of so many bits: those of fewer than 32 as bf16. Where the
+// profile does not say, its memory alone bounds it.
 double CpuFlops(const PlanOffloadFlags& flags, const HardwareProfile& profile) {
-  const auto flops = HostFlops(flags.expert_bits == 32 ? DType::kF32 : DType::kBF16);
-  RequireFigures(profile, std::array{flops}, "--cpu-experts");
-  return *(profile.*flops);
+  const HardwareFigure flops = HostFlops(flags.expert_bits == 32 ? DType::kF32 : DType::kBF16);
+  return (profile.*flops).value_or(std::numeric_limits<double>::infinity());
 }
 
 int RunOffload(const PlanOffloadFlags& flags) {
@@ -331,7 +332,8 @@ void AddPlanOffloadFlags(CLI::App& command, PlanOffloadFlags& flags) {
                   "Longest step of decoding sequences alone; 0 = any")
       ->check(Quiet(CLI::NonNegativeNumber));
   command.add_flag("--cpu-experts", flags.cpu_experts,
-                   "The CPU computes some of the missing experts while the link brings others");
+                   "The CPU computes some of the missing experts while the link brings others, by "
+                   "the profile's host.bf16_flops_per_s, or its memory alone where that is absent");
   command.add_option("--router-trace", flags.trace,
                      "Take the cache's hit rate from this trace; without, experts are alike");
   command.add_option("--cache-policy", flags.cache_policy, "lru, lfu or belady, for the trace")

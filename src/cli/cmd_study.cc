@@ -59,8 +59,7 @@ void UseModel(const LoadBalanceFlags& flags, LoadBalanceRequest& request) {
   }
   if (flags.hardware.empty()) return;
   const HardwareProfile profile = ReadProfile(flags.hardware);
-  using Figure = std::optional<double> HardwareProfile::*;
-  const Figure needed[] = {&HardwareProfile::gpu_bandwidth, &HardwareProfile::gpu_flops};
+  const HardwareFigure needed[] = {&HardwareProfile::gpu_bandwidth, &HardwareProfile::gpu_flops};
   RequireFigures(profile, needed, "the time of an expert");
   const double weights = model.expert_bytes * 8.0 / flags.expert_bits;
   request.cost = {.weights_s = model.expert_bytes / *profile.gpu_bandwidth,

@@ -250,11 +250,12 @@ LoadProgress MakeProgress(const std::string& name) {
 
 // A loop over experts waits for memory, which three cores of four read as fast as all do, and then
 // for the last of its threads. Beside a GPU that would be one whose core was taken by the thread
-// that drives the device, by a copy or by another program: so these have the fourth.
+// that drives the device, by a copy or by another program: so these have the fourth, or one.
 int ThreadsFor(const ModelFlags& flags, bool on_gpu) {
   const int cores = AvailableCores();
   if (flags.threads > 0) return flags.threads;
-  return on_gpu && flags.offload.cpu_experts ? cores - cores / 4 : cores;
+  const int others = on_gpu && flags.offload.cpu_experts ? std::max(1, cores / 4) : 0;
+  return std::max(1, cores - others);
 }
 
 }  // namespace

@@ -136,9 +136,8 @@ HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& op
   std::optional<HardwareProfile> given;
   if (!hardware.empty()) given = ReadProfile(hardware);
   const ExpertLayout layout = ExpertLayoutOf(model.spec, options.dtype);
-  // Beside a GPU the host is memory only: what it gives, whoever reads it.
   HardwareProfile here =
-      MeasureForOffload({.num_threads = options.cuda ? AvailableCores() : options.num_threads,
+      MeasureForOffload({.num_threads = options.num_threads,
                          .tier = options.tier,
                          .cuda = options.cuda,
                          .link = options.offload.link,
@@ -146,7 +145,7 @@ HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& op
                          .expert_bytes = static_cast<size_t>(layout.SlotBytes())});
   if (given) RefuseForeign(*given, here, hardware);
   HardwareProfile& machine = given ? *given : here;
-  const auto host_flops = HostFlops(options.dtype);
+  const HardwareFigure host_flops = HostFlops(options.dtype);
   if (!(machine.*host_flops)) machine.*host_flops = here.*host_flops;
   const bool reads = options.offload.host_slots < ExpertsInAll(model.spec, options);
   if (reads && !machine.disk_bandwidth) {

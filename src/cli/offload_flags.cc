@@ -68,6 +68,10 @@ void CheckFlags(const ModelSpec& spec, const OffloadFlags& flags, const RunnerOp
   if (options.cuda.has_value() && SimulatesLink(flags)) {
     Refuse("--link-bandwidth and --link-latency-us stand for a GPU's link: add --device cpu");
   }
+  if (flags.cpu_experts && flags.policy != "pipeline") {
+    Refuse(fmt::format("--cpu-experts is a part of --offload-policy pipeline, not of {}",
+                       flags.policy));
+  }
   if (flags.cpu_experts && !HasHostTier(flags, options)) {
     Refuse(
         "--cpu-experts computes experts that are behind a link: with --device cpu give "

@@ -236,8 +236,8 @@ std::vector<std::string> ForeignFigures(const HardwareProfile& given,
   if (!given.device.empty() && !measured.device.empty() && given.device != measured.device) {
     foreign.push_back("its device is " + given.device + ", this one is " + measured.device);
   }
-  const auto compare = [&](std::optional<double> HardwareProfile::*figure, double share,
-                           const char* name, const char* unit) {
+  const auto compare = [&](HardwareFigure figure, double share, const char* name,
+                           const char* unit) {
     if (!(given.*figure) || !(measured.*figure)) return;
     const double said = *(given.*figure);
     const double here = *(measured.*figure);
@@ -259,8 +259,7 @@ std::vector<std::string> MissingFigures(const HardwareProfile& profile) {
   return missing;
 }
 
-void RequireFigures(const HardwareProfile& profile,
-                    std::span<std::optional<double> HardwareProfile::*const> needed,
+void RequireFigures(const HardwareProfile& profile, std::span<const HardwareFigure> needed,
                     std::string_view what) {
   std::vector<std::string> missing;
   for (const ProfileFigure& figure : kFigures) {

@@ -59,11 +59,14 @@ struct HardwareProfile {
   std::optional<LayerLatencies> layer;      // of one model, measured
 };
 
+// Which figure of a profile.
+using HardwareFigure = std::optional<double> HardwareProfile::*;
+
 // One figure of a profile: its key in JSON, as in {"gpu": {"memory_bytes": ...}}, and its place.
 struct ProfileFigure {
   const char* group;  // "gpu"
   const char* key;    // "memory_bytes"
-  std::optional<double> HardwareProfile::*value;
+  HardwareFigure value;
 
   std::string Name() const { return std::string(group) + "." + key; }
 };
@@ -91,8 +94,7 @@ std::vector<std::string> MissingFigures(const HardwareProfile& profile);
 
 // Throws Error(kInvalidArgument) naming every one of `needed` that the profile does not have, and
 // `what` needs them.
-void RequireFigures(const HardwareProfile& profile,
-                    std::span<std::optional<double> HardwareProfile::*const> needed,
+void RequireFigures(const HardwareProfile& profile, std::span<const HardwareFigure> needed,
                     std::string_view what);
 
 }  // namespace sluice

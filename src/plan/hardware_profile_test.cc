@@ -86,11 +86,10 @@ TEST(HardwareProfile, NamesWhatIsMissing) {
                           "host.bandwidth_bytes_per_s", "host.bf16_flops_per_s",
                           "host.f32_flops_per_s", "link.to_host_bytes_per_s",
                           "peer.bandwidth_bytes_per_s", "network.bandwidth_bytes_per_s"));
-  using Figure = std::optional<double> HardwareProfile::*;
-  const Figure has[] = {&HardwareProfile::gpu_memory, &HardwareProfile::link_bandwidth};
+  const HardwareFigure has[] = {&HardwareProfile::gpu_memory, &HardwareProfile::link_bandwidth};
   EXPECT_NO_THROW(RequireFigures(profile, has, "arithmetic"));
-  const Figure lacks[] = {&HardwareProfile::host_memory, &HardwareProfile::gpu_flops,
-                          &HardwareProfile::gpu_memory};
+  const HardwareFigure lacks[] = {&HardwareProfile::host_memory, &HardwareProfile::gpu_flops,
+                                  &HardwareProfile::gpu_memory};
   try {
     RequireFigures(profile, lacks, "arithmetic");
     FAIL();

@@ -62,12 +62,12 @@ double DiskShare(const ModelFootprint& model, const OffloadRequest& request) {
 
 void CheckProfile(const ModelFootprint& model, const HardwareProfile& profile,
                   const OffloadRequest& request) {
-  using Figure = std::optional<double> HardwareProfile::*;
-  const Figure needed[] = {&HardwareProfile::gpu_bandwidth, &HardwareProfile::gpu_flops,
-                           &HardwareProfile::host_bandwidth, &HardwareProfile::link_bandwidth};
+  const HardwareFigure needed[] = {&HardwareProfile::gpu_bandwidth, &HardwareProfile::gpu_flops,
+                                   &HardwareProfile::host_bandwidth,
+                                   &HardwareProfile::link_bandwidth};
   RequireFigures(profile, needed, "the cost of a step");
   if (DiskShare(model, request) == 0.0) return;
-  const Figure disk[] = {&HardwareProfile::disk_bandwidth};
+  const HardwareFigure disk[] = {&HardwareProfile::disk_bandwidth};
   RequireFigures(profile, disk, "a model whose experts do not all fit in host memory");
 }
 
@@ -85,15 +85,19 @@ void SetStepTime(OffloadStep& step) {
   step.tokens_per_s = step.sequences / step.step_s;
 }
 
-// Of all that are missing, in the mean: the link brings one after the other, and where the CPU
-// computes some, of `rows` tokens each, both are through at the same time.
-double SecondsOfMissing(const ModelFootprint& model, const HardwareProfile& profile,
-                        const OffloadRequest& request, double rows) {
+// Has the CPU compute some of `experts` missing ones, of `rows` tokens each, so that it and the
+// link are through at the same time; where that is sooner, which it is not where the link takes
+// most of what host memory gives.
+void ShareWithCpu(const ModelFootprint& model, const HardwareProfile& profile, double cpu_flops,
+                  double experts, double rows, OffloadStep& step) {
   const double link = model.expert_bytes / *profile.link_bandwidth;
-  if (!request.cpu_flops) return link;
-  const double cpu = std::max(model.expert_bytes / *profile.host_bandwidth,
-                              rows * model.expert_flops / *request.cpu_flops);
-  return link * cpu / (link + cpu);
+  const double cpu =
+      std::max(model.expert_bytes / *profile.host_bandwidth, rows * model.expert_flops / cpu_flops);
+  const double link_s = step.link_s - experts * link * link / (link + cpu);
+  const double host_s = step.host_s / kBesideLink;
+  if (std::max(link_s, host_s) >= std::max(step.link_s, step.host_s)) return;
+  step.link_s = link_s;
+  step.host_s = host_s;
 }
 
 // What a step costs that takes prompts in `prompt_share` of the layers.
@@ -106,10 +110,12 @@ void SetCosts(const ModelFootprint& model, const HardwareProfile& profile,
   const double moved = expert_bytes * missing;
   const double from_disk = moved * DiskShare(model, request);
   const double kv = static_cast<double>(step.sequences) * request.context * model.kv_bytes;
-  const double rows = step.sequences * model.top_k / step.distinct_experts;
-  step.link_s = missing * (decoding * SecondsOfMissing(model, profile, request, rows) +
-                           prompts * model.expert_bytes / *profile.link_bandwidth);
-  step.host_s = moved / (*profile.host_bandwidth * (request.cpu_flops ? kBesideLink : 1.0));
+  step.link_s = moved / *profile.link_bandwidth;
+  step.host_s = moved / *profile.host_bandwidth;
+  if (request.cpu_flops) {
+    const double rows = step.sequences * model.top_k / step.distinct_experts;
+    ShareWithCpu(model, profile, *request.cpu_flops, decoding * missing, rows, step);
+  }
   step.disk_s = from_disk == 0.0 ? 0.0 : from_disk / *profile.disk_bandwidth;
   step.gpu_memory_s = (model.resident_read_bytes + expert_bytes + kv) / *profile.gpu_bandwidth;
   step.gpu_compute_s = step.sequences * model.token_flops / *profile.gpu_flops;
@@ -217,17 +223,19 @@ OffloadPlan SolveOffload(const ModelFootprint& model, const HardwareProfile& pro
     plan.memory_limit = n;
     if (n == 1) plan.one = step;
     if (request.max_step_s && step.beside_prompt_s > *request.max_step_s) continue;
-    const bool is_link = step.link_s == step.step_s && step.link_s > 0.0;
-    if (!is_link && !plan.hides_link) plan.hides_link = n;
+    const double missing_s = request.cpu_flops ? std::max(step.link_s, step.host_s) : step.link_s;
+    const bool is_hidden = missing_s < step.step_s || missing_s == 0.0;
+    if (is_hidden && !plan.hides_link) plan.hides_link = n;
     if (step.tokens_per_s > plan.best.tokens_per_s * (1.0 + kRounding)) plan.best = step;
   }
   if (plan.best.sequences > 0) return plan;
   throw Error(ErrorCode::kResourceExhausted,
               fmt::format("a step of one sequence takes {:.1f} ms{}, bound by the {}; the limit is "
-                          "{:.1f} ms: raise it, or the budget of GPU memory",
+                          "{:.1f} ms: raise it, or the budget of GPU memory{}",
                           plan.one.beside_prompt_s * 1e3,
                           request.prompt_share > 0.0 ? " beside a prompt" : "",
-                          plan.one.beside_prompt_bound, *request.max_step_s * 1e3));
+                          plan.one.beside_prompt_bound, *request.max_step_s * 1e3,
+                          request.cpu_flops ? "" : ", or add --cpu-experts"));
 }
 
 double PromptShare(const ModelFootprint& model, int num_layers, int groups) {

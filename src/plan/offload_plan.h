@@ -41,8 +41,9 @@ struct OffloadRequest {
   std::optional<double> max_step_s;
   // Of the layers: where such a step takes prompts, which need nearly every expert there.
   double prompt_share = 0.0;
-  // The CPU computes missing experts too, at so many FLOP/s, while the link brings others; those of
-  // prompts have so many rows that the link brings them all. None: it computes no experts.
+  // The CPU computes missing experts too, at so many FLOP/s, while the link brings others. Those of
+  // prompts, with more rows, are counted as all the link's, which is at most too much. None: it
+  // computes no experts.
   std::optional<double> cpu_flops;
   // Of a trace, by experts in the cache. Without it experts are alike and the cache hits by its
   // share of them: cached / all.
@@ -96,7 +97,7 @@ struct OffloadPlan {
   OffloadStep best;               // most tokens/s; of equals, the fewest sequences
   OffloadStep one;                // a single sequence, for comparison
   int memory_limit = 0;           // most sequences that fit
-  std::optional<int> hides_link;  // fewest sequences whose step the link does not bound
+  std::optional<int> hides_link;  // fewest sequences whose step missing experts do not bound
 };
 
 // Chooses n and the cache under the request's limits. Throws Error: kInvalidArgument for a profile

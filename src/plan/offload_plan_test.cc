@@ -184,7 +184,8 @@ TEST(OffloadPlan, SaysWhatDoesNotFitAndWhatIsMissing) {
   EXPECT_EQ(MessageOf(request, Machine()), "");
   request.max_step_s = 1e-3;
   EXPECT_THAT(MessageOf(request, Machine()),
-              HasSubstr("takes 160.0 ms, bound by the link; the limit is 1.0 ms"));
+              HasSubstr("takes 160.0 ms, bound by the link; the limit is 1.0 ms: raise it, or the "
+                        "budget of GPU memory, or add --cpu-experts"));
   request.ram_budget = 30e9;
   EXPECT_THAT(MessageOf(request, Machine()), HasSubstr("has no disk.bandwidth_bytes_per_s"));
   HardwareProfile machine = Machine();
@@ -238,6 +239,12 @@ TEST(OffloadPlan, TheCpuAndTheLinkShareOutWhatIsMissing) {
   step = CostStep(model, Machine(), request, 1, 10);
   EXPECT_NEAR(step.link_s, missing * 0.03, 1e-12);
   EXPECT_STREQ(step.bound, "link");
+  // Where host memory hardly gives more than the link takes, both together are no faster.
+  HardwareProfile narrow = Machine();
+  narrow.host_bandwidth = 30e9;
+  request.cpu_flops = 1e12;
+  EXPECT_NEAR(CostStep(model, narrow, request, 1, 10).step_s, missing * 0.04, 1e-12);
+  request.cpu_flops = 1e9 / 0.12;
   // The more rows, the less of it is the CPU's.
   const OffloadStep many = CostStep(model, Machine(), request, 100, 10);
   const double rows = 100 / many.distinct_experts;
@@ -263,6 +270,14 @@ TEST(OffloadPlan, SaysFromWhereTheLinkIsHidden) {
   EXPECT_EQ(bound(n - 1), "link");
   EXPECT_EQ(plan.one.sequences, 1);
   EXPECT_LT(plan.one.tokens_per_s, plan.best.tokens_per_s);
+}
+
+TEST(OffloadPlan, WhatIsReadForTheCpuIsNotHidden) {
+  OffloadRequest request{.vram_budget = 25e9, .ram_budget = 60e9, .context = 1, .max_sequences = 8};
+  request.cpu_flops = 1e15;
+  const OffloadPlan plan = SolveOffload(Model(), Machine(), request);
+  EXPECT_STREQ(plan.best.bound, "host memory");
+  EXPECT_FALSE(plan.hides_link);
 }
 
 TEST(OffloadPlan, ACacheOfWhatIsAlikeHitsByItsShare) {

@@ -21,8 +21,8 @@ void CheckRequest(const HardwareProfile& profile, const PlacementRequest& reques
                 std::to_string(request.gpus) + " GPUs do not divide over " +
                     std::to_string(request.hosts) + " hosts; every host has as many as the others");
   }
-  using Figure = std::optional<double> HardwareProfile::*;
-  std::vector<Figure> needed = {&HardwareProfile::gpu_bandwidth, &HardwareProfile::gpu_flops};
+  std::vector<HardwareFigure> needed = {&HardwareProfile::gpu_bandwidth,
+                                        &HardwareProfile::gpu_flops};
   if (request.gpus / request.hosts > 1) needed.push_back(&HardwareProfile::peer_bandwidth);
   if (request.hosts > 1) needed.push_back(&HardwareProfile::network_bandwidth);
   RequireFigures(profile, needed, "a placement");

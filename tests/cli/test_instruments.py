@@ -140,7 +140,11 @@ def test_offload_chooses_and_says_what_bounds():
     assert plan["best"]["bound"] == "link"
     assert plan["best"]["sequences"] == plan["memory_limit"]
     assert plan["best"]["tokens_per_s"] >= max(step["tokens_per_s"] for step in plan["steps"])
-    assert plan["hides_link"] is None
+    assert plan["hides_link"] is None and not plan["cpu_experts"]
+    shared = report("plan", "offload", MODELS / "Qwen3-30B-A3B", "--hardware",
+                    PROFILES / "rtx-4090-desktop.json", "--context", 1024, "--cpu-experts")
+    assert shared["best"]["bound"] == "host memory" and shared["cpu_experts"]
+    assert shared["best"]["tokens_per_s"] > 1.5 * plan["best"]["tokens_per_s"]
     table = sluice("plan", "offload", MODELS / "Qwen3-30B-A3B", "--hardware",
                    PROFILES / "h100-16-cores.json", "--vram-budget", "12GB")
     assert "<- best" in table and "measured figures" in table

@@ -78,6 +78,7 @@ def test_doctor_says_the_slots_of_a_budget():
         (["--link-bandwidth", "1GB"], "give --vram-budget or --expert-slots too"),
         (["--expert-slots", "4", "--offload-policy", "resident"], "leave --expert-slots out"),
         (["--expert-slots", "4", "--cpu-experts"], "behind a link"),
+        (["--expert-slots", "4", "--cpu-experts", "--offload-policy", "serial"], "not of serial"),
         (["--vram-budget", "many"], "not a size of memory"),
         (["--offload-policy", "hope"], "--offload-policy"),
     ],
