@@ -15,8 +15,8 @@ overload     arrivals at so many times the best goodput, for --seconds at a stre
              loops of --at-once, in turns: shared machines change their pace within a minute, so that a stretch is
              held against the loops right before and after it, each as long, and the median of --turns counts
 disconnects  clients that go while they connect, send the head, send the body, wait, have the first token, and in
-             mid-stream, beside one that stays, whose longest stall is taken; then nothing of them may be left in
-             /metrics
+             mid-stream, beside one that stays, whose longest wait for a first token and longest stall behind one are
+             taken; then nothing of them may be left in /metrics
 memory       short requests on connections that are kept, growth of the resident memory after a tenth of them
 """
 
@@ -219,6 +219,7 @@ async def begin_to_read(reader):
     start = await read_some(reader)
     if not start.startswith(b"HTTP/1.1 200"):
         raise RuntimeError(f"answered by {start[:200]}")
+    return start
 
 
 async def vanish(server, phase, draw):
@@ -251,22 +252,35 @@ async def vanish(server, phase, draw):
             writer.close()
 
 
+class Stay:
+    """What a client that stays has waited for at most, in ms."""
+
+    def __init__(self):
+        self.first_token_ms = self.stall_ms = 0.0
+
+    def note(self, is_first, ms):
+        if is_first:
+            self.first_token_ms = max(self.first_token_ms, ms)
+        else:
+            self.stall_ms = max(self.stall_ms, ms)
+
+
 async def stay(server, others_are_gone):
-    """A client that reads one stream after another; returns the longest time in ms between two pieces of one."""
-    longest = 0
+    """A client that reads one stream after another."""
+    longest = Stay()
     head, body = completion(server, stream=True)
     while not others_are_gone.is_set():
         reader, writer = await asyncio.open_connection(server.host, server.port)
         try:
             writer.write(head + body)
-            await begin_to_read(reader)
             last = time.monotonic()
             text = b""
             while b"[DONE]" not in text and not others_are_gone.is_set():
-                piece = await read_some(reader)
-                now = time.monotonic()
-                longest = max(longest, 1e3 * (now - last))
-                last = now
+                piece = await (read_some(reader) if text else begin_to_read(reader))
+                if b"data:" in piece:  # and not the head alone, which does not wait for a token
+                    now = time.monotonic()
+                    longest.note(b"data:" not in text, 1e3 * (now - last))
+                    last = now
                 text += piece
                 if not piece or b'"error"' in text:
                     raise RuntimeError(f"a stream that nobody left ended with {text[-200:]}")
@@ -276,7 +290,7 @@ async def stay(server, others_are_gone):
 
 
 async def vanish_all(server, requests):
-    """How many clients went at each phase, what failed, and the longest stall of the one that stays."""
+    """How many clients went at each phase, what failed, and what the one that stays waited for, or None."""
     draw = random.Random(SEED)
     counts = collections.Counter()
     places = asyncio.Semaphore(64)
@@ -291,9 +305,9 @@ async def vanish_all(server, requests):
     tasks = [one(draw.choice(PHASES), random.Random(draw.random())) for _ in range(requests)]
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     gone.set()
-    stall = (await asyncio.gather(stays, return_exceptions=True))[0]
-    failures = [repr(error) for error in [*outcomes, stall] if isinstance(error, Exception)]
-    return counts, failures, stall if isinstance(stall, float) else None
+    longest = (await asyncio.gather(stays, return_exceptions=True))[0]
+    failures = [repr(error) for error in [*outcomes, longest] if isinstance(error, Exception)]
+    return counts, failures, longest if isinstance(longest, Stay) else None
 
 
 def disconnects(arguments, flags):
@@ -302,17 +316,19 @@ def disconnects(arguments, flags):
         server.await_idle()
         before = server.metrics()
         begin = time.monotonic()
-        counts, failures, stall = asyncio.run(vanish_all(server, arguments.requests))
+        counts, failures, longest = asyncio.run(vanish_all(server, arguments.requests))
         seconds = time.monotonic() - begin
         left = server.await_idle()
         after = server.metrics()
         alive = server.process.poll() is None
     grown = after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
     result = {"requests": arguments.requests, "seconds": seconds, "phases": counts, "client_failures": failures[:5],
-              "left": left, "longest_stall_ms": stall,
+              "left": left, "longest_stall_ms": longest and longest.stall_ms,
+              "longest_first_token_ms": longest and longest.first_token_ms,
               "open_files_grown": after["process_open_fds"] - before["process_open_fds"],
               "resident_bytes_grown": grown}
-    result["held"] = {"nothing_left": not left, "alive": alive, "stall": stall is not None and stall <= MOST_STALL_MS,
+    result["held"] = {"nothing_left": not left, "alive": alive,
+                      "stall": longest is not None and longest.stall_ms <= MOST_STALL_MS,
                       "files": result["open_files_grown"] <= 0, "clients": not failures}
     return result
 
