@@ -29,6 +29,13 @@ void MeasureDevice(int ordinal, ThreadPool& pool, HardwareProfile& profile) {
       stream.device().name, kDeviceProduct.rows, kDeviceProduct.width, kDeviceProduct.width);
 }
 
+double MeasureHostProduct(const OffloadProbe& probe) {
+  ThreadPool pool(probe.num_threads);
+  Arena arena;
+  ops::OpContext ctx{.pool = pool, .arena = arena, .tier = probe.tier};
+  return MeasureProduct(ctx, probe.dtype);
+}
+
 }  // namespace
 
 HardwareProfile MeasureMachine(const MachineProfileOptions& options) {
@@ -59,19 +66,15 @@ HardwareProfile MeasureForOffload(const OffloadProbe& probe) {
   // Of memory and not of a cache: server processors have some hundred MB of it.
   const int64_t memory_bytes =
       std::max(int64_t{256} << 20, 4 * static_cast<int64_t>(LastLevelCacheBytes()));
+  ThreadPool pool(probe.cuda ? AvailableCores() : probe.num_threads);
   HardwareProfile profile{.name = "this-machine",
                           .origin = ProfileOrigin::kMeasured,
                           .source = "measured at the start"};
   profile.host_memory = static_cast<double>(QueryMemory().total_bytes);
-  {
-    ThreadPool readers(probe.cuda ? AvailableCores() : probe.num_threads);
-    profile.host_bandwidth = MeasureReadBandwidth(readers, memory_bytes);
+  profile.host_bandwidth = MeasureReadBandwidth(pool, memory_bytes);
+  if (!probe.cuda || probe.cpu_experts) {
+    profile.*HostFlops(probe.dtype) = MeasureHostProduct(probe);
   }
-  ThreadPool pool(probe.num_threads);
-  Arena host_arena;
-  ops::OpContext host{.pool = pool, .arena = host_arena, .tier = probe.tier};
-  const double host_flops = MeasureProduct(host, probe.dtype);
-  profile.*HostFlops(probe.dtype) = host_flops;
   if (probe.cuda) {
     CudaStream stream(*probe.cuda);
     Arena arena(MemoryKind::kCuda);
@@ -85,7 +88,7 @@ HardwareProfile MeasureForOffload(const OffloadProbe& probe) {
   }
   profile.device = CpuModelName();
   profile.gpu_bandwidth = profile.host_bandwidth;
-  profile.gpu_flops = host_flops;
+  profile.gpu_flops = profile.*HostFlops(probe.dtype);
   // A copy takes its latency, and then as long as the link or as memory does.
   const auto bytes = static_cast<double>(probe.expert_bytes);
   const double rate = probe.link.bytes_per_s > 0

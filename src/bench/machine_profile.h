@@ -29,7 +29,8 @@ HardwareProfile MeasureMachine(const MachineProfileOptions& options);
 
 // What is to be known of a machine whose experts come over a link.
 struct OffloadProbe {
-  int num_threads = 1;  // that compute; beside a device all cores read the host's memory
+  int num_threads = 1;       // that compute; beside a device all cores read the host's memory
+  bool cpu_experts = false;  // beside a device: these compute too
   CpuTier tier = CpuTier::kPortable;
   std::optional<int> cuda;  // none = the CPU computes, behind `link`
   SimulatedLink link;
@@ -44,8 +45,8 @@ inline HardwareFigure HostFlops(DType dtype) {
 }
 
 // The figures that the cost of a step needs (plan/offload_plan.h) but the disk's, HostFlops of the
-// probe's dtype, and what tells machines apart, in well under two seconds. On the CPU its memory is
-// the GPU's too.
+// probe's dtype where the host computes, and what tells machines apart, in well under two seconds.
+// On the CPU its memory is the GPU's too.
 HardwareProfile MeasureForOffload(const OffloadProbe& probe);
 
 }  // namespace sluice

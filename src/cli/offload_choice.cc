@@ -138,6 +138,7 @@ HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& op
   const ExpertLayout layout = ExpertLayoutOf(model.spec, options.dtype);
   HardwareProfile here =
       MeasureForOffload({.num_threads = options.num_threads,
+                         .cpu_experts = options.offload.streaming.cpu_experts,
                          .tier = options.tier,
                          .cuda = options.cuda,
                          .link = options.offload.link,

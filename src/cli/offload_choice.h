@@ -14,8 +14,8 @@ namespace sluice {
 
 // The machine that the options run on: what `hardware`, a profile's file, says of it, else what is
 // measured now, and so what its host computes where the file does not say. Experts that host memory
-// has no slot for are read, some of them, to see how fast.
-// Throws Error(kInvalidArgument) for a profile of another machine, with what differs.
+// has no slot for are read, some of them, to see how fast. Throws Error(kInvalidArgument) for a
+// profile of another machine, with what differs.
 HardwareProfile OffloadMachine(const OpenedModel& model, const RunnerOptions& options,
                                const std::string& hardware);
 
