@@ -223,9 +223,8 @@ OffloadPlan SolveOffload(const ModelFootprint& model, const HardwareProfile& pro
     plan.memory_limit = n;
     if (n == 1) plan.one = step;
     if (request.max_step_s && step.beside_prompt_s > *request.max_step_s) continue;
-    const double missing_s = request.cpu_flops ? std::max(step.link_s, step.host_s) : step.link_s;
-    const bool is_hidden = missing_s < step.step_s || missing_s == 0.0;
-    if (is_hidden && !plan.hides_link) plan.hides_link = n;
+    const double missing_s = std::max({step.link_s, step.host_s, step.disk_s});
+    if (missing_s < step.step_s && !plan.hides_link) plan.hides_link = n;
     if (step.tokens_per_s > plan.best.tokens_per_s * (1.0 + kRounding)) plan.best = step;
   }
   if (plan.best.sequences > 0) return plan;

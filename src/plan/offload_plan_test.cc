@@ -280,6 +280,16 @@ TEST(OffloadPlan, WhatIsReadForTheCpuIsNotHidden) {
   EXPECT_FALSE(plan.hides_link);
 }
 
+TEST(OffloadPlan, WhatIsReadFromDiskIsNotHidden) {
+  HardwareProfile machine = Machine();
+  machine.disk_bandwidth = 1e9;
+  const OffloadPlan plan =
+      SolveOffload(Model(), machine,
+                   {.vram_budget = 25e9, .ram_budget = 30e9, .context = 1, .max_sequences = 8});
+  EXPECT_STREQ(plan.best.bound, "disk");
+  EXPECT_FALSE(plan.hides_link);
+}
+
 TEST(OffloadPlan, ACacheOfWhatIsAlikeHitsByItsShare) {
   EXPECT_DOUBLE_EQ(AlikeHitRate(30, 120, 0.5, false), 0.25);
   EXPECT_DOUBLE_EQ(AlikeHitRate(30, 120, 1.0, false), 0.25);
