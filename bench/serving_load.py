@@ -252,22 +252,10 @@ async def vanish(server, phase, draw):
             writer.close()
 
 
-class Stay:
-    """What a client that stays has waited for at most, in ms."""
-
-    def __init__(self):
-        self.first_token_ms = self.stall_ms = 0.0
-
-    def note(self, is_first, ms):
-        if is_first:
-            self.first_token_ms = max(self.first_token_ms, ms)
-        else:
-            self.stall_ms = max(self.stall_ms, ms)
-
-
 async def stay(server, others_are_gone):
-    """A client that reads one stream after another."""
-    longest = Stay()
+    """A client that reads one stream after another; returns the longest times in ms that it waited: for a first
+    token, and then between two pieces of a stream."""
+    longest = {"longest_stall_ms": 0.0, "longest_first_token_ms": 0.0}
     head, body = completion(server, stream=True)
     while not others_are_gone.is_set():
         reader, writer = await asyncio.open_connection(server.host, server.port)
@@ -279,7 +267,8 @@ async def stay(server, others_are_gone):
                 piece = await (read_some(reader) if text else begin_to_read(reader))
                 if b"data:" in piece:  # and not the head alone, which does not wait for a token
                     now = time.monotonic()
-                    longest.note(b"data:" not in text, 1e3 * (now - last))
+                    which = "longest_stall_ms" if b"data:" in text else "longest_first_token_ms"
+                    longest[which] = max(longest[which], 1e3 * (now - last))
                     last = now
                 text += piece
                 if not piece or b'"error"' in text:
@@ -290,7 +279,7 @@ async def stay(server, others_are_gone):
 
 
 async def vanish_all(server, requests):
-    """How many clients went at each phase, what failed, and what the one that stays waited for, or None."""
+    """How many clients went at each phase, what failed, and how long the one that stays waited, if it could."""
     draw = random.Random(SEED)
     counts = collections.Counter()
     places = asyncio.Semaphore(64)
@@ -307,7 +296,7 @@ async def vanish_all(server, requests):
     gone.set()
     longest = (await asyncio.gather(stays, return_exceptions=True))[0]
     failures = [repr(error) for error in [*outcomes, longest] if isinstance(error, Exception)]
-    return counts, failures, longest if isinstance(longest, Stay) else None
+    return counts, failures, longest if isinstance(longest, dict) else {"longest_stall_ms": None}
 
 
 def disconnects(arguments, flags):
@@ -323,12 +312,11 @@ def disconnects(arguments, flags):
         alive = server.process.poll() is None
     grown = after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
     result = {"requests": arguments.requests, "seconds": seconds, "phases": counts, "client_failures": failures[:5],
-              "left": left, "longest_stall_ms": longest and longest.stall_ms,
-              "longest_first_token_ms": longest and longest.first_token_ms,
+              "left": left, **longest,
               "open_files_grown": after["process_open_fds"] - before["process_open_fds"],
               "resident_bytes_grown": grown}
-    result["held"] = {"nothing_left": not left, "alive": alive,
-                      "stall": longest is not None and longest.stall_ms <= MOST_STALL_MS,
+    stall = longest["longest_stall_ms"]
+    result["held"] = {"nothing_left": not left, "alive": alive, "stall": stall is not None and stall <= MOST_STALL_MS,
                       "files": result["open_files_grown"] <= 0, "clients": not failures}
     return result
 
