@@ -39,7 +39,7 @@ CudaDeviceInfo FindCudaDevice(int ordinal);
 uint64_t CudaFreeBytes(int ordinal);
 
 // An ordered queue of kernels and copies on one device. Making one makes its device the thread's
-// current one. Used by one thread.
+// current one. Used by one thread, but for UseDevice.
 class CudaStream {
  public:
   explicit CudaStream(int ordinal = 0);

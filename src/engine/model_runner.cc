@@ -150,16 +150,17 @@ void ModelRunner::PrepareExperts(const WeightSource& source, const OnBytesRead& 
                            .eviction = offload.eviction},
       *expert_source_, pool_);
   if (!all_have_slots && offload.streaming.cpu_experts && host != nullptr) {
-    cpu_experts_ =
-        std::make_unique<CpuExperts>(layout, host->slab(), host->num_slots(), pool_, options_.tier);
-    if (stream_ != nullptr) side_ = std::make_unique<SideThread>();
+    cpu_share_ = std::make_unique<CpuShare>(*experts_, pool_,
+                                            CpuShare::Options{.tier = options_.tier,
+                                                              .top_k = spec_.moe.top_k,
+                                                              .beside_device = stream_ != nullptr,
+                                                              .timeline = options_.timeline});
   }
   if (!all_have_slots) {
     streamed_ = std::make_unique<StreamedExperts>(
         *experts_, StreamedExperts::Options{.streaming = offload.streaming,
                                             .top_k = spec_.moe.top_k,
-                                            .cpu = cpu_experts_.get(),
-                                            .side = side_.get(),
+                                            .cpu_share = cpu_share_.get(),
                                             .timeline = options_.timeline});
   }
   dispatcher_ = group == nullptr ? MakeLocalDispatcher(spec_.moe.num_experts)

@@ -14,7 +14,6 @@
 
 #include "arch/model_spec.h"
 #include "base/machine.h"
-#include "base/side_thread.h"
 #include "base/thread_pool.h"
 #include "checkpoint/weight_source.h"
 #include "device/buffer.h"
@@ -211,8 +210,7 @@ class ModelRunner {
   std::unique_ptr<HostExperts> host_experts_;
   std::unique_ptr<ExpertLink> link_;
   std::unique_ptr<ExpertStore> experts_;
-  std::unique_ptr<CpuExperts> cpu_experts_;  // null where the CPU computes none
-  std::unique_ptr<SideThread> side_;         // that it does so on, beside a device
+  std::unique_ptr<CpuShare> cpu_share_;  // null where the CPU computes no experts of a step
   std::unique_ptr<StreamedExperts> streamed_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
   std::unique_ptr<RoutingSource> routing_;

@@ -8,7 +8,7 @@
 
 #include "base/check.h"
 #include "moe/moe_layer.h"
-#include "ops/common/copy_few_bytes.h"
+#include "moe/row_offsets.h"
 #include "ops/common/upload.h"
 
 namespace sluice {
@@ -24,14 +24,6 @@ StreamingOptions Settle(StreamingOptions options) {
   return options;
 }
 
-// Tokens of a step whose hidden states go to the host for experts that it computes: as many as the
-// steps of a server have. With more, experts have so many rows that the link serves nearly all of
-// them sooner.
-constexpr int64_t kMostHostTokens = 2048;
-
-// Of what the last copies took, in the mean.
-constexpr double kNewestCopies = 0.125;
-
 size_t CeilDiv(size_t a, size_t b) {
   return (a + b - 1) / b;
 }
@@ -43,50 +35,7 @@ TensorView SendSlots(std::span<const int32_t> slots, ops::OpContext& ctx) {
   return sent;
 }
 
-// The rows of each expert, ascending from 0 [experts + 1]: they are sorted by expert, those of an
-// expert by token and choice.
-std::vector<int32_t> RowOffsets(std::span<const int32_t> counts) {
-  std::vector<int32_t> offsets(counts.size() + 1);
-  std::partial_sum(counts.begin(), counts.end(), offsets.begin() + 1);
-  return offsets;
-}
-
-// Where the host can read x once it has waited for what is queued: x itself, or its copy in
-// `pinned`, which grows to hold it.
-ConstTensorView OnHost(ConstTensorView x, Tensor& pinned, ops::OpContext& ctx) {
-  if (!ctx.OnCuda()) return x;
-  if (pinned.view().empty() || pinned.view().NumBytes() < x.NumBytes()) {
-    pinned = Tensor(x.dtype(), {x.NumElements()}, MemoryKind::kPinned);
-  }
-  if constexpr (kCudaBuilt) {
-    ops::cuda::CopyFewBytes(pinned.view().raw(), x.raw(), static_cast<size_t>(x.NumBytes()),
-                            *ctx.cuda);
-  }
-  return TensorView(pinned.view().raw(), x.dtype(), x.shape());
-}
-
 }  // namespace
-
-// The host's share of a layer. Its rows of y lie as all rows do, or beside a device without gaps,
-// in memory of the host. Ends when nobody computes it any more.
-struct StreamedExperts::HostWork {
-  std::vector<int32_t> slots;    // [experts of the layer] in the host's tier, or -1
-  std::vector<int32_t> offsets;  // [experts of the layer + 1]
-  std::vector<int32_t> gather;
-  TensorView y;
-  // Beside a device.
-  SideThread* side = nullptr;
-  std::optional<Arena::Scope> staging;
-  TensorView device_rows;  // [rows] i32, of the staging memory
-
-  ~HostWork() {
-    if (side == nullptr) return;
-    try {
-      side->Finish();
-    } catch (...) {  // the step has failed of something else
-    }
-  }
-};
 
 // One layer of a step. Leases end with it.
 struct StreamedExperts::LayerRun {
@@ -102,10 +51,7 @@ struct StreamedExperts::LayerRun {
   std::vector<int32_t> away;
   std::vector<int32_t> reading;
   std::vector<int32_t> held;
-  // What the host computes, of experts in its memory.
-  std::vector<int32_t> on_host;
-  std::optional<HostLease> host_lease;
-  std::optional<HostWork> host;
+  std::unique_ptr<CpuShare::Layer> cpu_share;  // null where the CPU computes none
 
   size_t NumOutstanding() const { return away.size() + reading.size() + held.size(); }
 };
@@ -114,8 +60,7 @@ StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
     : store_(store),
       options_{.streaming = Settle(options.streaming),
                .top_k = options.top_k,
-               .cpu = options.cpu,
-               .side = options.side,
+               .cpu_share = options.cpu_share,
                .timeline = options.timeline},
       next_(store.experts().num_layers(), store.num_experts(), options.top_k),
       window_(store.experts().num_layers()),
@@ -130,9 +75,7 @@ void StreamedExperts::Choose(int layer, ConstTensorView ids, ConstTensorView h,
                              ops::OpContext& ctx) {
   layer_ = layer;
   AddPart(ids, ctx);
-  const bool is_host_at_work = options_.cpu != nullptr && ids.dim(0) <= kMostHostTokens;
-  host_h_ = is_host_at_work ? OnHost(h, pinned_h_, ctx) : ConstTensorView();
-  if (is_host_at_work) h_known_.Mark(ctx);
+  if (options_.cpu_share != nullptr) options_.cpu_share->Bring(h, ctx);
 }
 
 void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
@@ -151,24 +94,23 @@ void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
   Count(run.ids);
   store_.NoteUse(layer_, counts_);
   FindNeeded(run);
-  TakeHostShare(run);
-  BeginHostShare(run);
+  BeginCpuShare(run);
   AskForMissing(run);
   // The link has work by now, and nothing that follows holds it up.
   EndReady(run);
   NoteTimes();
   // What a device computes with at once does not wait for a forecast.
   if (ctx.OnCuda() && !run.held.empty() && !Waits(run)) RunWave(run, NextWave(run));
-  // Where the CPU is the device, this thread computes the host's share: once the link has work.
-  const bool is_host_here = !ctx.OnCuda();
-  if (is_host_here && run.away.empty() && waits_.transfers > 0) EndHostShare(run);
+  // Where the CPU is the device, this thread computes its share: once the link has work.
+  const bool is_share_here = !ctx.OnCuda();
+  if (is_share_here && run.away.empty() && waits_.transfers > 0) EndCpuShare(run);
   bool looked_ahead = false;
   while (run.NumOutstanding() > 0) {
     AskForMissing(run);
     if (run.away.empty() && !std::exchange(looked_ahead, true)) {
       LookAhead(run.nth, run.ids);
       AskAhead();
-      if (is_host_here) EndHostShare(run);
+      if (is_share_here) EndCpuShare(run);
     }
     AskAhead();
     if (Waits(run)) {
@@ -183,7 +125,7 @@ void StreamedExperts::Run(const ExpertRows& rows, ops::OpContext& ctx) {
   }
   if (!looked_ahead) LookAheadLater(run);
   AskAhead();
-  EndHostShare(run);
+  EndCpuShare(run);
   ran_ = true;
 }
 
@@ -211,7 +153,7 @@ void StreamedExperts::AddPart(ConstTensorView ids, ops::OpContext& ctx) {
   if (num_parts_ == 0) std::swap(chosen_, chosen_before_);
   if (parts_.size() == num_parts_) parts_.emplace_back();
   Part& part = parts_[num_parts_++];
-  const ConstTensorView host = OnHost(ids, part.pinned, ctx);
+  const ConstTensorView host = part.copy.Of(ids, ctx);
   part.ids = {host.data<int32_t>(), static_cast<size_t>(ids.NumElements())};
   (num_parts_ == 1 ? chosen_ : part.known).Mark(ctx);
   LookAheadNow();
@@ -299,24 +241,13 @@ void StreamedExperts::NoteTimes() {
     const double waited = times_[i].began.SecondsSince(times_[i].came);
     (i == 0 && !before.began_ready ? stats.between_s : stats.wait_s) += waited;
   }
-  if (before.host) stats.wait_s += host_times_.began.SecondsSince(host_times_.came);
+  if (before.cpu_share) stats.wait_s += options_.cpu_share->SecondsWaited();
   const bool waited = before.transfers > 0 && before.waves > 0;
   const ComputeMoment& idle = waited ? times_[before.waves - 1].began : chosen_before_;
   window_.NoteTransfers(idle.SecondsSince(chosen_before_), before.transfers);
   if ((before.nth + 1) % stats_.layers.size() == waits_.nth) {
     window_.NoteWindow(static_cast<int>(waits_.nth), chosen_.SecondsSince(idle));
   }
-}
-
-// Of the link's own time, not of what is computed beside it.
-void StreamedExperts::NoteCopies() {
-  if (store_.link() == nullptr) return;
-  const LinkUse use = store_.link()->Use();
-  if (use.copies == link_use_.copies) return;
-  const double each =
-      (use.busy_s - link_use_.busy_s) / static_cast<double>(use.copies - link_use_.copies);
-  copy_s_ = copy_s_ == 0.0 ? each : copy_s_ + kNewestCopies * (each - copy_s_);
-  link_use_ = use;
 }
 
 // Sorts the experts that the layer needs by where they are.
@@ -383,122 +314,43 @@ void StreamedExperts::JudgePrefetch(const LayerRun& run) {
   asked_ahead_.clear();
 }
 
-// Takes the missing experts that the host computes away from those that are asked for. While there
-// are free slots the link brings all of them: what it brings need not come again.
-void StreamedExperts::TakeHostShare(LayerRun& run) {
-  if (host_h_.empty() || run.away.empty() || store_.NumFreeSlots() > 0) return;
-  const HostExperts& host = *store_.host();
-  // `away` begins with the fewest tokens.
-  std::vector<int32_t> candidates;
-  for (const int32_t expert : run.away) {
-    if (host.SlotOf(store_.experts().IndexOf(run.layer, expert)) >= 0) candidates.push_back(expert);
-  }
-  // Those beyond a small host tier are read by way of its slots, of which half stay free for that.
-  if (!host.HoldsAll()) {
-    candidates.resize(std::min(candidates.size(), static_cast<size_t>(host.num_slots() / 2)));
-  }
-  if (candidates.empty()) return;
-  std::vector<int> tokens;
-  for (auto it = candidates.rbegin(); it != candidates.rend(); ++it) tokens.push_back(counts_[*it]);
-  NoteCopies();
-  const size_t queued = waits_.transfers - candidates.size();
-  const int share =
-      HostShare(tokens, static_cast<double>(queued) * copy_s_, options_.cpu->Costs(copy_s_));
-  if (share == 0) return options_.cpu->NoteLeftOut();
-  candidates.resize(static_cast<size_t>(share));
-  std::vector<int32_t> indices;
-  for (const int32_t expert : candidates) {
-    indices.push_back(store_.experts().IndexOf(run.layer, expert));
-  }
-  run.host_lease.emplace(store_.host()->Pin(indices));
+// What the CPU computes of the missing experts is not asked for.
+void StreamedExperts::BeginCpuShare(LayerRun& run) {
+  if (options_.cpu_share == nullptr) return;
+  run.cpu_share = options_.cpu_share->Begin({.layer = run.layer,
+                                             .ids = run.ids,
+                                             .counts = counts_,
+                                             .away = run.away,
+                                             .transfers = waits_.transfers},
+                                            run.rows, run.ctx);
+  if (run.cpu_share == nullptr) return;
+  const std::span<const int32_t> experts = run.cpu_share->experts();
   std::erase_if(run.away, [&](int32_t expert) {
-    return std::find(candidates.begin(), candidates.end(), expert) != candidates.end();
+    return std::binary_search(experts.begin(), experts.end(), expert);
   });
-  std::sort(candidates.begin(), candidates.end());
-  run.on_host = std::move(candidates);
   LayerOffloadStats& stats = StatsOf(run.nth);
-  stats.misses -= static_cast<uint64_t>(share);
-  stats.cpu += static_cast<uint64_t>(share);
-  waits_.transfers -= static_cast<size_t>(share);
+  stats.misses -= experts.size();
+  stats.cpu += experts.size();
+  waits_.transfers -= experts.size();
 }
 
-// Where the link has nothing else to do, it brings one of the host's experts for the next time, in
+// Once, however often it is called.
+void StreamedExperts::EndCpuShare(LayerRun& run) {
+  if (run.cpu_share == nullptr) return;
+  KeepOne(run);
+  run.cpu_share->Finish();
+  waits_.cpu_share = run.ctx.OnCuda();
+  run.cpu_share.reset();
+}
+
+// Where the link has nothing else to do, it brings one of the CPU's experts for the next time, in
 // the place of one that is expected to be used later. Without that, slots would keep what they were
-// filled with wherever the host alone is the quicker.
+// filled with wherever the CPU alone is the quicker.
 void StreamedExperts::KeepOne(LayerRun& run) {
   if (waits_.transfers > 0 || !asked_ahead_.empty()) return;
-  for (const int32_t expert : run.on_host) {
+  for (const int32_t expert : run.cpu_share->experts()) {
     if (Ask(run.layer, run.nth, expert, FetchReason::kPrefetch)) return;
   }
-}
-
-// Plans the host's share. Beside a device it begins at once, on a thread of its own: this one has
-// the link and the device to look after.
-void StreamedExperts::BeginHostShare(LayerRun& run) {
-  if (run.on_host.empty()) return;
-  HostWork& work = run.host.emplace();
-  work.slots.assign(counts_.size(), -1);
-  std::vector<int32_t> counts(counts_.size());
-  for (const int32_t expert : run.on_host) {
-    counts[expert] = counts_[expert];
-    work.slots[expert] = store_.host()->SlotOf(store_.experts().IndexOf(run.layer, expert));
-  }
-  const bool elsewhere = run.ctx.OnCuda();
-  const std::vector<int32_t> all_offsets = RowOffsets(counts_);
-  work.offsets = elsewhere ? RowOffsets(counts) : all_offsets;
-  std::vector<int32_t> next(work.offsets.begin(), work.offsets.end() - 1);
-  work.gather.resize(work.offsets.back());
-  for (size_t i = 0; i < run.ids.size(); ++i) {
-    if (work.slots[run.ids[i]] < 0) continue;
-    work.gather[next[run.ids[i]]++] = static_cast<int32_t>(i) / options_.top_k;
-  }
-  work.y = run.rows.y;
-  if (!elsewhere) return;
-  SLUICE_CHECK(options_.side != nullptr);
-  Arena& staging = *run.ctx.staging;
-  work.staging.emplace(staging);
-  const int64_t rows = work.offsets.back();
-  work.y = staging.Allocate(work.y.dtype(), {rows, work.y.dim(1)});
-  work.device_rows = staging.Allocate(DType::kI32, {rows});
-  int32_t* device_row = work.device_rows.data<int32_t>();
-  for (const int32_t expert : run.on_host) {
-    std::iota(device_row, device_row + counts[expert], all_offsets[expert]);
-    device_row += counts[expert];
-  }
-  work.side = options_.side;
-  work.side->Begin([this, &work, stream = run.ctx.cuda] {
-    stream->UseDevice();
-    Compute(work);
-  });
-}
-
-void StreamedExperts::Compute(const HostWork& work) {
-  const TimelineSpan span(options_.timeline, "experts on the CPU");
-  h_known_.Await();
-  options_.cpu->Run({.x = host_h_, .gather = work.gather, .offsets = work.offsets}, work.slots,
-                    work.y);
-}
-
-// Computes the host's share where no other thread does; beside a device waits for it and has its
-// rows brought to the others.
-void StreamedExperts::EndHostShare(LayerRun& run) {
-  if (!run.host) return;
-  KeepOne(run);
-  HostWork& work = *run.host;
-  if (work.side == nullptr) {
-    Compute(work);
-  } else {
-    host_times_.came.Mark(run.ctx);
-    work.side->Finish();
-    host_times_.began.Mark(run.ctx);
-    waits_.host = true;
-    if constexpr (kCudaBuilt) {
-      const TensorView& y = run.rows.y;
-      ops::cuda::ScatterRows(y.raw(), work.y.raw(), work.device_rows.data<int32_t>(), work.y.dim(0),
-                             static_cast<size_t>(y[0].NumBytes()), *run.ctx.cuda);
-    }
-  }
-  run.host.reset();
 }
 
 // Begins to bring an expert, if there is a slot for it.
@@ -529,7 +381,7 @@ void StreamedExperts::AskForMissing(LayerRun& run) {
 // or the host's own share it would be late.
 void StreamedExperts::LookAheadLater(const LayerRun& run) {
   const bool is_last = run.nth + 1 == stats_.layers.size();
-  if (run.ctx.OnCuda() && !is_last && run.on_host.empty()) {
+  if (run.ctx.OnCuda() && !is_last && run.cpu_share == nullptr) {
     unseen_ids_.assign(run.ids.begin(), run.ids.end());
   } else {
     LookAhead(run.nth, run.ids);

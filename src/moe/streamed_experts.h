@@ -7,12 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "base/side_thread.h"
-#include "device/buffer.h"
 #include "device/tensor.h"
 #include "device/timeline.h"
 #include "moe/compute_moment.h"
-#include "moe/cpu_experts.h"
+#include "moe/cpu_share.h"
+#include "moe/host_copy.h"
 #include "moe/next_experts.h"
 #include "moe/prefetch_window.h"
 #include "moe/streaming_options.h"
@@ -38,11 +37,8 @@ namespace sluice {
 //     device's waves are queued ahead of their experts, each a quarter of what is outstanding, so
 //     that the last are single experts; and at most half of what is pinned, so that there are slots
 //     for others meanwhile.
-// Where the CPU computes experts as well, it takes those of the missing ones that have the fewest
-// tokens, as many as let it and the link be through together (HostShare), and is at work while the
-// link brings the others: beside a device on a thread of its own, from when the choice is known.
-// What it computes finds no slot. So as long as slots are free the link
-// brings everything, and later it brings one of the CPU's experts where it has nothing else to do.
+// Where the CPU computes some of the missing experts (CpuShare), the others are asked for
+// meanwhile, and one of the CPU's where the link has nothing else to do.
 //
 // On demand, nothing is brought ahead and a wave waits for all that have found a slot. Serially,
 // that goes for every expert of the layer.
@@ -55,9 +51,8 @@ class StreamedExperts {
   struct Options {
     StreamingOptions streaming;  // its policy is not kResident
     int top_k = 0;
-    CpuExperts* cpu = nullptr;     // computes in the store's host tier; null = nobody does
-    SideThread* side = nullptr;    // that it does so on; null where the CPU is the device
-    Timeline* timeline = nullptr;  // may be null
+    CpuShare* cpu_share = nullptr;  // null where the CPU computes none
+    Timeline* timeline = nullptr;   // may be null
   };
   // The store and what the options name must outlive this.
   StreamedExperts(ExpertStore& store, const Options& options);
@@ -88,19 +83,17 @@ class StreamedExperts {
   const OffloadStats& stats() const { return stats_; }
 
  private:
-  // When compute came to a wave, and when the wave's experts were there; likewise a device's to the
-  // host's share.
+  // When compute came to a wave, and when the wave's experts were there.
   struct WaveTimes {
     ComputeMoment came;
     ComputeMoment began;
   };
   // What some of a layer's tokens chose.
   struct Part {
-    ComputeMoment known;           // when it had come to the host; of the first one it is chosen_
-    Tensor pinned;                 // what a device's copy goes to
+    ComputeMoment known;  // when it had come to the host; of the first one it is chosen_
+    HostCopy copy;
     std::span<const int32_t> ids;  // [*, top_k] of the host's, once known
   };
-  struct HostWork;
   struct LayerRun;
   // What a layer's computing waited for.
   struct LayerWaits {
@@ -108,7 +101,7 @@ class StreamedExperts {
     size_t waves = 0;  // of times_
     size_t transfers = 0;
     bool began_ready = false;  // with experts that were there: no wave of times_ was its first
-    bool host = false;         // host_times_ are of it
+    bool cpu_share = false;    // a device for the CPU's; CpuShare has the time
   };
   // An expert that the next layer may need.
   struct Guess {
@@ -129,14 +122,11 @@ class StreamedExperts {
   void QueueReady(LayerRun& run);
   void EndReady(const LayerRun& run);
   void NoteTimes();
-  void NoteCopies();
   void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
-  void TakeHostShare(LayerRun& run);
+  void BeginCpuShare(LayerRun& run);
+  void EndCpuShare(LayerRun& run);
   void KeepOne(LayerRun& run);
-  void BeginHostShare(LayerRun& run);
-  void Compute(const HostWork& work);
-  void EndHostShare(LayerRun& run);
   bool Ask(int layer, size_t nth, int32_t expert, FetchReason reason);
   void AskForMissing(LayerRun& run);
   void LookAhead(size_t nth, std::span<const int32_t> ids);
@@ -158,9 +148,6 @@ class StreamedExperts {
 
   // Of the layer in hand.
   int layer_ = -1;
-  Tensor pinned_h_;                   // what a device's copy of h goes to
-  ConstTensorView host_h_;            // h where the host reads it; empty where it does not
-  ComputeMoment h_known_;             // from when on
   std::vector<Part> parts_;           // kept for their memory
   size_t num_parts_ = 0;              // those that are known or on their way to the host
   size_t parts_asked_ = 0;            // whose experts were asked for
@@ -169,10 +156,6 @@ class StreamedExperts {
   std::vector<int32_t> counts_;       // [experts] tokens
   std::vector<int32_t> slots_;        // [experts] slots of a wave, or -1
   std::vector<int32_t> ready_slots_;  // [experts] likewise, of those QueueReady found there
-
-  // What the host's share is chosen by.
-  LinkUse link_use_;     // as of the layer before
-  double copy_s_ = 0.0;  // what a copy takes, lately; 0 while none has arrived
 
   // What is brought ahead.
   std::vector<int32_t> unseen_ids_;  // what the layer before chose, if by that nothing was yet
@@ -184,7 +167,6 @@ class StreamedExperts {
   ComputeMoment chosen_;         // the router had chosen for the first tokens
   ComputeMoment chosen_before_;  // the same of the layer before
   std::vector<WaveTimes> times_;
-  WaveTimes host_times_;
   LayerWaits waits_;                   // of the one in hand, or that ran last
   bool ran_ = false;                   // to its end
   std::optional<LayerWaits> unnoted_;  // of the one before, until they are noted
