@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -62,12 +61,11 @@ StreamedExperts::StreamedExperts(ExpertStore& store, const Options& options)
                .top_k = options.top_k,
                .cpu_share = options.cpu_share,
                .timeline = options.timeline},
-      next_(store.experts().num_layers(), store.num_experts(), options.top_k),
-      window_(store.experts().num_layers()),
       asked_early_(static_cast<size_t>(store.num_experts())),
       counts_(static_cast<size_t>(store.num_experts())),
       slots_(static_cast<size_t>(store.num_experts())),
-      ready_slots_(static_cast<size_t>(store.num_experts())) {
+      ready_slots_(static_cast<size_t>(store.num_experts())),
+      ahead_(store, options.top_k) {
   stats_.layers.resize(static_cast<size_t>(store.experts().num_layers()));
 }
 
@@ -244,16 +242,16 @@ void StreamedExperts::NoteTimes() {
   if (before.cpu_share) stats.wait_s += options_.cpu_share->SecondsWaited();
   const bool waited = before.transfers > 0 && before.waves > 0;
   const ComputeMoment& idle = waited ? times_[before.waves - 1].began : chosen_before_;
-  window_.NoteTransfers(idle.SecondsSince(chosen_before_), before.transfers);
+  ahead_.window().NoteTransfers(idle.SecondsSince(chosen_before_), before.transfers);
   if ((before.nth + 1) % stats_.layers.size() == waits_.nth) {
-    window_.NoteWindow(static_cast<int>(waits_.nth), chosen_.SecondsSince(idle));
+    ahead_.window().NoteWindow(static_cast<int>(waits_.nth), chosen_.SecondsSince(idle));
   }
 }
 
 // Sorts the experts that the layer needs by where they are.
 void StreamedExperts::FindNeeded(LayerRun& run) {
   LayerOffloadStats& stats = StatsOf(run.nth);
-  JudgePrefetch(run);
+  stats.prefetch_used += ahead_.Judge(run.nth, counts_, asked_early_);
   const bool whole = options_.streaming.policy == OffloadPolicy::kSerial;
   uint64_t early = 0;  // asked for, though the layer's last choice was not known
   for (int32_t expert = 0; expert < store_.num_experts(); ++expert) {
@@ -294,26 +292,6 @@ void StreamedExperts::FindNeeded(LayerRun& run) {
   SortForAsking(run.away);
 }
 
-// What was brought ahead for the layer, now that it is known what it needs.
-void StreamedExperts::JudgePrefetch(const LayerRun& run) {
-  if (ahead_nth_ == run.nth) {
-    double expected = 0.0;
-    size_t used = 0;
-    for (const Guess& guess : asked_ahead_) {
-      const auto e = static_cast<size_t>(guess.expert);
-      expected += guess.chance;
-      if (counts_[e] > 0 && asked_early_[e] == 0 &&
-          store_.PlaceOf(run.layer, guess.expert) != ExpertStore::Place::kAway) {
-        ++used;
-      }
-    }
-    window_.NoteGuesses(expected, used);
-    StatsOf(run.nth).prefetch_used += used;
-  }
-  ahead_.clear();
-  asked_ahead_.clear();
-}
-
 // What the CPU computes of the missing experts is not asked for.
 void StreamedExperts::BeginCpuShare(LayerRun& run) {
   if (options_.cpu_share == nullptr) return;
@@ -347,7 +325,7 @@ void StreamedExperts::EndCpuShare(LayerRun& run) {
 // the place of one that is expected to be used later. Without that, slots would keep what they were
 // filled with wherever the CPU alone is the quicker.
 void StreamedExperts::KeepOne(LayerRun& run) {
-  if (waits_.transfers > 0 || !asked_ahead_.empty()) return;
+  if (waits_.transfers > 0 || ahead_.AnyAsked()) return;
   for (const int32_t expert : run.cpu_share->experts()) {
     if (Ask(run.layer, run.nth, expert, FetchReason::kPrefetch)) return;
   }
@@ -398,34 +376,18 @@ void StreamedExperts::LookAheadNow() {
 // Chooses what is worth bringing for the layer behind the n-th, by what that has chosen.
 void StreamedExperts::LookAhead(size_t nth, std::span<const int32_t> ids) {
   if (options_.streaming.policy != OffloadPolicy::kPipeline) return;
-  const std::span<const double> expected = next_.Observe(static_cast<int>(nth), ids);
-  const NextExperts::Hits& hits = next_.hits(static_cast<int>(nth));
+  const NextExperts::Hits& hits = ahead_.Observe(nth, ids, options_.streaming.prefetch);
   StatsOf(nth).forecast = hits.needed;
   StatsOf(nth).forecast_hits = hits.foretold;
-  ahead_nth_ = (nth + 1) % stats_.layers.size();
-  const int layer = LayerOf(ahead_nth_);
-  store_.Expect(layer, expected);
-  if (!options_.streaming.prefetch) return;
-  std::vector<int32_t> likeliest(counts_.size());
-  std::iota(likeliest.begin(), likeliest.end(), 0);
-  std::stable_sort(likeliest.begin(), likeliest.end(),
-                   [&](int32_t a, int32_t b) { return expected[a] > expected[b]; });
-  for (const int32_t expert : likeliest) {
-    const double chance = PrefetchWindow::ChanceOfUse(expected[expert]);
-    if (!window_.Worth(static_cast<int>(ahead_nth_), ahead_.size(), chance)) break;
-    if (store_.PlaceOf(layer, expert) != ExpertStore::Place::kAway) continue;
-    ahead_.push_back({expert, chance});
-  }
-  std::reverse(ahead_.begin(), ahead_.end());
 }
 
 // As far as there are slots for it.
 void StreamedExperts::AskAhead() {
-  const int layer = LayerOf(ahead_nth_);
-  while (!ahead_.empty() && Ask(layer, ahead_nth_, ahead_.back().expert, FetchReason::kPrefetch)) {
-    asked_ahead_.push_back(ahead_.back());
-    ahead_.pop_back();
-    ++StatsOf(ahead_nth_).prefetched;
+  const size_t nth = ahead_.nth();
+  while (const std::optional<int32_t> expert = ahead_.Next()) {
+    if (!Ask(LayerOf(nth), nth, *expert, FetchReason::kPrefetch)) return;
+    ahead_.NoteAsked();
+    ++StatsOf(nth).prefetched;
   }
 }
 

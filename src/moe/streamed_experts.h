@@ -12,8 +12,7 @@
 #include "moe/compute_moment.h"
 #include "moe/cpu_share.h"
 #include "moe/host_copy.h"
-#include "moe/next_experts.h"
-#include "moe/prefetch_window.h"
+#include "moe/prefetch_queue.h"
 #include "moe/streaming_options.h"
 #include "moe/token_dispatcher.h"
 #include "offload/expert_store.h"
@@ -103,17 +102,10 @@ class StreamedExperts {
     bool began_ready = false;  // with experts that were there: no wave of times_ was its first
     bool cpu_share = false;    // a device for the CPU's; CpuShare has the time
   };
-  // An expert that the next layer may need.
-  struct Guess {
-    int32_t expert;
-    double chance;
-  };
 
   LayerOffloadStats& StatsOf(size_t nth) { return stats_.layers[nth]; }
   // The n-th of the layers that have routed experts.
-  int LayerOf(size_t nth) const {
-    return store_.experts().LayerOf(static_cast<int32_t>(nth) * store_.num_experts());
-  }
+  int LayerOf(size_t nth) const { return store_.experts().LayerAt(static_cast<int>(nth)); }
   void AddPart(ConstTensorView ids, ops::OpContext& ctx);
   std::span<const int32_t> AwaitPart(int layer, size_t index);
   void AskEarly(int layer, size_t until);
@@ -122,7 +114,6 @@ class StreamedExperts {
   void QueueReady(LayerRun& run);
   void EndReady(const LayerRun& run);
   void NoteTimes();
-  void JudgePrefetch(const LayerRun& run);
   void FindNeeded(LayerRun& run);
   void BeginCpuShare(LayerRun& run);
   void EndCpuShare(LayerRun& run);
@@ -141,8 +132,6 @@ class StreamedExperts {
 
   ExpertStore& store_;
   const Options options_;
-  NextExperts next_;
-  PrefetchWindow window_;
   OffloadStats stats_;
   std::vector<Failure> failures_;
 
@@ -158,10 +147,8 @@ class StreamedExperts {
   std::vector<int32_t> ready_slots_;  // [experts] likewise, of those QueueReady found there
 
   // What is brought ahead.
-  std::vector<int32_t> unseen_ids_;  // what the layer before chose, if by that nothing was yet
-  size_t ahead_nth_ = 0;             // for which of the layers
-  std::vector<Guess> ahead_;         // to be asked for, the best last
-  std::vector<Guess> asked_ahead_;   // asked for
+  PrefetchQueue ahead_;
+  std::vector<int32_t> unseen_ids_;  // what the layer before chose, if ahead_ has not seen it yet
 
   // When things were, of the layer that ran last and the one in hand.
   ComputeMoment chosen_;         // the router had chosen for the first tokens

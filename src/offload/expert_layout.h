@@ -80,7 +80,8 @@ class ExpertSet {
     SLUICE_CHECK(expert >= 0 && expert < num_experts_);
     return OrdinalOf(layer) * num_experts_ + expert;
   }
-  int LayerOf(int32_t index) const { return layers_[index / num_experts_]; }
+  int LayerOf(int32_t index) const { return LayerAt(index / num_experts_); }
+  int LayerAt(int ordinal) const { return layers_[ordinal]; }
   // The expert's id as the source has it.
   int SourceExpertOf(int32_t index) const { return first_expert_ + index % num_experts_; }
   // "expert 5 of layer 3", for messages.
