@@ -9,9 +9,9 @@
 #include "base/spin.h"
 
 namespace sluice {
-SideThread::SideThread() {
+SideThread::SideThread(std::function<void()> first) {
   try {
-    thread_ = std::thread([this] { Main(); });
+    thread_ = std::thread([this, first = std::move(first)] { Main(first); });
   } catch (const std::system_error& error) {
     throw Error(ErrorCode::kResourceExhausted,
                 std::string("could not start a thread (") + error.what() + ")");
@@ -70,7 +70,8 @@ void SideThread::Run() {
   state_.store(State::kDone, std::memory_order_release);
 }
 
-void SideThread::Main() {
+void SideThread::Main(const std::function<void()>& first) {
+  if (first) first();
   while (AwaitOffer()) {
     State state = State::kOffered;
     if (state_.compare_exchange_strong(state, State::kRunning)) Run();

@@ -14,8 +14,9 @@ namespace sluice {
 // caller waits is the caller's: a thread that wakes up late holds nobody up. Used by one thread.
 class SideThread {
  public:
-  // Throws Error(kResourceExhausted) when the system gives no more threads.
-  SideThread();
+  // The thread calls `first` before any work: what is said of it stays its own, where work may be
+  // the caller's. Throws Error(kResourceExhausted) when the system gives no more threads.
+  explicit SideThread(std::function<void()> first = {});
   // Waits for what was begun.
   ~SideThread();
   SideThread(const SideThread&) = delete;
@@ -29,7 +30,7 @@ class SideThread {
  private:
   enum class State { kIdle, kOffered, kRunning, kDone };
 
-  void Main();
+  void Main(const std::function<void()>& first);
   bool AwaitOffer();
   void Run();
 

@@ -52,6 +52,21 @@ TEST(SideThread, TakesWorkWhenItHasSlept) {
   }
 }
 
+TEST(SideThread, IsWhoCallsWhatComesFirst) {
+  std::thread::id first;
+  std::thread::id worker;
+  {
+    SideThread side([&] { first = std::this_thread::get_id(); });
+    std::atomic<bool> done{false};
+    side.Begin([&] {
+      worker = std::this_thread::get_id();
+      done = true;
+    });
+    while (!done) std::this_thread::yield();
+  }
+  EXPECT_EQ(first, worker);
+}
+
 TEST(SideThread, RethrowsAndStaysUsable) {
   SideThread side;
   side.Finish();  // of nothing

@@ -24,7 +24,10 @@ CpuShare::CpuShare(ExpertStore& store, ThreadPool& pool, const Options& options)
     : store_(store),
       options_(options),
       cpu_(store.layout(), store.host()->slab(), store.host()->num_slots(), pool, options.tier) {
-  if (options.beside_device) side_.emplace();
+  if (!options.beside_device) return;
+  side_.emplace([timeline = options.timeline] {
+    if (timeline != nullptr) timeline->NameThread("experts on the CPU");
+  });
 }
 
 void CpuShare::Bring(ConstTensorView h, ops::OpContext& ctx) {
