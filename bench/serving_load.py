@@ -17,7 +17,8 @@ overload     arrivals at so many times the best goodput, for --seconds at a stre
 disconnects  clients that go while they connect, send the head, send the body, wait, have the first token, and in
              mid-stream, beside one that stays, whose longest wait for a first token and longest stall behind one are
              taken; then nothing of them may be left in /metrics
-memory       short requests on connections that are kept, growth of the resident memory after a tenth of them
+memory       short requests on connections that are kept, growth of the resident memory behind a tenth as many, and
+             behind a thousand at least, in which every thread takes its memory
 """
 
 import argparse
@@ -324,7 +325,7 @@ def disconnects(arguments, flags):
 def memory(arguments, flags):
     load = ["--max-concurrency", 64, "--random-input-len", 16, "--random-output-len", 4]
     with Server(arguments, flags) as server:
-        bench(server, arguments, "--num-prompts", max(64, arguments.requests // 10), *load)
+        bench(server, arguments, "--num-prompts", max(1000, arguments.requests // 10), *load)
         before = server.metrics()["process_resident_memory_bytes"]
         done = bench(server, arguments, "--num-prompts", arguments.requests, *load)
         left = server.await_idle()
