@@ -365,7 +365,7 @@ void EngineLoop::FinishStep() {
   step.timing.failed = !result.error.empty();
   const EngineClock::time_point now = EngineClock::now();
   const std::chrono::duration<double> taken = now - std::exchange(step_began_, now);
-  if (result.error.empty()) scheduler_.ObserveStep(step.plan.NumWholeTokens(), taken.count());
+  if (result.error.empty()) scheduler_.ObserveStep(step.plan, taken.count());
   std::vector<SequenceReport> reports;
   try {
     const StepLog::Timer timer(steps_, StepPhase::kCommit, step.timing);

@@ -82,7 +82,8 @@ Scheduler::Scheduler(const SchedulerConfig& config, DecodeStrategy& strategy)
       pages_(config.num_pages),
       prefixes_(pages_, config.page_size),
       host_pages_(config.num_host_pages),
-      swap_policy_(config.swap_seconds_per_page) {
+      swap_policy_(config.swap_seconds_per_page),
+      gathering_(config.max_num_seqs, config.prefill_layer_groups) {
   SLUICE_CHECK_GE(config.max_num_seqs, 1);
   SLUICE_CHECK_GE(config.page_size, 1);
   SLUICE_CHECK_GE(length_limit_, 2);
@@ -243,6 +244,7 @@ void Scheduler::PlanRows(int lacking_pages, StepPlan& plan, int& budget) {
   plan.slices.reserve(running_.size());
   planned_.reserve(running_.size());
   PlanDecodes(pages_.num_free() - lacking_pages, plan, budget);
+  num_decodes_ = plan.slices.size();
   prompt_layers_ = NextPromptLayers(plan);
   if (between_layers_.empty()) {
     PlanPrefills(plan, budget);
@@ -300,9 +302,11 @@ void Scheduler::PlanNextLayers(StepPlan& plan, int& budget) {
 }
 
 void Scheduler::Admit(StepPlan& plan, int& budget) {
-  while (budget > 0 && prompt_layers_.nth == 0) {
+  if (prompt_layers_.nth > 0 || PutsPromptsOff()) return;
+  while (budget > 0) {
     std::optional<PageList> known = FindPlace();
     if (!known) return;
+    gathering_.Begin();
     const bool is_new = waiting_.First().turn == 0;
     std::unique_ptr<Sequence> taken = waiting_.TakeFirst();
     Sequence& sequence = *taken;
@@ -315,6 +319,20 @@ void Scheduler::Admit(StepPlan& plan, int& budget) {
     if (is_new) CountAdmission(sequence);
     AddPrefill(sequence, std::min(budget, Uncomputed(sequence)), plan, budget);
   }
+}
+
+// Whether those that wait had better begin in a later step, with others. Not where nobody decodes
+// whom that would spare, nor where prompts go through the layers in this step anyway.
+bool Scheduler::PutsPromptsOff() {
+  if (prompt_layers_.IsAll() || !between_layers_.empty()) return false;
+  const int64_t free = config_.max_num_seqs - std::ssize(running_);
+  if (free <= 0 || static_cast<int64_t>(waiting_.size()) <= free) return false;
+  if (waiting_.First().priority < running_.back()->priority) return false;
+  int steps_to_end = TokensLeft(*running_.front());
+  for (const auto& sequence : running_) {
+    steps_to_end = std::min(steps_to_end, TokensLeft(*sequence));
+  }
+  return gathering_.PutOff(static_cast<int>(free), steps_to_end);
 }
 
 // The pages that are known of the first that waits, if there is a place for it, room for all of it
@@ -352,11 +370,16 @@ void Scheduler::CountAdmission(Sequence& sequence) {
   totals_.prefix_hits += static_cast<uint64_t>(sequence.cached_tokens);
 }
 
+// How many tokens it may still get.
+int Scheduler::TokensLeft(const Sequence& sequence) const {
+  const int by_length = length_limit_ - sequence.length();
+  const int by_tokens = sequence.params.max_tokens - sequence.num_generated();
+  return std::max(0, std::min(by_length, by_tokens));
+}
+
 // How many drafts could be committed beside the next token.
 int Scheduler::DraftLimit(const Sequence& sequence) const {
-  const int by_length = length_limit_ - sequence.length() - 1;
-  const int by_tokens = sequence.params.max_tokens - sequence.num_generated() - 1;
-  return std::max(0, std::min(by_length, by_tokens));
+  return std::max(0, TokensLeft(sequence) - 1);
 }
 
 int Scheduler::Capacity(const Sequence& sequence) const {
@@ -511,6 +534,11 @@ void Scheduler::AddSampling(const Sequence& sequence, SequenceSlice& slice) cons
   }
 }
 
+void Scheduler::ObserveStep(const StepPlan& plan, double seconds) {
+  swap_policy_.Observe(plan.NumWholeTokens(), seconds);
+  if (num_decodes_ > 0) gathering_.Observe(plan.slices.size() > num_decodes_, seconds);
+}
+
 std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepResult& result) {
   SLUICE_CHECK(!under_way_.empty());
   const Flights flights = std::move(under_way_.front());
@@ -605,8 +633,7 @@ std::optional<FinishReason> Scheduler::FinishOf(const Sequence& sequence) const 
 
 // Running sequences are not, but for those that the step under way brings there.
 bool Scheduler::IsAtLength(const Sequence& sequence) const {
-  return sequence.num_generated() >= sequence.params.max_tokens ||
-         sequence.length() >= length_limit_;
+  return TokensLeft(sequence) == 0;
 }
 
 // Before a sequence goes.

@@ -15,6 +15,7 @@
 #include "request/sequence.h"
 #include "request/step.h"
 #include "sched/generator.h"
+#include "sched/prompt_gathering.h"
 #include "sched/swap_policy.h"
 #include "sched/waiting_line.h"
 
@@ -99,8 +100,9 @@ class Scheduler {
   // ends every sequence of the step with kError.
   std::vector<SequenceReport> Commit(const StepPlan& plan, const StepResult& result);
 
-  // A step of so many rows took so long: what preempted sequences do is chosen by that.
-  void ObserveStep(int64_t rows, double seconds) { swap_policy_.Observe(rows, seconds); }
+  // The step that is committed next took so long: what preempted sequences do is chosen by that,
+  // and when prompts begin.
+  void ObserveStep(const StepPlan& plan, double seconds);
 
   // A sequence that the last Plan() took up for the first time.
   struct Admission {
@@ -142,6 +144,8 @@ class Scheduler {
   LayerGroup NextPromptLayers(const StepPlan& plan) const;
   void PlanNextLayers(StepPlan& plan, int& budget);
   void Admit(StepPlan& plan, int& budget);
+  bool PutsPromptsOff();
+  int TokensLeft(const Sequence& sequence) const;
   std::optional<PageList> FindPlace();
   PageList KnownPages(const Sequence& sequence);
   void CountAdmission(Sequence& sequence);
@@ -179,11 +183,13 @@ class Scheduler {
   PrefixCache prefixes_;
   PageAllocator host_pages_;
   SwapPolicy swap_policy_;
+  PromptGathering gathering_;
   std::vector<std::unique_ptr<Sequence>> running_;  // by priority and turn
   WaitingLine waiting_;
   std::deque<Flights> under_way_;              // oldest first
   Flights planned_;                            // of the step that is being planned
   LayerGroup prompt_layers_;                   // of the step that was planned last, or is
+  size_t num_decodes_ = 0;                     // slices of it, which come first
   std::vector<BetweenLayers> between_layers_;  // that go on in the step after it
   std::vector<int> shares_;                    // [running] rows in that step, without drafts
   std::vector<Admission> admitted_;

@@ -456,6 +456,79 @@ TEST_F(LayeredPrefillTest, PromptsBeginOnceOthersAreThrough) {
   EXPECT_THAT(plan_.slices[2].sample_rows, ElementsAre(1));
 }
 
+// Two of four decode, with so many tokens left behind the next step, and steps with prompts take
+// twice the time.
+class GatheringTest : public LayeredPrefillTest {
+ protected:
+  void Start(int tokens_left, int other_tokens_left) {
+    scheduler_.Add(1, MakeRequest(2, {.max_tokens = tokens_left + 5}), 0);
+    TimedStep();
+    TimedStep();
+    scheduler_.Add(2, MakeRequest(2, {.max_tokens = other_tokens_left + 2}), 0);
+    TimedStep();
+    TimedStep();
+    TimedStep();
+    ASSERT_THAT(scheduler_.running(), SizeIs(2));
+  }
+
+  void TimedStep() {
+    plan_ = scheduler_.Plan();
+    const bool has_prompts = !plan_.slices.back().layers.IsAll();
+    scheduler_.ObserveStep(plan_, has_prompts ? 2.0 : 1.0);
+    scheduler_.Commit(plan_, Answer(plan_, 7));
+  }
+
+  void AddWaiting(int count, int priority = 0) {
+    for (int i = 0; i < count; ++i) {
+      Request request = MakeRequest(2);
+      request.priority = priority;
+      scheduler_.Add(static_cast<RequestId>(10 + i), request, 0);
+    }
+  }
+};
+
+TEST_F(GatheringTest, PromptsWaitForAPlaceThatIsFreeSoon) {
+  Start(/*tokens_left=*/2, /*other_tokens_left=*/10);
+  AddWaiting(3);
+  TimedStep();
+  EXPECT_THAT(plan_.slices, SizeIs(2));
+  TimedStep();
+  EXPECT_THAT(plan_.slices, SizeIs(2));
+  TimedStep();
+  EXPECT_THAT(plan_.slices, SizeIs(1 + 3)) << "the first has ended";
+}
+
+TEST_F(GatheringTest, NotWhereAllWhoWaitHaveAPlace) {
+  Start(2, 10);
+  AddWaiting(2);
+  TimedStep();
+  EXPECT_THAT(plan_.slices, SizeIs(2 + 2));
+}
+
+TEST_F(GatheringTest, NotForAnEndThatIsFar) {
+  Start(10, 10);
+  AddWaiting(3);
+  TimedStep();
+  EXPECT_THAT(plan_.slices, SizeIs(2 + 2));
+}
+
+TEST_F(GatheringTest, NotWhereTheFirstIsMoreUrgent) {
+  Start(2, 10);
+  AddWaiting(3, /*priority=*/-1);
+  TimedStep();
+  EXPECT_THAT(plan_.slices, SizeIs(2 + 2));
+}
+
+TEST_F(GatheringTest, NotBesidePromptsThatGoAnyway) {
+  Start(3, 10);
+  scheduler_.Add(3, MakeRequest(10), 0);  // more than a step's budget
+  TimedStep();
+  TimedStep();
+  AddWaiting(2);
+  TimedStep();
+  EXPECT_THAT(plan_.slices, SizeIs(2 + 2)) << "the long prompt's next rows, and one that waited";
+}
+
 TEST_F(LayeredPrefillTest, WhatEndsBetweenLayersIsGone) {
   scheduler_.Add(1, MakeRequest(2), 0);
   Step();
