@@ -68,6 +68,9 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Metrics::Labels& labels)
                                         "Cached KV pages given up for new ones.", labels)),
       preemptions_(metrics.Counter("vllm:num_preemptions_total",
                                    "Sequences that gave their pages back to wait.", labels)),
+      put_off_(metrics.Counter("sluice:prompts_put_off_steps_total",
+                               "Steps in which prompts that had a place waited to begin together.",
+                               labels)),
       swapped_out_(metrics.Counter("sluice:swapped_out_pages_total",
                                    "KV pages copied to host memory by preemptions.", labels)),
       swapped_in_(metrics.Counter("sluice:swapped_in_pages_total",
@@ -134,6 +137,7 @@ void EngineMetrics::OnStep(int rows, const EngineStats& before, const EngineStat
   count(prefix_queries_, &EngineStats::prefix_queries);
   count(prefix_hits_, &EngineStats::prefix_hits);
   count(prefix_evictions_, &EngineStats::prefix_evictions);
+  count(put_off_, &EngineStats::steps_put_off);
   count(swapped_out_, &EngineStats::pages_swapped_out);
   count(swapped_in_, &EngineStats::pages_swapped_in);
 }

@@ -50,6 +50,7 @@ class EngineMetrics {
   prometheus::Counter& prefix_hits_;
   prometheus::Counter& prefix_evictions_;
   prometheus::Counter& preemptions_;
+  prometheus::Counter& put_off_;
   prometheus::Counter& swapped_out_;
   prometheus::Counter& swapped_in_;
   prometheus::Counter& restarts_;

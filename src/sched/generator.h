@@ -28,6 +28,7 @@ struct EngineStats {
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
   uint64_t preemptions = 0;
+  uint64_t steps_put_off = 0;      // in which prompts waited to begin together
   uint64_t pages_swapped_out = 0;  // by preemptions, to the host's memory
   uint64_t pages_swapped_in = 0;
   uint64_t prompt_tokens_cached = 0;  // of prompt_tokens, those that needed no computing

@@ -302,7 +302,11 @@ void Scheduler::PlanNextLayers(StepPlan& plan, int& budget) {
 }
 
 void Scheduler::Admit(StepPlan& plan, int& budget) {
-  if (prompt_layers_.nth > 0 || PutsPromptsOff()) return;
+  if (prompt_layers_.nth > 0) return;
+  if (PutsPromptsOff()) {
+    ++totals_.steps_put_off;
+    return;
+  }
   while (budget > 0) {
     std::optional<PageList> known = FindPlace();
     if (!known) return;

@@ -479,11 +479,9 @@ class GatheringTest : public LayeredPrefillTest {
   }
 
   void AddWaiting(int count, int priority = 0) {
-    for (int i = 0; i < count; ++i) {
-      Request request = MakeRequest(2);
-      request.priority = priority;
-      scheduler_.Add(static_cast<RequestId>(10 + i), request, 0);
-    }
+    Request request = MakeRequest(2);
+    request.priority = priority;
+    for (RequestId id = 10; count > 0; ++id, --count) scheduler_.Add(id, request, 0);
   }
 };
 
@@ -496,6 +494,7 @@ TEST_F(GatheringTest, PromptsWaitForAPlaceThatIsFreeSoon) {
   EXPECT_THAT(plan_.slices, SizeIs(2));
   TimedStep();
   EXPECT_THAT(plan_.slices, SizeIs(1 + 3)) << "the first has ended";
+  EXPECT_EQ(scheduler_.Stats().steps_put_off, 2u);
 }
 
 TEST_F(GatheringTest, NotWhereAllWhoWaitHaveAPlace) {

@@ -1,5 +1,6 @@
 """What a server whose experts do not all have a slot shows in /metrics."""
 
+import concurrent.futures
 import re
 
 import pytest
@@ -37,6 +38,18 @@ def test_counts_of_experts_that_come_over_the_link(worker):
         assert 0 < seen["link_busy_seconds_total"]
         assert raw_http.request(address, "POST", "/v1/completions", WORK).status == 200
         assert counts(address)["expert_requests_total"] > requests
+
+
+def test_counts_steps_in_which_prompts_wait_for_each_other():
+    flags = ["--expert-slots", 8, "--link-bandwidth", "100MB", "--ram-budget", "1GB", "--max-num-seqs", 4]
+    with serving(*flags) as (address, _):
+        def ask(count):
+            return raw_http.request(address, "POST", "/v1/completions", WORK | {"max_tokens": 2 + count % 7}).status
+
+        with concurrent.futures.ThreadPoolExecutor(12) as threads:
+            assert set(threads.map(ask, range(48))) == {200}
+        page = raw_http.request(address, "GET", "/metrics").body.decode()
+    assert float(re.search(r"^sluice:prompts_put_off_steps_total\{.*\} (\S+)$", page, re.MULTILINE)[1]) > 0
 
 
 def test_a_server_that_holds_every_expert_shows_none():
