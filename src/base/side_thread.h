@@ -14,8 +14,8 @@ namespace sluice {
 // caller waits is the caller's: a thread that wakes up late holds nobody up. Used by one thread.
 class SideThread {
  public:
-  // The thread calls `first` before any work: what is said of it stays its own, where work may be
-  // the caller's. Throws Error(kResourceExhausted) when the system gives no more threads.
+  // Before any work the thread calls `first`, say to name itself: it is never run on the caller's,
+  // as work may be. Throws Error(kResourceExhausted) when the system gives no more threads.
   explicit SideThread(std::function<void()> first = {});
   // Waits for what was begun.
   ~SideThread();

@@ -23,6 +23,11 @@ double Share(double part, double whole) {
   return whole > 0 ? part / whole : 0.0;
 }
 
+// What began before the steps that are measured and ends in them may count as more than all.
+double AtMostAll(double share) {
+  return std::min(1.0, share);
+}
+
 boost::json::object LayerJson(const LayerOffloadStats& stats) {
   return {{"requests", stats.requests},
           {"hits", stats.hits},
@@ -132,15 +137,15 @@ boost::json::object ToJson(const OffloadRun& run, const ByteBound& bound) {
           {"ready_rate", Share(static_cast<double>(total.hits), requests)},
           {"forecast_hit_rate",
            Share(static_cast<double>(total.forecast_hits), static_cast<double>(total.forecast))},
-          {"prefetch_used_share",
-           Share(static_cast<double>(total.prefetch_used), static_cast<double>(total.prefetched))},
+          {"prefetch_used_share", AtMostAll(Share(static_cast<double>(total.prefetch_used),
+                                                  static_cast<double>(total.prefetched)))},
           {"cpu_share", Share(static_cast<double>(total.cpu), requests)},
           {"distinct_experts_per_step", requests / steps},
           {"link_bytes", run.link.bytes},
           {"link_copies", run.link.copies},
           {"disk_bytes", total.disk_bytes},
           {"link_bytes_per_s", Share(static_cast<double>(run.link.bytes), run.link.busy_s)},
-          {"link_busy_share", run.link.busy_s / seconds},
+          {"link_busy_share", AtMostAll(run.link.busy_s / seconds)},
           {"wait_within_ms", 1e3 * total.wait_s / steps},
           {"wait_between_ms", 1e3 * total.between_s / steps},
           {"bound_link_ms", 1e3 * bound.link_s},

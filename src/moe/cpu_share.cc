@@ -39,6 +39,7 @@ void CpuShare::Bring(ConstTensorView h, ops::OpContext& ctx) {
 
 std::unique_ptr<CpuShare::Layer> CpuShare::Begin(const Need& need, const ExpertRows& rows,
                                                  ops::OpContext& ctx) {
+  SLUICE_CHECK_EQ(ctx.OnCuda(), side_.has_value());
   if (h_.empty() || need.away.empty() || store_.NumFreeSlots() > 0) return nullptr;
   std::vector<int32_t> experts = Choose(need);
   if (experts.empty()) return nullptr;

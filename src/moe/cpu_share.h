@@ -31,7 +31,7 @@ class CpuShare {
   struct Options {
     CpuTier tier = CpuTier::kPortable;
     int top_k = 0;
-    bool beside_device = false;    // that computes the other experts; else the pool does
+    bool beside_device = false;    // a GPU computes the others; else the caller's thread does
     Timeline* timeline = nullptr;  // may be null
   };
   // The store has a host tier and a link, and outlives this as the others do. Computes some experts

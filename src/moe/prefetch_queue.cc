@@ -38,6 +38,7 @@ std::optional<int32_t> PrefetchQueue::Next() const {
 }
 
 void PrefetchQueue::NoteAsked() {
+  SLUICE_CHECK(!guesses_.empty());
   asked_.push_back(guesses_.back());
   guesses_.pop_back();
 }

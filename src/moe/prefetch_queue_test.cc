@@ -28,6 +28,7 @@ class PrefetchQueueTest : public ::testing::Test {
     }
   }
   void Bring(int32_t expert) {
+    ASSERT_EQ(queue_.Next(), expert);
     ASSERT_TRUE(store_.Fetch(kLayers[queue_.nth()], expert, FetchReason::kPrefetch));
     queue_.NoteAsked();
   }

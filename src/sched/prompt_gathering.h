@@ -14,7 +14,9 @@ namespace sluice {
 //
 // Counted in steps of decoding, by steps that were timed: a pass costs as many as its own steps
 // take longer, and a place that is free for a step costs its share of one. Prompts are put off as
-// long as the places that are free until the next end cost less than a pass.
+// long as the places that have been free since the first was put off, and will be until the next
+// end, cost less than a pass; but not beyond kMostSteps, which also bounds what is lost where rows,
+// which are computed one way or the other, are a good part of what a pass takes.
 class PromptGathering {
  public:
   // Sequences that may run at once, and steps that take a prompt through all layers while others
@@ -27,7 +29,9 @@ class PromptGathering {
   // A step in which sequences decoded, alone or beside prompts in a group of layers.
   void Observe(bool has_prompts, double seconds) {
     double& mean = has_prompts ? prompt_step_s_ : decode_step_s_;
-    mean = mean == 0 ? seconds : mean + kWeight * (seconds - mean);
+    const bool is_known = mean > 0 && (has_prompts || !DecodeIsStale());
+    mean = is_known ? mean + kWeight * (seconds - mean) : seconds;
+    prompt_steps_in_a_row_ = has_prompts ? prompt_steps_in_a_row_ + 1 : 0;
   }
 
   // Whether prompts wait for one step more, with so many places free, more sequences than that
@@ -38,19 +42,22 @@ class PromptGathering {
     const bool worthwhile = waited_steps_ + steps_to_end <= kMostSteps &&
                             idle_place_steps_ + free_places * steps_to_end <= PassPlaceSteps();
     // What a step without prompts takes can only be known from one.
-    const bool learns = decode_step_s_ == 0;
+    const bool learns = decode_step_s_ == 0 || DecodeIsStale();
     if (!worthwhile && !learns) return false;
     ++waited_steps_;
     idle_place_steps_ += free_places;
     return true;
   }
 
-  // Prompts begin.
-  void Begin() { waited_steps_ = idle_place_steps_ = 0; }
+  // Prompts begin, or nobody waits any more.
+  void Reset() { waited_steps_ = idle_place_steps_ = 0; }
 
  private:
   static constexpr int kMostSteps = 8;    // that prompts are put off for
   static constexpr double kWeight = 0.2;  // of the latest step
+  static constexpr int kStaleAfter = 32;  // steps with prompts, without one between that has none
+
+  bool DecodeIsStale() const { return prompt_steps_in_a_row_ >= kStaleAfter; }
 
   // What a pass costs, in places that are free for a step.
   double PassPlaceSteps() const {
@@ -62,6 +69,7 @@ class PromptGathering {
   const int steps_a_pass_;
   double prompt_step_s_ = 0;  // 0: not seen yet
   double decode_step_s_ = 0;
+  int prompt_steps_in_a_row_ = 0;
   int waited_steps_ = 0;  // that prompts have been put off for
   int idle_place_steps_ = 0;
 };

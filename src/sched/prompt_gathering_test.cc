@@ -27,7 +27,7 @@ TEST(PromptGathering, CountsThePlacesThatWereFree) {
   EXPECT_TRUE(gathering.PutOff(8, 1));
   EXPECT_TRUE(gathering.PutOff(12, 1));
   EXPECT_FALSE(gathering.PutOff(12, 1)) << "28 were free, and 12 more";
-  gathering.Begin();
+  gathering.Reset();
   EXPECT_TRUE(gathering.PutOff(12, 1));
 }
 
@@ -65,6 +65,18 @@ TEST(PromptGathering, LearnsWhatItDoesNotKnow) {
   EXPECT_TRUE(gathering.PutOff(4, 7));
   for (int step = 0; step < 30; ++step) gathering.Observe(true, 0.5);
   EXPECT_FALSE(gathering.PutOff(4, 7));
+}
+
+TEST(PromptGathering, LearnsAgainWhatItHasNotSeenForLong) {
+  PromptGathering gathering(16, 2);
+  gathering.Observe(false, 2.0);  // as the first step after a start may be
+  for (int step = 0; step < 31; ++step) gathering.Observe(true, 1.0);
+  EXPECT_FALSE(gathering.PutOff(4, 1));
+  gathering.Observe(true, 1.0);
+  EXPECT_TRUE(gathering.PutOff(4, 1)) << "one step without prompts";
+  gathering.Observe(false, 0.5);
+  EXPECT_TRUE(gathering.PutOff(4, 1)) << "a pass is dear";
+  EXPECT_FALSE(gathering.PutOff(4, 100)) << "and known to be";
 }
 
 }  // namespace

@@ -302,15 +302,15 @@ void Scheduler::PlanNextLayers(StepPlan& plan, int& budget) {
 }
 
 void Scheduler::Admit(StepPlan& plan, int& budget) {
-  if (prompt_layers_.nth > 0) return;
-  if (PutsPromptsOff()) {
+  if (waiting_.empty()) gathering_.Reset();
+  if (prompt_layers_.nth > 0 || budget == 0) return;
+  std::optional<PageList> known = FindPlace();
+  if (known && PutsPromptsOff()) {
     ++totals_.steps_put_off;
     return;
   }
-  while (budget > 0) {
-    std::optional<PageList> known = FindPlace();
-    if (!known) return;
-    gathering_.Begin();
+  for (; known && budget > 0; known = FindPlace()) {
+    gathering_.Reset();
     const bool is_new = waiting_.First().turn == 0;
     std::unique_ptr<Sequence> taken = waiting_.TakeFirst();
     Sequence& sequence = *taken;
@@ -325,13 +325,18 @@ void Scheduler::Admit(StepPlan& plan, int& budget) {
   }
 }
 
-// Whether those that wait had better begin in a later step, with others. Not where nobody decodes
-// whom that would spare, nor where prompts go through the layers in this step anyway.
+// Whether those that have a place had better begin in a later step, with others. Not where nobody
+// decodes whom that would spare, nor where prompts go through the layers in this step anyway; and
+// nobody waits who goes on with an answer, or for others that are less urgent.
 bool Scheduler::PutsPromptsOff() {
   if (prompt_layers_.IsAll() || !between_layers_.empty()) return false;
+  const Sequence& first = waiting_.First();
+  if (first.turn > 0 || first.priority < running_.back()->priority) return false;
   const int64_t free = config_.max_num_seqs - std::ssize(running_);
-  if (free <= 0 || static_cast<int64_t>(waiting_.size()) <= free) return false;
-  if (waiting_.First().priority < running_.back()->priority) return false;
+  int64_t as_urgent = 0;
+  waiting_.ForEach(
+      [&](const Sequence& waiting) { as_urgent += waiting.priority == first.priority; });
+  if (as_urgent <= free) return false;
   int steps_to_end = TokensLeft(*running_.front());
   for (const auto& sequence : running_) {
     steps_to_end = std::min(steps_to_end, TokensLeft(*sequence));
@@ -540,7 +545,10 @@ void Scheduler::AddSampling(const Sequence& sequence, SequenceSlice& slice) cons
 
 void Scheduler::ObserveStep(const StepPlan& plan, double seconds) {
   swap_policy_.Observe(plan.NumWholeTokens(), seconds);
-  if (num_decodes_ > 0) gathering_.Observe(plan.slices.size() > num_decodes_, seconds);
+  // With layer groups, one step is planned at a time: num_decodes_ are this one's.
+  if (config_.prefill_layer_groups > 1 && num_decodes_ > 0) {
+    gathering_.Observe(plan.slices.size() > num_decodes_, seconds);
+  }
 }
 
 std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepResult& result) {

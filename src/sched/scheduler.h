@@ -61,7 +61,9 @@ struct SequenceReport {
 // With prefill_layer_groups, the rows of prompts that share a step with decoding sequences go
 // through the layers in as many steps, a group of layers each (layered prefill), and the sequences
 // decode in each of them: what each layer costs once for all rows, bringing its experts, is then
-// shared out to several steps. Prompts behind them begin once these are through.
+// shared out to several steps. Prompts behind them begin once these are through, and where more
+// wait than there are places, a few steps later, together with those that get a place meanwhile
+// (PromptGathering).
 //
 // A step can be planned while the one before is under way where it is known what that one leaves
 // but for the ids that it draws. A sequence that turns out to have ended by then has a row too many

@@ -456,8 +456,7 @@ TEST_F(LayeredPrefillTest, PromptsBeginOnceOthersAreThrough) {
   EXPECT_THAT(plan_.slices[2].sample_rows, ElementsAre(1));
 }
 
-// Two of four decode, with so many tokens left behind the next step, and steps with prompts take
-// twice the time.
+// Two of four decode, with so many tokens left, and steps with prompts take twice the time.
 class GatheringTest : public LayeredPrefillTest {
  protected:
   void Start(int tokens_left, int other_tokens_left) {
@@ -516,6 +515,68 @@ TEST_F(GatheringTest, NotWhereTheFirstIsMoreUrgent) {
   AddWaiting(3, /*priority=*/-1);
   TimedStep();
   EXPECT_THAT(plan_.slices, SizeIs(2 + 2));
+}
+
+TEST_F(GatheringTest, NotForOthersThatAreLessUrgent) {
+  Start(2, 10);
+  AddWaiting(3, /*priority=*/1);
+  scheduler_.Add(20, MakeRequest(2), 0);
+  TimedStep();
+  EXPECT_THAT(plan_.slices, SizeIs(2 + 2)) << "as the first begins, a second does";
+}
+
+TEST_F(GatheringTest, WhatWasWaitedInVainDoesNotCount) {
+  Start(4, 5);
+  AddWaiting(3);
+  TimedStep();
+  TimedStep();
+  EXPECT_EQ(scheduler_.Stats().steps_put_off, 2u) << "with two places free";
+  for (RequestId id = 10; id < 13; ++id) scheduler_.End(id, FinishReason::kAbort);
+  TimedStep();
+  scheduler_.End(1, FinishReason::kAbort);
+  AddWaiting(4);
+  TimedStep();
+  EXPECT_EQ(scheduler_.Stats().steps_put_off, 3u)
+      << "three, for two steps, of eight that a pass costs";
+}
+
+TEST(Gathering, WhoGoesOnWithAnAnswerWaitsForNobody) {
+  SchedulerConfig config = SmallConfig();
+  config.prefill_layer_groups = 2;
+  config.num_pages = 8;
+  const auto strategy = MakeAutoregressive();
+  Scheduler scheduler(config, *strategy);
+  StepPlan plan;
+  const auto step = [&] {
+    plan = scheduler.Plan();
+    scheduler.ObserveStep(plan, plan.slices.back().layers.IsAll() ? 1.0 : 2.0);
+    scheduler.Commit(plan, Answer(plan, 7));
+  };
+  scheduler.Add(1, MakeRequest(2, {.max_tokens = 14}), 0);
+  step();
+  scheduler.Add(2, MakeRequest(7, {.max_tokens = 20}), 0);
+  scheduler.Add(3, MakeRequest(2, {.max_tokens = 20}), 0);
+  while (scheduler.Stats().preemptions == 0) step();
+  ASSERT_THAT(scheduler.running(), SizeIs(2));
+  const Sequence& ends_soon = *scheduler.running().front();
+  ASSERT_EQ(ends_soon.params.max_tokens - ends_soon.num_generated(), 2);
+  scheduler.End(2, FinishReason::kAbort);
+  for (RequestId id = 10; id < 14; ++id) scheduler.Add(id, MakeRequest(2), 0);
+  step();
+  ASSERT_GE(plan.slices.size(), 2u);
+  EXPECT_EQ(plan.slices[1].sequence, 3u);
+  EXPECT_EQ(scheduler.Stats().steps_put_off, 0u);
+}
+
+TEST_F(GatheringTest, DoesNotCountWhereNobodyHasAPlace) {
+  Start(12, 20);
+  scheduler_.Add(3, MakeRequest(20), 0);
+  for (int step = 0; step < 8; ++step) TimedStep();
+  ASSERT_THAT(plan_.slices, SizeIs(3));
+  for (RequestId id = 10; id < 13; ++id) scheduler_.Add(id, MakeRequest(28), 0);
+  for (int step = 0; step < 4; ++step) TimedStep();
+  EXPECT_THAT(scheduler_.running(), SizeIs(2)) << "the first has ended";
+  EXPECT_EQ(scheduler_.Stats().steps_put_off, 0u) << "there were no pages";
 }
 
 TEST_F(GatheringTest, NotBesidePromptsThatGoAnyway) {
