@@ -244,7 +244,6 @@ void Scheduler::PlanRows(int lacking_pages, StepPlan& plan, int& budget) {
   plan.slices.reserve(running_.size());
   planned_.reserve(running_.size());
   PlanDecodes(pages_.num_free() - lacking_pages, plan, budget);
-  num_decodes_ = plan.slices.size();
   prompt_layers_ = NextPromptLayers(plan);
   if (between_layers_.empty()) {
     PlanPrefills(plan, budget);
@@ -303,13 +302,13 @@ void Scheduler::PlanNextLayers(StepPlan& plan, int& budget) {
 
 void Scheduler::Admit(StepPlan& plan, int& budget) {
   if (waiting_.empty()) gathering_.Reset();
-  if (prompt_layers_.nth > 0 || budget == 0) return;
-  std::optional<PageList> known = FindPlace();
-  if (known && PutsPromptsOff()) {
-    ++totals_.steps_put_off;
-    return;
-  }
-  for (; known && budget > 0; known = FindPlace()) {
+  while (budget > 0 && prompt_layers_.nth == 0) {
+    std::optional<PageList> known = FindPlace();
+    if (!known) return;
+    if (PutsPromptsOff()) {
+      ++totals_.steps_put_off;
+      return;
+    }
     gathering_.Reset();
     const bool is_new = waiting_.First().turn == 0;
     std::unique_ptr<Sequence> taken = waiting_.TakeFirst();
@@ -337,7 +336,7 @@ bool Scheduler::PutsPromptsOff() {
   waiting_.ForEach(
       [&](const Sequence& waiting) { as_urgent += waiting.priority == first.priority; });
   if (as_urgent <= free) return false;
-  int steps_to_end = TokensLeft(*running_.front());
+  int steps_to_end = length_limit_;
   for (const auto& sequence : running_) {
     steps_to_end = std::min(steps_to_end, TokensLeft(*sequence));
   }
@@ -545,10 +544,10 @@ void Scheduler::AddSampling(const Sequence& sequence, SequenceSlice& slice) cons
 
 void Scheduler::ObserveStep(const StepPlan& plan, double seconds) {
   swap_policy_.Observe(plan.NumWholeTokens(), seconds);
-  // With layer groups, one step is planned at a time: num_decodes_ are this one's.
-  if (config_.prefill_layer_groups > 1 && num_decodes_ > 0) {
-    gathering_.Observe(plan.slices.size() > num_decodes_, seconds);
-  }
+  // Where prompts go in layer groups, one step is planned at a time, so this is the last one; and
+  // sequences that decode come first in it.
+  if (prompt_layers_.IsAll() || !plan.slices.front().layers.IsAll()) return;
+  gathering_.Observe(!plan.slices.back().layers.IsAll(), seconds);
 }
 
 std::vector<SequenceReport> Scheduler::Commit(const StepPlan& plan, const StepResult& result) {

@@ -191,7 +191,6 @@ class Scheduler {
   std::deque<Flights> under_way_;              // oldest first
   Flights planned_;                            // of the step that is being planned
   LayerGroup prompt_layers_;                   // of the step that was planned last, or is
-  size_t num_decodes_ = 0;                     // slices of it, which come first
   std::vector<BetweenLayers> between_layers_;  // that go on in the step after it
   std::vector<int> shares_;                    // [running] rows in that step, without drafts
   std::vector<Admission> admitted_;

@@ -402,10 +402,12 @@ TEST_F(PlanAheadTest, WaitsWhereASequenceWouldLoseItsPages) {
 // Groups of layers that prompts go through, a step each.
 class LayeredPrefillTest : public SchedulerTest {
  protected:
-  LayeredPrefillTest() : SchedulerTest(Config()) {}
+  explicit LayeredPrefillTest(int num_pages = SmallConfig().num_pages)
+      : SchedulerTest(Config(num_pages)) {}
 
-  static SchedulerConfig Config() {
+  static SchedulerConfig Config(int num_pages) {
     SchedulerConfig config = SmallConfig();
+    config.num_pages = num_pages;
     config.prefill_layer_groups = 2;
     return config;
   }
@@ -459,6 +461,8 @@ TEST_F(LayeredPrefillTest, PromptsBeginOnceOthersAreThrough) {
 // Two of four decode, with so many tokens left, and steps with prompts take twice the time.
 class GatheringTest : public LayeredPrefillTest {
  protected:
+  using LayeredPrefillTest::LayeredPrefillTest;
+
   void Start(int tokens_left, int other_tokens_left) {
     scheduler_.Add(1, MakeRequest(2, {.max_tokens = tokens_left + 5}), 0);
     TimedStep();
@@ -540,32 +544,26 @@ TEST_F(GatheringTest, WhatWasWaitedInVainDoesNotCount) {
       << "three, for two steps, of eight that a pass costs";
 }
 
-TEST(Gathering, WhoGoesOnWithAnAnswerWaitsForNobody) {
-  SchedulerConfig config = SmallConfig();
-  config.prefill_layer_groups = 2;
-  config.num_pages = 8;
-  const auto strategy = MakeAutoregressive();
-  Scheduler scheduler(config, *strategy);
-  StepPlan plan;
-  const auto step = [&] {
-    plan = scheduler.Plan();
-    scheduler.ObserveStep(plan, plan.slices.back().layers.IsAll() ? 1.0 : 2.0);
-    scheduler.Commit(plan, Answer(plan, 7));
-  };
-  scheduler.Add(1, MakeRequest(2, {.max_tokens = 14}), 0);
-  step();
-  scheduler.Add(2, MakeRequest(7, {.max_tokens = 20}), 0);
-  scheduler.Add(3, MakeRequest(2, {.max_tokens = 20}), 0);
-  while (scheduler.Stats().preemptions == 0) step();
-  ASSERT_THAT(scheduler.running(), SizeIs(2));
-  const Sequence& ends_soon = *scheduler.running().front();
+class GatheringOverFewPagesTest : public GatheringTest {
+ protected:
+  GatheringOverFewPagesTest() : GatheringTest(/*num_pages=*/8) {}
+};
+
+TEST_F(GatheringOverFewPagesTest, WhoGoesOnWithAnAnswerWaitsForNobody) {
+  scheduler_.Add(1, MakeRequest(2, {.max_tokens = 14}), 0);
+  TimedStep();
+  scheduler_.Add(2, MakeRequest(7, {.max_tokens = 20}), 0);
+  scheduler_.Add(3, MakeRequest(2, {.max_tokens = 20}), 0);
+  while (scheduler_.Stats().preemptions == 0) TimedStep();
+  ASSERT_THAT(scheduler_.running(), SizeIs(2));
+  const Sequence& ends_soon = *scheduler_.running().front();
   ASSERT_EQ(ends_soon.params.max_tokens - ends_soon.num_generated(), 2);
-  scheduler.End(2, FinishReason::kAbort);
-  for (RequestId id = 10; id < 14; ++id) scheduler.Add(id, MakeRequest(2), 0);
-  step();
-  ASSERT_GE(plan.slices.size(), 2u);
-  EXPECT_EQ(plan.slices[1].sequence, 3u);
-  EXPECT_EQ(scheduler.Stats().steps_put_off, 0u);
+  scheduler_.End(2, FinishReason::kAbort);
+  AddWaiting(4);
+  TimedStep();
+  ASSERT_GE(plan_.slices.size(), 2u);
+  EXPECT_EQ(plan_.slices[1].sequence, 3u);
+  EXPECT_EQ(scheduler_.Stats().steps_put_off, 0u);
 }
 
 TEST_F(GatheringTest, DoesNotCountWhereNobodyHasAPlace) {

@@ -40,6 +40,8 @@ struct Scenario {
   int beginnings = 0;
   bool prefix_caching = true;
   int prefill_layer_groups = 1;
+  bool prompts_are_dear =
+      false;  // in layer groups: a step with some takes twice as long, and is timed
 };
 
 struct Expectation {
@@ -196,7 +198,9 @@ class Simulation {
     if (Chance(scenario_.failure_share)) {
       result = {.step = plan.step, .slices = {}, .error = "the power went out"};
     }
-    scheduler_.ObserveStep(plan, HasLayerGroups(plan) ? 2.0 : 1.0);
+    if (scenario_.prompts_are_dear) {
+      scheduler_.ObserveStep(plan, HasLayerGroups(plan) ? 2.0 : 1.0);
+    }
     for (const SequenceReport& report : scheduler_.Commit(plan, result)) Take(report);
     CheckPages();
     CheckOrder();
@@ -483,15 +487,18 @@ TEST(SchedSim, LayerGroupsChangeNothing) {
                           MakeAutoregressive(), 12);
     simulation.Run();
     EXPECT_EQ(simulation.errors(), 0);
-    EXPECT_GT(simulation.worker().steps_between_layers() * 8, simulation.worker().steps());
+    EXPECT_GT(simulation.worker().steps_between_layers() * 5, simulation.worker().steps());
   }
 }
 
 TEST(SchedSim, PromptsThatArePutOffSayTheSame) {
   for (int groups = 1; groups <= 4; ++groups) {
-    Simulation simulation(
-        {.num_pages = 1000, .num_requests = 500, .max_output = 10, .prefill_layer_groups = groups},
-        MakeAutoregressive(), 14);
+    Simulation simulation({.num_pages = 1000,
+                           .num_requests = 500,
+                           .max_output = 10,
+                           .prefill_layer_groups = groups,
+                           .prompts_are_dear = true},
+                          MakeAutoregressive(), 14);
     simulation.Run();
     EXPECT_EQ(simulation.errors(), 0);
     const EngineStats stats = simulation.Stats();
@@ -512,7 +519,8 @@ TEST(SchedSim, LayerGroupsUnderPreemptionAbortsAndFailures) {
                            .abort_share = 0.1,
                            .failure_share = 0.01,
                            .beginnings = seed % 4 < 2 ? 2 : 0,
-                           .prefill_layer_groups = 2 + static_cast<int>(seed % 2)},
+                           .prefill_layer_groups = 2 + static_cast<int>(seed % 2),
+                           .prompts_are_dear = seed % 3 != 1},
                           seed % 3 == 0 ? MakeNgram(2, 4) : MakeAutoregressive(), seed);
     simulation.Run();
     EXPECT_GT(simulation.Stats().preemptions, 5u);
